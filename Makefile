@@ -1,0 +1,42 @@
+# `make demo` and `make test` need Python 3.11+ and nothing else: they make .venv and install from PyPI.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do $$p -c 'import sys; sys.exit(not (3,11)<=sys.version_info[:2]<(3,14))' 2>/dev/null && { command -v $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL = ./docker/install.sh "$(PYTHON)" $(VENV)
+
+.PHONY: help install install-dev demo demo-real test test-slow lint clean
+
+help:
+	@echo "make demo       install, then the whole graph on simulated data: runs/demo"
+	@echo "make test       install, then the test suite (about 20 minutes on 2 cores)"
+	@echo "make test-slow  the tests that take longer (faults injected into whole runs)"
+	@echo "make lint       ruff"
+	@echo "make clean      removes .venv and runs/demo"
+
+$(BIN)/.installed: pyproject.toml constraints.txt docker/install.sh
+	$(INSTALL) "." && touch $@
+
+$(BIN)/.installed-dev: pyproject.toml constraints.txt docker/install.sh
+	$(INSTALL) ".[dev]" && touch $@ $(BIN)/.installed
+
+install: $(BIN)/.installed
+install-dev: $(BIN)/.installed-dev
+
+demo: install
+	$(BIN)/aframe init runs/demo --preset demo
+	$(BIN)/aframe run runs/demo
+
+test: install-dev
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+test-slow: install-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: install-dev
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) runs/demo

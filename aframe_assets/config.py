@@ -1,0 +1,271 @@
+"""The one model of an experiment: what is computed, never where it runs.
+
+Every quantity has one name and one place. Durations are seconds, frequencies hertz, GPS times
+seconds; a value may also be written with its unit (``"1.5 s"``, ``"2 kHz"``, ``"30 day"``) and is
+refused when the unit is of another kind. Unknown keys are refused.
+
+`load_config` merges, in rising precedence, the preset, the experiment file (overrides only) and
+environment variables ``AFRAME__SECTION__KEY``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+SECONDS_PER_YEAR = 31_557_600.0
+"""Julian year; the one year of the whole project (reference 2.13; upstream uses two)."""
+
+_SECONDS = {"s": 1.0, "ms": 1e-3, "min": 60.0, "h": 3600.0, "day": 86400.0, "d": 86400.0, "yr": SECONDS_PER_YEAR}
+_HERTZ = {"Hz": 1.0, "kHz": 1e3, "mHz": 1e-3}
+
+
+def _quantity(table: dict[str, float], kind: str):
+    def parse(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        number, _, unit = value.strip().partition(" ")
+        if not unit:
+            return value
+        if unit.strip() not in table:
+            raise ValueError(f"unit '{unit.strip()}' is not a unit of {kind}; use a plain number or one of {', '.join(table)}")
+        return float(number) * table[unit.strip()]
+
+    return BeforeValidator(parse)
+
+
+Seconds = Annotated[float, _quantity(_SECONDS, "time")]
+Hertz = Annotated[float, _quantity(_HERTZ, "frequency")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Segments(Section):
+    """Which times are analysed (reference 2.1)."""
+
+    source: Literal["gwosc", "dqsegdb", "files", "fixed", "strain_files"] = "gwosc"
+    flags: list[str] = Field(default_factory=list, description="default: '{ifo}_DATA' of each ifo")
+    segment_server: str = "https://segments.igwn.org"
+    host: str | None = Field(default=None, description="GWOSC server; None is gwosc.org")
+    files: dict[str, str] = Field(default_factory=dict, description="source 'files': ifo -> segment list")
+    fixed: list[tuple[float, float]] = Field(default_factory=list, description="source 'fixed': science segments [start, stop)")
+    train_start: float | None = None
+    train_stop: float | None = None
+    test_start: float | None = None
+    test_stop: float | None = None
+    train_min_duration: Seconds = Field(default=1024, gt=0)
+    test_min_duration: Seconds = Field(default=128, gt=0)
+    max_duration: Seconds = Field(default=20000, description="longest chunk; -1 never cuts")
+    min_valid_duration: Seconds = Field(default=15000, ge=0, description="training chunks are given to validation, latest first, until this much")
+
+
+class Simulated(Section):
+    """Simulated noise: coloured Gaussian noise, spectral lines, glitches; a function of (seed, ifo, GPS)."""
+
+    asd: dict[str, str] = Field(default_factory=dict, description="ifo -> name of a packaged noise curve of bilby (as 'aLIGO_O4_high_asd.txt') or a file")
+    lines: list[Hertz] = Field(default=[36.0, 60.0, 500.0, 1000.0])
+    line_snr: float = Field(default=30.0, ge=0, description="amplitude of a line over the noise in one second")
+    glitch_rate: float = Field(default=20.0, ge=0, description="glitches per hour and detector")
+    glitch_snr: tuple[float, float] = (5.0, 100.0)
+
+
+class Strain(Section):
+    """Where strain comes from (reference 2.2)."""
+
+    source: Literal["gwosc", "frames", "files", "simulated"] = "gwosc"
+    channels: dict[str, str] = Field(default_factory=dict, description="source 'frames': ifo -> channel name")
+    files: list[str] = Field(default_factory=list, description="source 'files': files, folders or globs")
+    host: str | None = None
+    min_dq: str = Field(default="DATA", description="data-quality bit that must be set for a second to count as science data")
+    simulated: Simulated = Simulated()
+
+
+class Conditioning(Section):
+    """One whitening definition for training, export and inference (reference 2.6; DESIGN decision 6)."""
+
+    kernel_length: Seconds = Field(default=1.5, gt=0)
+    psd_length: Seconds = Field(default=64, gt=0)
+    fduration: Seconds = Field(default=1, gt=0)
+    fftlength: Seconds = Field(default=2, gt=0, le=2)
+    highpass: Hertz | None = Field(default=32, gt=0)
+    lowpass: Hertz | None = Field(default=None, gt=0)
+
+
+class Waveforms(Section):
+    """Training and validation signals (reference 2.3, 2.4)."""
+
+    prior: str = Field(default="end_o3_ratesandpops", description="a named prior or a bilby prior file")
+    validation_prior: str | None = None
+    approximant: str = "IMRPhenomPv2"
+    duration: Seconds = Field(default=8, gt=0)
+    minimum_frequency: Hertz = Field(default=20, gt=0)
+    reference_frequency: Hertz = Field(default=50, gt=0)
+    right_pad: Seconds = Field(default=2, ge=0)
+    snr_threshold: float = Field(default=4, ge=0)
+    max_num_samples: int = Field(default=3000, ge=1)
+    num_training_signals: int = Field(default=100_000, ge=1)
+    num_training_jobs: int = Field(default=10, ge=1)
+    num_validation_signals: int = Field(default=20_000, ge=1)
+    num_validation_jobs: int = Field(default=10, ge=1)
+
+
+class Injections(Section):
+    """Signals placed in slid test data (reference 2.5)."""
+
+    prior: str = "end_o3_ratesandpops"
+    num_signals: int = Field(default=500_000, ge=0)
+    spacing: Seconds = Field(default=16, ge=0, description="seconds between the end of one waveform and the start of the next; may be negative down to -duration")
+    buffer: Seconds = Field(default=16, ge=0)
+    jitter: Seconds = Field(default=0.1, ge=0)
+
+
+class Architecture(Section):
+    """Network of reference 2.9, sized by config."""
+
+    name: str = "resnet"
+    layers: list[int] = [3, 4, 6, 3]
+    width: int = Field(default=64, ge=1)
+    kernel_size: int = Field(default=3, ge=1)
+    norm_groups: int = Field(default=16, ge=1)
+
+
+class Training(Section):
+    """Augmentation, optimiser and validation (reference 2.7, 2.8)."""
+
+    batch_size: int = Field(default=384, ge=2)
+    batches_per_epoch: int = Field(default=3700, ge=1)
+    max_epochs: int = Field(default=200, ge=1)
+    learning_rate: float = Field(default=5.85e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    pct_lr_ramp: float = Field(default=0.115, gt=0, lt=1)
+    waveform_prob: float = Field(default=0.277, ge=0, le=1)
+    swap_prob: float = Field(default=0.014, ge=0, le=1)
+    mute_prob: float = Field(default=0.055, ge=0, le=1)
+    glitch_prob: float = Field(default=0.0, ge=0, le=1, description="simulated single-detector glitches added to this share of kernels, per detector")
+    left_pad: Seconds = 0.25
+    right_pad: Seconds = 0.05
+    min_snr: float = Field(default=4, gt=0)
+    max_snr: float = Field(default=100, gt=0)
+    snr_alpha: float = -3.0
+    snr_start: float | None = Field(default=None, description="curriculum: lowest SNR at the first step, falling to min_snr")
+    snr_decay_steps: int = Field(default=989, ge=1)
+    valid_stride: Seconds = Field(default=0.5, gt=0)
+    valid_livetime: Seconds = Field(default=57_600, gt=0)
+    valid_views: int = Field(default=5, ge=1)
+    max_fpr: float = Field(default=1e-3, gt=0, le=1)
+    pool_length: Seconds = Field(default=8, gt=0)
+    patience: int | None = None
+    num_threads: int | None = Field(default=None, ge=1)
+
+
+class Tune(Section):
+    """Fixed rounds of trials over config keys (DESIGN `tuned_model`)."""
+
+    num_rounds: int = Field(default=4, ge=1)
+    trials_per_round: int = Field(default=2, ge=1)
+    max_epochs: int = Field(default=50, ge=1)
+    space: dict[str, dict[str, Any]] = Field(default={"learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}}, description="training.KEY -> optuna float range")
+
+
+class Model(Section):
+    weights: str | None = Field(default=None, description="bundle or run directory to take the model from instead of training")
+    architecture: Architecture = Architecture()
+    training: Training = Training()
+    tune: Tune | None = None
+
+
+class Engine(Section):
+    platform: Literal["auto", "onnxruntime", "torch"] = "auto"
+    parity_tolerance: float = Field(default=1e-3, gt=0, description="largest accepted |difference| of logits between engine and torch model")
+
+
+class Inference(Section):
+    """Timeslides (reference 2.5, 2.11)."""
+
+    inference_rate: Hertz = Field(default=4, gt=0)
+    batch_size: int = Field(default=128, ge=1, description="windows per engine call; also the PSD block, batch_size / inference_rate seconds")
+    integration_window_length: Seconds = Field(default=1.5, gt=0)
+    cluster_window_length: Seconds = Field(default=8, gt=0)
+    Tb: Seconds = Field(default=31_536_000, ge=0, description="background livetime wanted; sets the number of slides")
+    num_slides: int | None = Field(default=None, ge=0, description="overrides Tb")
+    shifts: list[float] = Field(default=[0, 1], description="seconds each detector is shifted by in slide 1; slide i uses i times this")
+    slide_mode: Literal["linear", "ring"] = "linear"
+    psd_source: Literal["preceding", "segment"] = Field(default="preceding", description="'preceding': each block is whitened with the psd_length before it; 'segment': one PSD of the whole chunk")
+    zero_lag: bool = True
+    exclude_catalog: str | None = Field(default=None, description="event catalogue (CSV with GPS column); slid outputs that touch a merger are dropped")
+    exclude_pad: Seconds = Field(default=0.5, ge=0, description="seconds around a catalogue merger that an output may not touch")
+    merger_time_rate: Hertz = Field(default=64, gt=0, description="rate at which a candidate is re-scored to find merger_time")
+    recovery_window: Seconds = Field(default=1.0, gt=0, description="an injection is recovered by the loudest event within this time of it")
+    event_time_convention: Literal["right_edge", "upstream_v1"] = "right_edge"
+
+
+class Sensitivity(Section):
+    """FAR, sensitive volume, p_astro, candidates (reference 2.13, 2.14)."""
+
+    mass_combos: list[tuple[float, float]] = [(35, 35), (35, 20), (20, 20), (20, 10)]
+    target_sigma: float = Field(default=0.1, gt=0)
+    max_far: float | None = Field(default=None, gt=0, description="per year; None: up to the highest the background allows")
+    fars_per_hour: list[float] = Field(default=[], description="FARs at which V is printed")
+    fars_per_year: list[float] = Field(default=[1.0, 12.0, 365.25])
+    min_effective_samples: float = Field(default=10, gt=0)
+    snr_max: float = Field(default=1e4, gt=0)
+    merger_rate: float = Field(default=31.0, gt=0, description="Gpc^-3 yr^-1, for p_astro")
+    aframe_compatible: bool = False
+    exercise: bool = Field(default=False, description="label V an exercise, not a measurement")
+    catalog: str | None = Field(default=None, description="event catalogue that candidates are matched with")
+
+
+class Execution(Section):
+    """How work is cut into steps; never part of a result's identity."""
+
+    segments_per_step: int = Field(default=10, ge=1)
+    min_segment_fraction: float = Field(default=1.0, gt=0, le=1)
+    max_retries: int = Field(default=1, ge=0)
+
+
+class Config(Section):
+    """An experiment. See `load_config`."""
+
+    preset: str = "o3"
+    name: str = Field(default="aframe", pattern=r"^[A-Za-z0-9_.-]+$")
+    seed: int = Field(default=1122, ge=0)
+    ifos: list[str] = Field(default=["H1", "L1"], min_length=1)
+    sample_rate: Hertz = Field(default=2048, gt=0)
+    segments: Segments = Segments()
+    strain: Strain = Strain()
+    conditioning: Conditioning = Conditioning()
+    waveforms: Waveforms = Waveforms()
+    injections: Injections = Injections()
+    model: Model = Model()
+    engine: Engine = Engine()
+    inference: Inference = Inference()
+    sensitivity: Sensitivity = Sensitivity()
+    execution: Execution = Execution()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        from aframe_assets.config_rules import violations
+
+        found = violations(self)
+        if found:
+            raise ValueError("\n".join(found))
+        return self
+
+    def select(self, paths: tuple[str, ...]) -> dict[str, Any]:
+        """The values at dotted `paths`, as plain data; what an asset's key is made of."""
+        whole = self.model_dump(mode="json")
+        out: dict[str, Any] = {}
+        for path in paths:
+            value: Any = whole
+            for part in path.split("."):
+                value = value[part]
+            out[path] = value
+        return out
+
+    @property
+    def psd_block(self) -> float:
+        """Seconds of data whitened with one PSD in streaming inference."""
+        return self.inference.batch_size / self.inference.inference_rate

@@ -1,0 +1,80 @@
+"""Combinations of settings that cannot work, each with the key, the value and what was expected."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+
+
+def violations(config: Config) -> list[str]:
+    """Every impossible combination in `config`, one line each; empty when there is none."""
+    c, out = config, []
+
+    def refuse(key: str, value: object, expected: str) -> None:
+        out.append(f"{key} = {value}: {expected}")
+
+    cond, inf, seg, wave = c.conditioning, c.inference, c.segments, c.waveforms
+    if len(set(c.ifos)) != len(c.ifos):
+        refuse("ifos", c.ifos, "expected each detector once")
+    rate = c.sample_rate / inf.inference_rate
+    if abs(rate - round(rate)) > 1e-9:
+        refuse("inference.inference_rate", inf.inference_rate, f"expected a rate that divides sample_rate {c.sample_rate:g} Hz")
+    if len(inf.shifts) != len(c.ifos):
+        refuse("inference.shifts", inf.shifts, f"expected one shift for each of ifos {c.ifos}")
+    if any(s < 0 for s in inf.shifts) or (len(inf.shifts) > 1 and max(inf.shifts) == 0 and inf.num_slides != 0):
+        refuse("inference.shifts", inf.shifts, "expected shifts >= 0 s, at least one above 0")
+    if inf.shifts and any(abs(s * c.sample_rate - round(s * c.sample_rate)) > 1e-9 for s in inf.shifts):
+        refuse("inference.shifts", inf.shifts, "expected whole samples")
+    if cond.fftlength > cond.psd_length:
+        refuse("conditioning.psd_length", cond.psd_length, f"expected at least fftlength {cond.fftlength:g} s")
+    if cond.highpass and cond.highpass >= c.sample_rate / 2:
+        refuse("conditioning.highpass", cond.highpass, f"expected below the Nyquist frequency {c.sample_rate / 2:g} Hz")
+    if cond.highpass and cond.lowpass and cond.lowpass <= cond.highpass:
+        refuse("conditioning.lowpass", cond.lowpass, f"expected above highpass {cond.highpass:g} Hz")
+    if wave.right_pad >= wave.duration:
+        refuse("waveforms.right_pad", wave.right_pad, f"expected less than waveforms.duration {wave.duration:g} s")
+    need = cond.psd_length if inf.psd_source == "preceding" else 0.0
+    need += cond.kernel_length + cond.fduration
+    for role in ("train", "test"):
+        shortest = getattr(seg, f"{role}_min_duration")
+        if role == "train" and c.model.weights:
+            continue
+        floor = cond.psd_length + cond.kernel_length + cond.fduration if role == "train" else need
+        if shortest < floor:
+            if cond.kernel_length > shortest:
+                refuse("conditioning.kernel_length", cond.kernel_length, f"expected a kernel shorter than the shortest segment, segments.{role}_min_duration {shortest:g} s")
+            elif cond.psd_length > shortest:
+                refuse("conditioning.psd_length", cond.psd_length, f"expected a PSD shorter than the shortest data, segments.{role}_min_duration {shortest:g} s")
+            else:
+                refuse(f"segments.{role}_min_duration", shortest, f"expected at least psd_length + kernel_length + fduration = {floor:g} s")
+    if 0 < seg.max_duration < max(need, cond.psd_length + cond.kernel_length + cond.fduration):
+        refuse("segments.max_duration", seg.max_duration, f"expected at least psd_length + kernel_length + fduration = {need:g} s, or -1")
+    if seg.max_duration <= 0 and seg.max_duration != -1:
+        refuse("segments.max_duration", seg.max_duration, "expected seconds > 0, or -1 for no cut")
+    t = c.model.training
+    if t.left_pad + t.right_pad >= cond.kernel_length:
+        refuse("model.training.left_pad", t.left_pad, f"expected left_pad + right_pad below kernel_length {cond.kernel_length:g} s")
+    if t.waveform_prob + t.swap_prob + t.mute_prob > 1:
+        refuse("model.training.waveform_prob", t.waveform_prob, "expected waveform_prob + swap_prob + mute_prob <= 1")
+    if t.max_snr <= t.min_snr:
+        refuse("model.training.max_snr", t.max_snr, f"expected above min_snr {t.min_snr:g}")
+    times = [(k, getattr(seg, k)) for k in ("train_start", "train_stop", "test_start", "test_stop")]
+    if seg.source != "strain_files":
+        for key, value in times:
+            if value is None and not (c.model.weights and key.startswith("train")):
+                refuse(f"segments.{key}", value, "expected a GPS time in seconds")
+    known = [(k, v) for k, v in times if v is not None]
+    for (k0, v0), (k1, v1) in zip(known, known[1:], strict=False):
+        if v1 < v0:
+            refuse(f"segments.{k1}", v1, f"expected not before {k0} {v0:g}")
+    if seg.source == "files" and set(seg.files) != set(c.ifos):
+        refuse("segments.files", seg.files, f"expected one segment list for each of ifos {c.ifos}")
+    if seg.source == "fixed" and not seg.fixed:
+        refuse("segments.fixed", seg.fixed, "expected at least one [start, stop) pair")
+    if (seg.source == "strain_files" or c.strain.source == "files") and not c.strain.files:
+        refuse("strain.files", c.strain.files, "expected at least one file, folder or glob")
+    if c.strain.source == "frames" and set(c.strain.channels) != set(c.ifos):
+        refuse("strain.channels", c.strain.channels, f"expected one channel for each of ifos {c.ifos}")
+    return out

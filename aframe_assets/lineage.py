@@ -1,0 +1,210 @@
+"""Who is made from what: the one table from which bodies, `plan` and `status` compute completeness keys.
+
+An artifact's key hashes its code version, the config values it reads, its partition, and the key and content
+sha256 of each input (DESIGN, decision 1). `execution` settings, run ids, hosts and times never enter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+
+Role = Literal["train", "validation", "test"]
+ROLES: tuple[Role, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One upstream of an asset.
+
+    Attributes:
+        asset: upstream asset.
+        how: 'whole' an unpartitioned artifact; 'row' this partition's row of the segments table; 'same' the same
+            partition; 'all' every partition whose role is in `roles`; 'roles' an artifact whose identity is kept
+            per role in ``meta["roles"][role]["sha256"]``, so that other roles' data do not enter the key.
+        roles: roles that are read.
+        optional: absent when the asset is not in the graph.
+    """
+
+    asset: str
+    how: Literal["whole", "row", "same", "all", "roles"] = "whole"
+    roles: tuple[Role, ...] = ROLES
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Node:
+    """An asset: what decides whether an artifact of it is the wanted one."""
+
+    name: str
+    group: str
+    code_version: str
+    config: tuple[str, ...]
+    inputs: tuple[Input, ...] = field(default=())
+    partitioned: bool = False
+
+
+_ALL = [
+    Node("segments", "segments", "1", ("ifos", "segments", "strain.source", "strain.files", "strain.min_dq")),
+    Node(
+        "background",
+        "strain",
+        "1",
+        ("ifos", "sample_rate", "seed", "strain"),
+        (Input("segments", "row"),),
+        partitioned=True,
+    ),
+    Node(
+        "background_index",
+        "strain",
+        "1",
+        ("ifos",),
+        (Input("segments"), Input("background", "all")),
+    ),
+    Node("psd", "strain", "1", ("ifos", "sample_rate", "conditioning"), (Input("background_index", "roles"),)),
+    Node(
+        "training_waveforms",
+        "waveforms",
+        "1",
+        ("sample_rate", "seed", "waveforms"),
+    ),
+    Node(
+        "validation_waveforms",
+        "waveforms",
+        "1",
+        ("ifos", "sample_rate", "seed", "waveforms", "conditioning"),
+        (Input("psd", "roles", ("validation",)),),
+    ),
+    Node(
+        "injections",
+        "waveforms",
+        "1",
+        (
+            "ifos",
+            "sample_rate",
+            "seed",
+            "waveforms",
+            "injections",
+            "conditioning",
+            "inference.Tb",
+            "inference.num_slides",
+            "inference.shifts",
+            "inference.slide_mode",
+            "inference.psd_source",
+            "inference.exclude_catalog",
+            "inference.exclude_pad",
+            "inference.inference_rate",
+            "inference.integration_window_length",
+        ),
+        (Input("segments", "row"), Input("segments", "roles", ("test",)), Input("psd", "roles", ("test",))),
+        partitioned=True,
+    ),
+    Node(
+        "tuned_model",
+        "model",
+        "1",
+        ("ifos", "sample_rate", "seed", "conditioning", "model"),
+        (
+            Input("background_index", "roles", ("train", "validation")),
+            Input("psd", "roles", ("train", "validation")),
+            Input("training_waveforms"),
+            Input("validation_waveforms"),
+        ),
+    ),
+    Node(
+        "model",
+        "model",
+        "1",
+        ("ifos", "sample_rate", "seed", "conditioning", "model", "waveforms.right_pad", "waveforms.duration"),
+        (
+            Input("background_index", "roles", ("train", "validation"), optional=True),
+            Input("psd", "roles", ("train", "validation"), optional=True),
+            Input("training_waveforms", optional=True),
+            Input("validation_waveforms", optional=True),
+            Input("tuned_model", optional=True),
+        ),
+    ),
+    Node("exported_model", "engine", "1", (), (Input("model"),)),
+    Node("engine", "engine", "1", ("engine",), (Input("exported_model"),)),
+    Node("model_repository", "engine", "1", ("inference.inference_rate", "inference.batch_size"), (Input("engine"),)),
+    Node(
+        "inference_results",
+        "inference",
+        "1",
+        ("ifos", "sample_rate", "conditioning", "inference", "injections.num_signals"),
+        (
+            Input("segments", "row"),
+            Input("segments", "roles", ("test",)),
+            Input("background", "same"),
+            Input("injections", "same"),
+            Input("engine"),
+        ),
+        partitioned=True,
+    ),
+    Node("events", "inference", "1", (), (Input("inference_results", "all", ("test",)), Input("injections", "all", ("test",)))),
+    Node(
+        "sensitive_volume",
+        "sensitivity",
+        "1",
+        ("sensitivity", "injections.prior", "inference.recovery_window"),
+        (Input("events"),),
+    ),
+    Node("candidates", "sensitivity", "1", ("ifos", "sensitivity"), (Input("events"), Input("sensitive_volume"))),
+    Node(
+        "report",
+        "sensitivity",
+        "1",
+        ("name", "preset"),
+        (
+            Input("segments"),
+            Input("background_index"),
+            Input("psd"),
+            Input("model"),
+            Input("engine"),
+            Input("events"),
+            Input("sensitive_volume"),
+            Input("candidates"),
+        ),
+    ),
+]
+
+_TRAINING_ONLY = {"training_waveforms", "validation_waveforms", "tuned_model"}
+
+
+def graph(config: Config) -> dict[str, Node]:
+    """The assets of `config`'s graph by name, upstream first.
+
+    With ``model.weights`` the training-set assets are left out and ``model`` reads nothing; without ``model.tune``
+    there is no ``tuned_model``.
+    """
+    absent = set()
+    if config.model.weights:
+        absent |= _TRAINING_ONLY
+    if not config.model.tune:
+        absent.add("tuned_model")
+    out: dict[str, Node] = {}
+    for node in _ALL:
+        if node.name in absent:
+            continue
+        inputs = tuple(i for i in node.inputs if not (i.optional and (i.asset in absent or config.model.weights)))
+        out[node.name] = Node(node.name, node.group, node.code_version, node.config, inputs, node.partitioned)
+    return out
+
+
+def deps(node: Node) -> list[str]:
+    """Names of the assets that `node` reads, each once."""
+    return list(dict.fromkeys(i.asset for i in node.inputs))
+
+
+def combined(identities: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """One identity for many partitions: the sha256 over their sorted keys and content hashes."""
+    import hashlib
+    import json
+
+    text = json.dumps({p: [i["key"], i["sha256"]] for p, i in sorted(identities.items())})
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"key": digest, "sha256": digest}

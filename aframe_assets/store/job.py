@@ -1,0 +1,77 @@
+"""What a body of an asset gets and gives; no Dagster, so that a notebook can run one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+    from aframe_assets.store.base import ArtifactStore
+    from aframe_assets.store.handle import Handle
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check; `severity` says whether a failure is an error or a warning."""
+
+    name: str
+    passed: bool
+    severity: Literal["error", "warn"] = "error"
+    description: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a body made: a folder, or files by the name they are published under.
+
+    `markdown` is shown on the asset's page (a plot: ``![x](data:image/png;base64,...)``, below 200 kB).
+    """
+
+    files: Path | Mapping[str, Path]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    checks: Sequence[Check] = ()
+    markdown: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One artifact to be made.
+
+    Attributes:
+        config: the resolved experiment.
+        asset, partition: what is made.
+        inputs: upstream artifacts by asset; ``{partition: handle}`` where many partitions are read.
+        row: this partition's row of the segments table.
+        scratch: private folder, gone afterwards.
+        workdir: folder of this key that survives a kill; for checkpoints.
+    """
+
+    config: Config
+    asset: str
+    partition: str | None
+    inputs: Mapping[str, Any]
+    row: Mapping[str, Any] | None
+    store: ArtifactStore
+    scratch: Path
+    workdir: Path
+    log: logging.Logger
+
+    def seed(self, *words: object) -> int:
+        """A 63-bit seed: a function of (experiment seed, asset, partition, words) only."""
+        text = "\x1f".join(map(str, (self.config.seed, self.asset, self.partition, *words)))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    def handle(self, asset: str, partition: str | None = None) -> Handle:
+        """The upstream artifact `asset` (of `partition`, where many are read)."""
+        found = self.inputs[asset]
+        return found[partition] if isinstance(found, Mapping) else found
+
+    def path(self, asset: str, name: str | None = None, partition: str | None = None) -> Path:
+        """A local path of an upstream's file (or of its folder), fetched and verified if it is remote."""
+        return self.store.open_local(self.handle(asset, partition), name)

@@ -1,0 +1,169 @@
+"""A config and a store seen together: which artifact is wanted, whether it is there, and why not.
+
+Bodies, `plan` and `status` all ask here, so they cannot disagree about what is complete (DESIGN, decision 1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aframe_assets import lineage
+from aframe_assets.config import Config
+from aframe_assets.store.base import ArtifactStore
+from aframe_assets.store.handle import Handle, KeyParts, Manifest
+
+
+class MissingArtifact(RuntimeError):
+    """An upstream artifact that is absent or out of date; the message names it and the command that makes it."""
+
+    def __init__(self, asset: str, partition: str | None, reason: str, wanted_by: str):
+        self.asset, self.partition, self.wanted_by = asset, partition, wanted_by
+        what = f"{asset} of segment {partition}" if partition else asset
+        super().__init__(
+            f"{wanted_by} needs {what}, which is {reason}; make it with `aframe run --until {asset}`"
+            f" (or `dagster asset materialize --select '*{asset}'{' --partition-range FIRST...LAST' if asset != 'segments' else ''}`)"
+        )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The artifact that config and inputs ask for."""
+
+    parts: KeyParts
+    inputs: Mapping[str, Handle | dict[str, Handle]]
+    row: Mapping[str, Any] | None
+
+
+def _digest(value: object) -> dict[str, str]:
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return {"key": digest, "sha256": digest}
+
+
+@dataclass
+class Workspace:
+    """Reads every manifest at most once; make a new one to see what changed since."""
+
+    config: Config
+    store: ArtifactStore
+    externals: Mapping[str, Any] = field(default_factory=dict)
+    _manifests: dict[str, dict[str | None, Manifest]] = field(default_factory=dict, repr=False)
+    _wanted: dict[tuple[str, str | None], Wanted] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.graph = lineage.graph(self.config)
+
+    def manifest(self, asset: str, partition: str | None = None) -> Manifest | None:
+        """The stored manifest, whatever its key."""
+        known = self._manifests.setdefault(asset, {})
+        if partition is not None and None not in known and partition not in known:
+            known.update(self.store.manifests(asset))
+            known.setdefault(partition, None)  # type: ignore[arg-type]
+        if partition not in known:
+            known[partition] = self.store.manifest(asset, partition)  # type: ignore[assignment]
+        return known[partition]
+
+    def rows(self) -> dict[str, Mapping[str, Any]]:
+        """The segments table by partition, sorted by time. Raises MissingArtifact without one."""
+        return dict(sorted(self._current("segments", None, "segments table").meta["rows"].items()))
+
+    def partitions(self, *roles: str) -> list[str]:
+        """Partition keys of the wanted roles (all by default), sorted by time."""
+        return [p for p, row in self.rows().items() if not roles or row["role"] in roles]
+
+    def _current(self, asset: str, partition: str | None, wanted_by: str) -> Handle:
+        if asset not in self.graph:
+            raise MissingArtifact(asset, partition, "not in this experiment's graph", wanted_by)
+        manifest = self.manifest(asset, partition)
+        if manifest is None:
+            raise MissingArtifact(asset, partition, "missing", wanted_by)
+        if manifest.status != "ok" or manifest.handle is None:
+            raise MissingArtifact(asset, partition, f"failed ({manifest.error})", wanted_by)
+        if manifest.parts.key != self.wanted(asset, partition).parts.key:
+            raise MissingArtifact(asset, partition, "out of date", wanted_by)
+        failed = [c["name"] for c in manifest.checks if c.get("blocking") and not c["passed"] and c.get("severity") == "error"]
+        if failed:
+            raise MissingArtifact(asset, partition, f"held back by its check {', '.join(failed)}", wanted_by)
+        return manifest.handle
+
+    def wanted(self, asset: str, partition: str | None = None) -> Wanted:
+        """Key parts and inputs of the artifact that `asset` should be now.
+
+        Raises:
+            MissingArtifact: an input is missing, failed or itself out of date.
+        """
+        memo = (asset, partition)
+        if memo not in self._wanted:
+            self._wanted[memo] = self._resolve(asset, partition)
+        return self._wanted[memo]
+
+    def _resolve(self, asset: str, partition: str | None) -> Wanted:
+        node = self.graph[asset]
+        inputs: dict[str, Handle | dict[str, Handle]] = {}
+        identities: dict[str, dict[str, str]] = {}
+        row = None
+        for i in node.inputs:
+            if i.how == "row":
+                table = self.rows()
+                if partition not in table:
+                    raise MissingArtifact("segments", None, f"without a segment {partition}", asset)
+                row = table[partition]  # type: ignore[index]
+                # A chunk that changes its role from train to validation is the same data.
+                identities["segments.row"] = _digest({k: v for k, v in row.items() if k != "role"} | {"searched": row["role"] == "test"})
+                if asset == "background":
+                    identities["segments.row"] = _digest({k: v for k, v in row.items() if k != "role"})
+            elif i.how == "all":
+                found = self._available(i, asset)
+                inputs[i.asset] = found
+                identities[i.asset] = lineage.combined({p: h.identity for p, h in found.items()})
+            else:
+                handle = self._current(i.asset, partition if i.how == "same" else None, asset)
+                inputs[i.asset] = handle
+                if i.how == "roles":
+                    kept = {r: handle.meta["roles"][r] for r in i.roles if r in handle.meta["roles"]}
+                    for r, value in kept.items():
+                        identities[f"{i.asset}.{r}"] = {"key": value["key"], "sha256": value["sha256"]}
+                else:
+                    identities[i.asset] = handle.identity
+        for name, identity in self._external(asset).items():
+            identities[name] = identity
+        parts = KeyParts(
+            asset=asset, code_version=node.code_version, partition=partition, config=self.config.select(node.config), inputs=identities
+        )
+        return Wanted(parts, inputs, row)
+
+    def _external(self, asset: str) -> dict[str, dict[str, str]]:
+        """Identities of things outside the store that `asset` reads."""
+        if asset == "model" and self.config.model.weights:
+            from aframe_assets.model.importing import weights_identity
+
+            return {"weights": weights_identity(self.config.model.weights)}
+        if asset == "segments" and (self.config.segments.source == "strain_files" or self.config.segments.source == "files"):
+            from aframe_assets.segments.query import source_identity
+
+            return {"files": source_identity(self.config)}
+        return {}
+
+    def _available(self, wanted: lineage.Input, asset: str) -> dict[str, Handle]:
+        found = {}
+        first: MissingArtifact | None = None
+        keys = self.partitions(*wanted.roles)
+        for p in keys:
+            try:
+                found[p] = self._current(wanted.asset, p, asset)
+            except MissingArtifact as e:
+                first = first or e
+        if first and len(found) < self.config.execution.min_segment_fraction * len(keys):
+            raise first
+        return found
+
+    def complete(self, asset: str, partition: str | None = None) -> Handle | None:
+        """The artifact, if it is the wanted one and its bytes are there; None also when an input is missing."""
+        try:
+            wanted = self.wanted(asset, partition)
+        except MissingArtifact:
+            return None
+        return self.store.complete(wanted.parts)
