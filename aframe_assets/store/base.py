@@ -1,0 +1,408 @@
+"""The store of artifacts: what is the same on local disk and S3.
+
+Layout, below the store's root::
+
+    {asset}/{partition or _}/{key[:16]}-{sha256[:8]}/NAME     one version
+    {asset}/{partition or _}.json                             its manifest, written last
+    {asset}/_index.json                                       all manifests of the asset, rebuilt when stale
+    _values/NAME.json                                         small values between the steps of a run
+
+A version's folder is named after its key *and* its content. So whoever writes into an existing folder (a re-run, a
+racing worker, the next try after a kill) writes the same bytes again, and a reader of another version is never disturbed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aframe_assets.store.files import collect, remove_dead, sealed_entry, stamp
+from aframe_assets.store.handle import FileEntry, Handle, KeyParts, Manifest, check_name, check_word, content_sha256, plain
+
+log = logging.getLogger(__name__)
+
+INDEX = "_index.json"
+ORPHAN_S = 3600.0
+"""Version folders that no manifest names may belong to a publish in progress: they are left alone for this long."""
+_PARALLEL = 16
+_SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|AWS_ACCESS_KEY_ID|CREDENTIAL", re.IGNORECASE)
+
+
+class StoreError(RuntimeError):
+    """The store cannot do what was asked; the message says where and what to do."""
+
+
+class ArtifactGone(StoreError, LookupError):
+    """An artifact, or a file of it, is not in the store."""
+
+
+class Listed(NamedTuple):
+    """A file in a listing; `stamp` changes whenever the file is replaced."""
+
+    name: str
+    stamp: str
+
+
+class Stat(NamedTuple):
+    """Size in bytes and, on S3, the ETag."""
+
+    nbytes: int
+    etag: str | None = None
+
+
+def redact(value: Any, secrets: Iterable[str] = ()) -> Any:
+    """`value` with every secret of the environment (and `secrets`) blotted out of its strings."""
+    hidden = [v for k, v in os.environ.items() if _SECRET_NAMES.search(k) and len(v) >= 6] + [s for s in secrets if s]
+    hidden.sort(key=len, reverse=True)
+
+    def clean(item: Any) -> Any:
+        if isinstance(item, str):
+            for secret in hidden:
+                item = item.replace(secret, "***")
+            return item
+        if isinstance(item, dict):
+            return {k: clean(v) for k, v in item.items()}
+        return [clean(v) for v in item] if isinstance(item, list) else item
+
+    return clean(value)
+
+
+def folder_of(asset: str, partition: str | None) -> str:
+    """Where the versions of (asset, partition) are, below the root; its manifest is this plus '.json'."""
+    check_word(asset, "asset name")
+    return f"{asset}/{'_' if partition is None else check_word(partition, 'partition key')}"
+
+
+class ArtifactStore(ABC):
+    """Artifacts by (asset, partition), published atomically. Safe for many processes and hosts at once."""
+
+    url: str
+
+    # -- what a kind of storage provides; all paths are relative to the root ------------------------------------------
+
+    @property
+    @abstractmethod
+    def local(self) -> Path:
+        """A local folder of this store's own for scratch and work in progress."""
+
+    @abstractmethod
+    def _read(self, path: str) -> bytes | None:
+        """A small file, or None."""
+
+    @abstractmethod
+    def _write(self, path: str, data: bytes) -> None:
+        """Write a small file; readers see the old one or the new one."""
+
+    @abstractmethod
+    def _list(self, folder: str) -> list[Listed]:
+        """The files directly in `folder`."""
+
+    @abstractmethod
+    def _stat(self, path: str) -> Stat | None: ...
+
+    @abstractmethod
+    def _stats(self, folder: str) -> dict[str, Stat]:
+        """Every file below `folder`, by path relative to the root."""
+
+    @abstractmethod
+    def _place(self, folder: str, files: Mapping[str, Path], entries: Sequence[FileEntry]) -> list[FileEntry]:
+        """Put `files` into the version folder; their entries, as stored."""
+
+    @abstractmethod
+    def _versions(self, folder: str) -> dict[str, float]:
+        """Version folders in `folder` and their age in seconds."""
+
+    @abstractmethod
+    def _remove(self, path: str) -> None:
+        """Remove a file or folder, if it is there."""
+
+    @abstractmethod
+    def _sha256(self, path: str) -> str:
+        """sha256 of a stored file, streamed."""
+
+    @abstractmethod
+    def open_local(self, handle: Handle, name: str | None = None) -> Path:
+        """A local path of the file `name`, or of the folder of all files.
+
+        Treat it as read-only. On S3 the bytes come through the cache and are verified against the handle.
+
+        Raises:
+            ArtifactGone: the bytes are not there, or not of the recorded size.
+            KeyError: the artifact has no such file.
+        """
+
+    def _secrets(self) -> list[str]:
+        return []
+
+    # -- private folders -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A private local folder, removed afterwards; on a local store it is on the store's filesystem.
+
+        Folders that killed processes of this host left behind are swept.
+        """
+        base = self.local / "scratch"
+        base.mkdir(parents=True, exist_ok=True)
+        remove_dead(base)
+        path = base / stamp()
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def workdir(self, parts: KeyParts) -> Path:
+        """A local folder of this key that survives a kill (checkpoints); dropped once the key is published."""
+        path = self._workdir(parts)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _workdir(self, parts: KeyParts) -> Path:
+        return self.local / "work" / folder_of(parts.asset, parts.partition) / parts.key[:16]
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        parts: KeyParts,
+        files: Path | Mapping[str, Path],
+        meta: Mapping[str, Any] | None = None,
+        checks: Sequence[Mapping[str, Any]] = (),
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Handle:
+        """Make `files` the artifact of `parts`: hash, place, manifest last.
+
+        Args:
+            parts: what the artifact's key is made of.
+            files: a folder, whose whole tree is published, or files by name. They are left where they are, but a
+                local store may share their bytes (hard links): do not write to them afterwards.
+            meta: small values kept in the handle.
+            checks: outcomes; dicts with name, passed, severity, blocking.
+            provenance: how it was made; created and host are filled in.
+
+        Raises:
+            StoreError: disk full, storage unreachable; nothing was published.
+            ValueError: nothing to publish, or a name that cannot be stored.
+        """
+        where = folder_of(parts.asset, parts.partition)
+        tree = collect(files, self._label(parts))
+        meta, kept = plain(dict(meta or {}), "meta"), [plain(dict(c), "checks") for c in checks]
+        entries = [sealed_entry(name, path) for name, path in sorted(tree.items())]
+        sha256 = content_sha256(entries)
+        folder = f"{where}/{parts.key[:16]}-{sha256[:8]}"
+        before = self._manifest(where)
+        for _ in range(3):
+            placed = self._place(folder, tree, entries)
+            handle = Handle(
+                asset=parts.asset,
+                partition=parts.partition,
+                key=parts.key,
+                uri=self.uri(folder),
+                files=tuple(placed),
+                sha256=sha256,
+                meta=meta,
+            )
+            manifest = Manifest(handle=handle, parts=parts, status="ok", checks=kept, provenance=self._provenance(provenance))
+            self._write(f"{where}.json", manifest.dumps().encode())
+            # another worker's pruning may have met this very folder: look once more, now that the manifest protects it
+            if not self._damage(handle):
+                break
+        else:
+            raise StoreError(f"{self._label(parts)}: files in {handle.uri} vanish or change while being published; is another job writing it?")
+        shutil.rmtree(self._workdir(parts), ignore_errors=True)
+        with suppress(StoreError, OSError):  # leftovers cost space, not correctness
+            self._prune(where, handle, before)
+        return handle
+
+    def record_failure(self, parts: KeyParts, error: str) -> None:
+        """Keep the text of a failure as the manifest of (asset, partition).
+
+        A good artifact of the same key (another worker was luckier) stays.
+        """
+        where = folder_of(parts.asset, parts.partition)
+        if self.complete(parts) is None:
+            error = redact(error, self._secrets())
+            manifest = Manifest(parts=parts, status="failed", error=error, provenance=self._provenance(None))
+            self._write(f"{where}.json", manifest.dumps().encode())
+
+    def _provenance(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        filled = {"created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "host": socket.gethostname(), **(given or {})}
+        return redact(plain(filled, "provenance"), self._secrets())
+
+    def _prune(self, where: str, current: Handle, before: Manifest | None) -> None:
+        """Remove the version that `current` replaced, and orphans old enough to belong to nobody.
+
+        A replaced version of the same key stays for a while: a racing worker has just handed it on.
+        """
+        keep = current.uri.rsplit("/", 1)[1]
+        replaced = before.handle.uri.rsplit("/", 1)[1] if before and before.handle and before.handle.key != current.key else None
+        for name, age in self._versions(where).items():
+            if name != keep and (name == replaced or age > ORPHAN_S):
+                now = self._manifest(where)
+                if now is None or now.handle is None or not now.handle.uri.endswith(f"/{name}"):
+                    self._remove(f"{where}/{name}")
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def uri(self, path: str) -> str:
+        """The address of `path`."""
+        return f"{self.url}/{path}"
+
+    def manifest(self, asset: str, partition: str | None = None) -> Manifest | None:
+        """The current record of (asset, partition); None if there is none, or none that can be read."""
+        return self._manifest(folder_of(asset, partition))
+
+    def _manifest(self, where: str) -> Manifest | None:
+        data = self._read(f"{where}.json")
+        return None if data is None else self._parse(data, f"{where}.json")
+
+    def _parse(self, data: bytes | str | dict, path: str) -> Manifest | None:
+        try:
+            found = Manifest.model_validate(data) if isinstance(data, dict) else Manifest.loads(data)
+        except ValueError:
+            log.warning("%s is not a manifest; the artifact counts as missing", self.uri(path))
+            return None
+        if found.handle is None:
+            return found
+        # the store may have been moved or mounted elsewhere since: the folder is where the manifest is
+        where, version = path.removesuffix(".json"), found.handle.uri.rsplit("/", 1)[-1]
+        return found.model_copy(update={"handle": found.handle.model_copy(update={"uri": self.uri(f"{where}/{version}")})})
+
+    def manifests(self, asset: str) -> dict[str | None, Manifest]:
+        """The records of all partitions, sorted (None is the key of an unpartitioned artifact).
+
+        One listing and one read of the index; records that the index does not know, or knows in an older form, are
+        read one by one and the index is rewritten.
+        """
+        check_word(asset, "asset name")
+        listed = {e.name: e.stamp for e in self._list(asset) if e.name.endswith(".json") and e.name != INDEX}
+        known = self._index(asset)
+        stale = [name for name, mark in listed.items() if known.get(name, {}).get("stamp") != mark]
+        read: dict[str, bytes | None] = {}
+        if stale:
+            with ThreadPoolExecutor(min(_PARALLEL, len(stale))) as pool:
+                read = dict(zip(stale, pool.map(lambda name: self._read(f"{asset}/{name}"), stale), strict=True))
+        out: dict[str | None, Manifest] = {}
+        entries: dict[str, Any] = {}
+        for name in sorted(listed):
+            raw = read.get(name) if name in read else known[name]["manifest"]
+            found = None if raw is None else self._parse(raw, f"{asset}/{name}")
+            if found is None:
+                continue
+            stem = name.removesuffix(".json")
+            out[None if stem == "_" else stem] = found
+            entries[name] = {"stamp": listed[name], "manifest": json.loads(raw) if isinstance(raw, bytes) else raw}
+        if stale or set(known) - set(listed):
+            with suppress(StoreError, OSError):  # a reader without write access still reads
+                self._write(f"{asset}/{INDEX}", json.dumps({"version": 1, "entries": entries}).encode())
+        return out
+
+    def _index(self, asset: str) -> dict[str, Any]:
+        data = self._read(f"{asset}/{INDEX}")
+        if data is None:
+            return {}
+        try:
+            index = json.loads(data)
+            return {name: entry for name, entry in index["entries"].items() if isinstance(entry["manifest"], dict) and entry["stamp"]}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.info("%s is damaged and is rebuilt", self.uri(f"{asset}/{INDEX}"))
+            return {}
+
+    def complete(self, parts: KeyParts) -> Handle | None:
+        """The artifact of exactly this key, if it is whole and no blocking check of it failed (DESIGN, decision 1)."""
+        found = self.manifest(parts.asset, parts.partition)
+        return found.handle if self._wanted(found, parts) and not self._damage(found.handle) else None
+
+    def complete_many(self, wanted: Iterable[KeyParts]) -> dict[str | None, Handle]:
+        """`complete` for many partitions of one asset: one index and one listing instead of a request for each file.
+
+        Partitions that are not complete are left out.
+        """
+        wanted = list(wanted)
+        out: dict[str | None, Handle] = {}
+        for asset in {p.asset for p in wanted}:
+            records = self.manifests(asset)
+            sizes = self._stats(asset)
+            for parts in (p for p in wanted if p.asset == asset):
+                found = records.get(parts.partition)
+                if self._wanted(found, parts) and not self._damage(found.handle, sizes):
+                    out[parts.partition] = found.handle
+        return out
+
+    @staticmethod
+    def _wanted(found: Manifest | None, parts: KeyParts) -> bool:
+        return found is not None and found.status == "ok" and found.handle is not None and found.handle.key == parts.key and not found.blocked
+
+    def _folder(self, handle: Handle) -> str:
+        return f"{folder_of(handle.asset, handle.partition)}/{check_word(handle.uri.rsplit('/', 1)[-1], 'version')}"
+
+    def _damage(self, handle: Handle, sizes: Mapping[str, Stat] | None = None) -> list[str]:
+        """Files that are absent or not as recorded, in words."""
+        folder, out = self._folder(handle), []
+        for entry in handle.files:
+            path = f"{folder}/{entry.name}"
+            found = self._stat(path) if sizes is None else sizes.get(path)
+            if found is None:
+                out.append(f"{self.uri(path)} is missing")
+            elif found.nbytes != entry.nbytes:
+                out.append(f"{self.uri(path)} has {found.nbytes} bytes, expected {entry.nbytes}")
+            elif entry.etag and found.etag and found.etag != entry.etag:
+                out.append(f"{self.uri(path)} was replaced (ETag {found.etag}, expected {entry.etag})")
+        return out
+
+    def verify(self, handle: Handle) -> list[str]:
+        """What is wrong with the stored bytes, in words; every file is read and hashed."""
+        bad = self._damage(handle)
+        if bad:
+            return bad
+        folder = self._folder(handle)
+        return [
+            f"{self.uri(f'{folder}/{e.name}')} has another sha256 than recorded: damaged; remove the artifact's manifest and make it again"
+            for e in handle.files
+            if self._sha256(f"{folder}/{e.name}") != e.sha256
+        ]
+
+    def missing(self, handle: Handle, damage: Sequence[str]) -> ArtifactGone:
+        """The error of a reader that finds `damage`."""
+        more = f" (and {len(damage) - 3} more)" if len(damage) > 3 else ""
+        return ArtifactGone(
+            f"{handle.label}: {'; '.join(damage[:3])}{more}. It was removed or replaced after it was made; "
+            f"make it again: aframe run --until {handle.asset}"
+        )
+
+    # -- small values --------------------------------------------------------------------------------------------------
+
+    def put_value(self, name: str, value: Any) -> None:
+        """Keep a small JSON value; `name` may hold '/'."""
+        self._write(f"_values/{check_name(name)}.json", json.dumps(plain(value, name)).encode())
+
+    def get_value(self, name: str) -> Any:
+        """The value of `name`.
+
+        Raises:
+            ArtifactGone: there is none.
+        """
+        data = self._read(f"_values/{check_name(name)}.json")
+        if data is None:
+            raise ArtifactGone(f"no value {name!r} in {self.url}; the step that writes it has not run, or ran with another store")
+        return json.loads(data)
+
+    def drop_values(self, prefix: str) -> None:
+        """Forget the values below the folder `prefix` (those of a finished run)."""
+        self._remove(f"_values/{check_name(prefix)}")
+
+    @staticmethod
+    def _label(parts: KeyParts) -> str:
+        return parts.asset if parts.partition is None else f"{parts.asset}[{parts.partition}]"

@@ -1,0 +1,149 @@
+"""Local copies of remote files, named after their content, below a size cap.
+
+Layout: ``{root}/files/{sha256[:2]}/{sha256}/NAME`` with the artifact's content hash, so two runs, stores or versions
+with the same content share one copy; beside it ``{sha256}.json`` remembers what was verified, ``{sha256}.lock`` keeps
+workers from fetching the same thing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from aframe_assets.store.files import FULL, file_sha256, remove_dead, stamp
+from aframe_assets.store.handle import FileEntry, Handle
+
+Fetch = Callable[[FileEntry, Path], None]
+
+
+class CacheError(RuntimeError):
+    """A file could not be brought into the cache."""
+
+
+class Cache:
+    """A content-addressed cache for the processes of one host.
+
+    Args:
+        root: folder of the cache.
+        max_bytes: the least recently used artifacts go once more than this is held.
+        keep_s: what was opened this recently stays even above the cap: its reader may not have opened the file yet.
+    """
+
+    def __init__(self, root: Path, max_bytes: int, keep_s: float = 300.0):
+        self.root = Path(root).expanduser().absolute()
+        self.max_bytes = max_bytes
+        self.keep_s = keep_s
+
+    def open(self, handle: Handle, names: list[str], fetch: Fetch) -> Path:
+        """The local folder of `handle`, in which the files `names` are whole.
+
+        Args:
+            fetch: writes the file of an entry to a path.
+
+        Raises:
+            CacheError: the fetched bytes are not those of the handle, or the disk is full.
+        """
+        base = self.root / "files" / handle.sha256[:2]
+        base.mkdir(parents=True, exist_ok=True)
+        folder, record = base / handle.sha256, base / f"{handle.sha256}.json"
+        with FileLock(base / f"{handle.sha256}.lock"):
+            known = self._known(record)
+            fetched = False
+            for entry in (handle.file(name) for name in names):
+                seen = self._mark(folder / entry.name, entry)
+                if seen is None or known.get(entry.name) != seen:
+                    self._enter(entry, folder / entry.name, fetch)
+                    known[entry.name] = self._mark(folder / entry.name, entry)
+                    fetched = True
+            if fetched:
+                self._remember(record, known)
+            else:
+                os.utime(record)  # the time of last use; access times of files are often switched off
+        if fetched:
+            self.trim(spare=handle.sha256)
+        return folder
+
+    @staticmethod
+    def _known(record: Path) -> dict[str, list]:
+        try:
+            found = json.loads(record.read_text())
+            return found if isinstance(found, dict) else {}
+        except (OSError, ValueError):
+            return {}
+
+    @staticmethod
+    def _remember(record: Path, known: dict[str, list]) -> None:
+        temporary = record.with_name(f"{record.name}~{stamp()}")
+        temporary.write_text(json.dumps(known))
+        os.replace(temporary, record)
+
+    @staticmethod
+    def _mark(path: Path, entry: FileEntry) -> list | None:
+        """What a file looked like when it was verified: any later write to it shows."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return [entry.sha256, found.st_size, found.st_mtime_ns] if found.st_size == entry.nbytes else None
+
+    def _enter(self, entry: FileEntry, target: Path, fetch: Fetch) -> None:
+        arriving = self.root / "arriving"
+        arriving.mkdir(parents=True, exist_ok=True)
+        remove_dead(arriving)
+        temporary = arriving / stamp()
+        try:
+            for attempt in (1, 2):
+                try:
+                    fetch(entry, temporary)
+                except OSError as error:
+                    if error.errno not in FULL:
+                        raise
+                    if attempt == 2 or not self.trim(to=0):
+                        raise CacheError(
+                            f"no space left in the cache {self.root} for {entry.name} ({entry.nbytes / 1e9:.2f} GB). "
+                            "Free space there, or set AFRAME_CACHE_DIR to a larger disk"
+                        ) from error
+                    continue
+                found = file_sha256(temporary)
+                if found == entry.sha256:
+                    break
+            else:
+                raise CacheError(
+                    f"{entry.name} does not have the recorded sha256 (read twice: {found[:12]}, expected {entry.sha256[:12]}): "
+                    "the stored object is damaged; `aframe verify` names what to make again"
+                )
+            temporary.chmod(0o444)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def trim(self, spare: str = "", to: int | None = None) -> int:
+        """Remove the least recently used artifacts until `to` bytes (default: the cap) are held; bytes freed."""
+        limit = self.max_bytes if to is None else to
+        entries = []
+        for record in self.root.glob("files/??/*.json"):
+            folder = record.with_suffix("")
+            with suppress(OSError):
+                size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+                entries.append((record.stat().st_mtime, size, record))
+        held, freed, now = sum(size for _, size, _ in entries), 0, time.time()
+        for used, size, record in sorted(entries, key=lambda e: e[0]):
+            if held - freed <= limit:
+                break
+            if record.stem == spare or now - used < self.keep_s:
+                continue
+            lock = record.with_suffix(".lock")
+            # the lock file stays: removing it while another process waits for it would let two in
+            with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+                record.unlink(missing_ok=True)
+                shutil.rmtree(record.with_suffix(""), ignore_errors=True)
+                freed += size
+        return freed

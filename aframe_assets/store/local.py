@@ -1,0 +1,169 @@
+"""A store in a folder, on a local or shared filesystem."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from aframe_assets.store.base import ArtifactStore, Listed, Stat, StoreError
+from aframe_assets.store.files import FULL, copy_file, file_sha256, remove_dead, stamp, sync_folder
+from aframe_assets.store.handle import FileEntry, Handle
+
+_STAGING = ".staging-"
+
+
+class LocalStore(ArtifactStore):
+    """Artifacts below the folder `root`; every step must see that folder."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(os.path.abspath(os.path.expanduser(str(root))))
+        self.url = "file://" + quote(self.root.as_posix())
+
+    def __repr__(self) -> str:
+        return f"LocalStore({str(self.root)!r})"
+
+    @property
+    def local(self) -> Path:
+        return self.root / ".local"
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Disk errors as a user understands them."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in FULL:
+                raise StoreError(
+                    f"no space left for {what} in {self.root}; nothing was published. Free space (or raise the quota) there, "
+                    "or choose another store, then run the same command again"
+                ) from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise StoreError(f"may not write {what} in {self.root} ({error.strerror}); nothing was published. Check its owner and mount") from error
+            raise
+
+    def _read(self, path: str) -> bytes | None:
+        try:
+            return (self.root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _write(self, path: str, data: bytes) -> None:
+        target = self.root / path
+        with self._writing(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # hidden, so that no listing takes the unfinished file for a manifest
+            temporary = target.parent / f".{target.name}~{stamp()}"
+            try:
+                with temporary.open("xb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(temporary, target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            sync_folder(target.parent)
+
+    def _list(self, folder: str) -> list[Listed]:
+        out = []
+        try:
+            with os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        if not entry.name.startswith(".") and entry.is_file():
+                            found = entry.stat()
+                            out.append(Listed(entry.name, f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return out
+
+    def _stat(self, path: str) -> Stat | None:
+        try:
+            return Stat((self.root / path).stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _stats(self, folder: str) -> dict[str, Stat]:
+        out = {}
+        for base, _, names in os.walk(self.root / folder):
+            inside = Path(base).relative_to(self.root).as_posix()
+            for name in names:
+                with suppress(FileNotFoundError):
+                    out[f"{inside}/{name}"] = Stat(os.stat(os.path.join(base, name)).st_size)
+        return out
+
+    def _place(self, folder: str, files: Mapping[str, Path], entries: Sequence[FileEntry]) -> list[FileEntry]:
+        target = self.root / folder
+        with self._writing(folder):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staging = target.parent / f"{_STAGING}{stamp()}"
+            staging.mkdir()
+            try:
+                for entry in entries:
+                    self._take(files[entry.name], staging / entry.name)
+                for base, _, _ in os.walk(staging, topdown=False):
+                    sync_folder(Path(base))
+                try:
+                    os.rename(staging, target)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    # the folder is named after its content, so these files replace equal ones (or damaged ones)
+                    for entry in entries:
+                        (target / entry.name).parent.mkdir(parents=True, exist_ok=True)
+                        os.replace(staging / entry.name, target / entry.name)
+                    for base, _, _ in os.walk(target, topdown=False):
+                        sync_folder(Path(base))
+                sync_folder(target.parent)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        return list(entries)
+
+    def _take(self, source: Path, target: Path) -> None:
+        """A file of this store's own scratch or work folder is linked, not copied; anything else is copied."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        own = source.resolve()
+        if own.is_relative_to(self.local.resolve()):
+            try:
+                os.link(own, target)
+            except OSError as error:
+                if error.errno in FULL:
+                    raise
+                copy_file(own, target)  # no hard links on this filesystem
+        else:
+            copy_file(own, target)
+        with suppress(OSError):
+            target.chmod(0o444)  # a published file is never written to again
+
+    def _versions(self, folder: str) -> dict[str, float]:
+        base, now = self.root / folder, time.time()
+        if base.is_dir():
+            remove_dead(base, _STAGING)
+        try:
+            return {p.name: now - p.stat().st_mtime for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")}
+        except FileNotFoundError:
+            return {}
+
+    def _remove(self, path: str) -> None:
+        target = self.root / path
+        if target.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+        else:
+            target.unlink(missing_ok=True)
+
+    def _sha256(self, path: str) -> str:
+        return file_sha256(self.root / path)
+
+    def open_local(self, handle: Handle, name: str | None = None) -> Path:
+        wanted = handle if name is None else handle.model_copy(update={"files": (handle.file(name),)})
+        bad = self._damage(wanted)
+        if bad:
+            raise self.missing(handle, bad)
+        folder = self.root / self._folder(handle)
+        return folder if name is None else folder / name

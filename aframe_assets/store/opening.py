@@ -1,0 +1,45 @@
+"""A store from its address."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from aframe_assets.store.base import ArtifactStore
+from aframe_assets.store.local import LocalStore
+from aframe_assets.store.s3 import S3Store
+
+CACHE_BYTES = 50_000_000_000
+
+
+def open_store(url: str | Path, cache_dir: str | Path | None = None, cache_bytes: int | None = None) -> ArtifactStore:
+    """The store at `url`; nothing is read or written yet.
+
+    Args:
+        url: a folder, ``file:///abs/folder`` or ``s3://bucket/prefix``.
+        cache_dir: where a remote store's files are cached; default ``$AFRAME_CACHE_DIR``, else
+            ``$XDG_CACHE_HOME/aframe``, else ``~/.cache/aframe``.
+        cache_bytes: cap of the cache, in bytes; default 50 GB.
+
+    Raises:
+        ValueError: an address of another kind, or one that carries credentials.
+    """
+    text = str(url)
+    found = urlsplit(text)
+    if found.scheme == "s3":
+        return S3Store(text, cache_dir or default_cache(), CACHE_BYTES if cache_bytes is None else cache_bytes)
+    if found.scheme == "file":
+        if found.netloc not in ("", "localhost"):
+            raise ValueError(f"store {text!r}: a file address has three slashes, as in file:///data/store")
+        return LocalStore(unquote(found.path))
+    if "://" in text:
+        raise ValueError(f"store: {found.scheme}:// is not known; expected a folder, file:///abs/folder or s3://bucket/prefix")
+    return LocalStore(text)
+
+
+def default_cache() -> Path:
+    """The cache folder of this user."""
+    if os.environ.get("AFRAME_CACHE_DIR"):
+        return Path(os.environ["AFRAME_CACHE_DIR"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aframe"
