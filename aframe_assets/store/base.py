@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -220,7 +220,9 @@ class ArtifactStore(ABC):
             if not self._damage(handle):
                 break
         else:
-            raise StoreError(f"{self._label(parts)}: files in {handle.uri} vanish or change while being published; is another job writing it?")
+            raise StoreError(
+                f"{self._label(parts)}: files in {handle.uri} vanish or change while being published; is another job writing it?"
+            )
         shutil.rmtree(self._workdir(parts), ignore_errors=True)
         with suppress(StoreError, OSError):  # leftovers cost space, not correctness
             self._prune(where, handle, before)
@@ -238,7 +240,7 @@ class ArtifactStore(ABC):
             self._write(f"{where}.json", manifest.dumps().encode())
 
     def _provenance(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
-        filled = {"created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "host": socket.gethostname(), **(given or {})}
+        filled = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), **(given or {})}
         return redact(plain(filled, "provenance"), self._secrets())
 
     def _prune(self, where: str, current: Handle, before: Manifest | None) -> None:
@@ -341,9 +343,32 @@ class ArtifactStore(ABC):
                     out[parts.partition] = found.handle
         return out
 
+    def survey(self, asset: str, partitions: Sequence[str | None]) -> tuple[dict[str | None, Handle], dict[str | None, str]]:
+        """Which artifacts of `asset` a reader may use now, whatever their keys; and, of the others, why not."""
+        many = len(partitions) > _PARALLEL
+        records = self.manifests(asset) if many else {p: self.manifest(asset, p) for p in partitions}
+        sizes = self._stats(asset) if many else None
+        good: dict[str | None, Handle] = {}
+        bad: dict[str | None, str] = {}
+        for partition in partitions:
+            found = records.get(partition)
+            if found is None:
+                bad[partition] = "was never made"
+            elif found.status != "ok" or found.handle is None:
+                bad[partition] = f"failed: {found.error}"
+            elif found.blocked:
+                bad[partition] = f"is held back by its check {', '.join(found.blocked)}"
+            elif damage := self._damage(found.handle, sizes):
+                bad[partition] = f"is damaged: {damage[0]}"
+            else:
+                good[partition] = found.handle
+        return good, bad
+
     @staticmethod
     def _wanted(found: Manifest | None, parts: KeyParts) -> bool:
-        return found is not None and found.status == "ok" and found.handle is not None and found.handle.key == parts.key and not found.blocked
+        return (
+            found is not None and found.status == "ok" and found.handle is not None and found.handle.key == parts.key and not found.blocked
+        )
 
     def _folder(self, handle: Handle) -> str:
         return f"{folder_of(handle.asset, handle.partition)}/{check_word(handle.uri.rsplit('/', 1)[-1], 'version')}"

@@ -56,7 +56,8 @@ def check_word(word: str, what: str) -> str:
     """
     if not _WORD.fullmatch(word) or ".." in word or word.endswith(".json") or len(word) > 200:
         raise ValueError(
-            f"{what} {word!r} cannot be stored: expected letters, digits and . _ = + -, starting with a letter or digit, without '..' or a final .json"
+            f"{what} {word!r} cannot be stored: expected letters, digits and . _ = + -, "
+            "starting with a letter or digit, without '..' or a final .json"
         )
     return word
 

@@ -44,7 +44,9 @@ class LocalStore(ArtifactStore):
                     "or choose another store, then run the same command again"
                 ) from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise StoreError(f"may not write {what} in {self.root} ({error.strerror}); nothing was published. Check its owner and mount") from error
+                raise StoreError(
+                    f"may not write {what} in {self.root} ({error.strerror}); nothing was published. Check its owner and mount"
+                ) from error
             raise
 
     def _read(self, path: str) -> bytes | None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,7 +42,9 @@ class S3Store(ArtifactStore):
     def __init__(self, url: str, cache_dir: str | Path, cache_bytes: int = 50_000_000_000):
         found = urlsplit(url)
         if "@" in found.netloc:
-            raise ValueError("the store's address carries credentials; give s3://bucket/prefix and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+            raise ValueError(
+                "the store's address carries credentials; give s3://bucket/prefix and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         if found.scheme != "s3" or not found.netloc or found.query or found.fragment:
             raise ValueError(f"store {url!r}: expected s3://bucket/prefix")
         self.bucket, self.prefix = found.netloc, found.path.strip("/")
@@ -128,10 +130,13 @@ class S3Store(ArtifactStore):
             ) from None
         except (boto.HTTPClientError, boto.ConnectionError) as error:
             raise StoreError(
-                f"{place}: cannot be reached ({type(error).__name__}). Check AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL), the network and the server"
+                f"{place}: cannot be reached ({type(error).__name__}). "
+                "Check AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL), the network and the server"
             ) from None
         except (boto.ParamValidationError, ValueError) as error:
-            raise StoreError(f"{place}: {type(error).__name__}; check the bucket's name and AWS_ENDPOINT_URL_S3 (http:// or https:// in front)") from None
+            raise StoreError(
+                f"{place}: {type(error).__name__}; check the bucket's name and AWS_ENDPOINT_URL_S3 (http:// or https:// in front)"
+            ) from None
 
     @staticmethod
     def _explain(place: str, error: Any) -> str:
@@ -226,9 +231,8 @@ class S3Store(ArtifactStore):
             # an object that carries this hash and size came from an earlier publish of the same bytes
             if there is None or there["ContentLength"] != entry.nbytes or there.get("Metadata", {}).get("sha256") != entry.sha256:
                 with self._errors("upload"):
-                    self.client.upload_file(
-                        str(files[entry.name]), self.bucket, self._key(path), ExtraArgs={"Metadata": {"sha256": entry.sha256}}, Config=config
-                    )
+                    extra = {"Metadata": {"sha256": entry.sha256}}
+                    self.client.upload_file(str(files[entry.name]), self.bucket, self._key(path), ExtraArgs=extra, Config=config)
                 there = self._head(path)
             if there is None or there["ContentLength"] != entry.nbytes:
                 raise StoreError(f"{self.uri(path)} is not there, or not whole, right after its upload; run the same command again")
@@ -236,7 +240,7 @@ class S3Store(ArtifactStore):
         return out
 
     def _versions(self, folder: str) -> dict[str, float]:
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         self._abort_uploads(folder, now - _ABANDONED)
         out: dict[str, float] = {}
         start = len(self._key(f"{folder}/"))
@@ -291,5 +295,3 @@ class S3Store(ArtifactStore):
         except CacheError as error:
             raise StoreError(f"{handle.label} from {handle.uri}: {error}") from error
         return path if name is None else path / name
-
-
