@@ -1,0 +1,111 @@
+"""The shape of the graph: furniture of every asset, and that looking at it costs little."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from aframe_assets import lineage
+from aframe_assets.config_load import build_config
+from aframe_assets.definitions import build_defs
+from aframe_assets.tags import RESOURCES_TAG
+
+TABLE = {
+    "segments",
+    "background",
+    "background_index",
+    "psd",
+    "training_waveforms",
+    "validation_waveforms",
+    "injections",
+    "model",
+    "exported_model",
+    "engine",
+    "model_repository",
+    "inference_results",
+    "events",
+    "sensitive_volume",
+    "candidates",
+    "report",
+}
+PARTITIONED = {"background", "injections", "inference_results"}
+FIELDS = {"cpus", "memory_gb", "gpus", "gpu_memory_gb", "time_min", "disk_gb", "container"}
+
+
+def _defs(tmp_path, **overrides) -> dg.Definitions:
+    return build_defs(build_config({"preset": "demo", **overrides}), store_url=str(tmp_path / "store"))
+
+
+def _graph(defs: dg.Definitions):
+    return defs.resolve_asset_graph()
+
+
+def test_every_asset_of_the_design_is_there(tmp_path):
+    graph = _graph(_defs(tmp_path))
+    assert {k.to_user_string() for k in graph.get_all_asset_keys()} == TABLE
+
+
+def test_tuning_adds_an_asset_and_weights_leave_the_training_set_out(tmp_path):
+    tuned = _graph(_defs(tmp_path, model={"tune": {}}))
+    assert {k.to_user_string() for k in tuned.get_all_asset_keys()} == TABLE | {"tuned_model"}
+    imported = _graph(_defs(tmp_path, model={"weights": str(tmp_path)}))
+    assert {k.to_user_string() for k in imported.get_all_asset_keys()} == TABLE - {"training_waveforms", "validation_waveforms"}
+
+
+def test_dependencies_are_those_of_the_lineage_table(tmp_path):
+    config = build_config({"preset": "demo"})
+    graph = _graph(_defs(tmp_path))
+    for name, node in lineage.graph(config).items():
+        parents = {k.to_user_string() for k in graph.get(dg.AssetKey(name)).parent_keys}
+        assert parents == set(lineage.deps(node)), name
+
+
+def test_furniture(tmp_path):
+    graph = _graph(_defs(tmp_path))
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        name = key.to_user_string()
+        assert node.backfill_policy == dg.BackfillPolicy.single_run(), name
+        assert node.code_version, name
+        assert node.group_name and node.group_name != "default", name
+        assert node.description and len(node.description) > 30, name
+        assert (node.partitions_def is not None) == (name in PARTITIONED), name
+        assert node.kinds, name
+
+
+def test_every_op_says_what_it_needs(tmp_path):
+    defs = _defs(tmp_path)
+    job = defs.resolve_implicit_global_asset_job_def()
+    ops = [n for n in job.graph.iterate_op_defs()]
+    assert len(ops) > 20
+    for op in ops:
+        assert RESOURCES_TAG in op.tags, f"{op.name} has no {RESOURCES_TAG} tag"
+        assert set(json.loads(op.tags[RESOURCES_TAG])) == FIELDS, op.name
+
+
+def test_blocking_checks(tmp_path):
+    graph = _graph(_defs(tmp_path))
+    blocking = {(k.asset_key.to_user_string(), k.name) for k in graph.asset_check_keys if graph.get_check_spec(k).blocking}
+    assert {a for a, _ in blocking} >= {"segments", "exported_model", "inference_results"}
+
+
+@pytest.mark.parametrize("module", ["aframe_assets.definitions", "aframe_ops.definitions"])
+def test_definitions_are_light(module, tmp_path):
+    code = (
+        f"import sys, {module}\n"
+        "heavy = {'torch', 'lightning', 'gwpy', 'boto3', 'kubernetes', 'bilby', 'lal', 'scipy', 'pandas', 'h5py', 'onnxruntime'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert out.stdout.strip() == "[]"
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{module}: {cpu:.2f} s of CPU")
+    # The promise is 3 s on a quiet machine; twice that separates a heavy import (torch alone is 3 s) from a busy machine.
+    assert cpu < 6
