@@ -136,6 +136,10 @@ def _absolute(config: Config, base: Path) -> Config:
     """Relative paths in an experiment are relative to its file, whatever directory a step runs in."""
 
     def fix(value: str) -> str:
+        ifo, named, path = value.partition("=")
+        if named and len(ifo) == 2:  # strain.files may say which detector a file is of: H1=PATH
+            return f"{ifo}={fix(path)}"
+        value = os.path.expanduser(value)
         return value if "://" in value else str((base / value).resolve()) if not os.path.isabs(value) else value
 
     strain = config.strain.model_copy(update={"files": [fix(f) for f in config.strain.files]})

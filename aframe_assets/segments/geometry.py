@@ -101,12 +101,15 @@ class SlideGeometry:
 
         An output's footprint in a detector is the kernel and the integration before it. It counts when the footprint
         lies inside the data of every detector (no edge, no ring seam) and touches no merger in that detector's own time.
+        In a ring a shift of a full lap or more repeats an earlier slide, or none at all: nothing of it counts.
         """
         n = self.num_windows(shift)
         back = (self.boxcar - 1) / self.inference_rate
         start = np.arange(n) / self.inference_rate - back
         length = self.kernel_length + back
         good = start >= -_EPS
+        if self.ring and max(shift) >= self.whitened_duration - _EPS:
+            good[:] = False
         for s in shift:
             own = start + s
             if self.ring:
@@ -121,9 +124,7 @@ class SlideGeometry:
         """Seconds of valid output, exactly num_valid / inference_rate; 0 when nothing is analysable."""
         return float(self.valid(shift).sum()) / self.inference_rate
 
-    def injection_times(
-        self, shift: Sequence[float], *, step: float, buffer: float, jitter: float, rng: np.random.Generator
-    ) -> np.ndarray:
+    def injection_times(self, shift: Sequence[float], *, step: float, buffer: float, jitter: float, rng: np.random.Generator) -> np.ndarray:
         """GPS merger times on a jittered grid, each with every output it can be seen in valid.
 
         Args:
@@ -144,7 +145,8 @@ class SlideGeometry:
         bad = np.concatenate([[0], np.cumsum(~good)])
         low = np.searchsorted(edges, grid - _EPS)
         high = np.searchsorted(edges, grid + reach + _EPS)
-        inside = (grid >= edges[0] - jitter) & (grid + reach <= edges[-1] + jitter)
+        # The outputs that see a signal must exist: none before the first or after the last.
+        inside = (grid > edges[0] - 1 / self.inference_rate) & (grid + reach < edges[-1] + 1 / self.inference_rate)
         return grid[inside & (bad[high] - bad[low] == 0)]
 
     def detection_times(self, shift: Sequence[float], convention: str = "right_edge") -> np.ndarray:

@@ -1,0 +1,66 @@
+"""What must hold of a segments table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from aframe_assets.segments.chunks import Cut, windows
+from aframe_assets.store.job import Check
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+
+CHECKS = [("has_segments", True), ("livetime", False), ("coincident", True)]
+"""(name, blocking) of the checks of `segments`."""
+
+
+def segment_checks(
+    config: Config, rows: Mapping[str, Any], roles: Mapping[str, Any], science: Mapping[str, Any], report: Cut
+) -> list[Check]:
+    """The checks of a segments table, in the order of CHECKS."""
+    return [_has_segments(config, roles, science, report), _livetime(config, roles, report), _coincident(rows, science)]
+
+
+def _has_segments(config: Config, roles: Mapping[str, Any], science: Mapping[str, Any], report: Cut) -> Check:
+    wanted = windows(config)
+    empty = [role for role in ("train", "test") if role in wanted and not roles[role]["partitions"]]
+    text = ""
+    if empty:
+        s = config.segments
+        minima = {"train": s.train_min_duration, "test": s.test_min_duration}
+        hours = ", ".join(f"{ifo} {abs(segs) / 3600:.2f} h" for ifo, segs in science.items())
+        asked = " and ".join(f"{r} (GPS {wanted[r][0]:.10g} to {wanted[r][1]:.10g}, at least {minima[r]:g} s)" for r in empty)
+        text = f"0 segments for {asked}; science time: {hours}"
+        if report.short:
+            text += f"; {report.short} coincident stretches are too short, the longest {report.longest_short:g} s"
+    number = sum(len(r["partitions"]) for r in roles.values())
+    return Check("has_segments", not empty, "error", text, {"segments": number})
+
+
+def _livetime(config: Config, roles: Mapping[str, Any], report: Cut) -> Check:
+    short = "train" in windows(config) and roles["validation"]["livetime"] < config.segments.min_valid_duration
+    text = f"validation has {roles['validation']['livetime']:g} s of the {config.segments.min_valid_duration:g} s wanted" if short else ""
+    metadata = {f"{role}_livetime_s": r["livetime"] for role, r in roles.items()}
+    metadata |= {
+        "short_stretches": report.short,
+        "short_seconds": float(report.short_seconds),
+        "merged": report.merged,
+        "split": report.split,
+    }
+    return Check("livetime", not short, "warn", text, metadata)
+
+
+def _coincident(rows: Mapping[str, Any], science: Mapping[str, Any]) -> Check:
+    from igwn_segments import segment
+
+    outside = [k for k, r in rows.items() for segs in science.values() if segment(r["gps_start"], r["gps_stop"]) not in segs]
+    ordered = sorted((r["gps_start"], r["gps_stop"], k) for k, r in rows.items())
+    overlapping = [b[2] for a, b in pairwise(ordered) if b[0] < a[1]]
+    text = ""
+    if outside:
+        text = f"{len(set(outside))} chunks are not in science time of every detector, first {outside[0]}"
+    elif overlapping:
+        text = f"{len(overlapping)} chunks overlap the one before, first {overlapping[0]}"
+    return Check("coincident", not outside and not overlapping, "error", text, {"segments": len(rows)})
