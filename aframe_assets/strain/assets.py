@@ -1,0 +1,168 @@
+"""The assets ``background``, ``background_index`` and ``psd``."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from aframe_assets.lineage import ROLES, combined
+from aframe_assets.store.bodies import partitioned_asset, plain_asset, plot_markdown
+from aframe_assets.store.job import Check, Job, Product
+from aframe_assets.strain.checks import BACKGROUND_CHECKS, INDEX_CHECKS, PSD_CHECKS
+from aframe_assets.tags import resources
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+
+
+def make_background(job: Job) -> Product:
+    """Fetch, check and write the strain of one chunk."""
+    import numpy as np
+
+    from aframe_assets.strain.background_file import background_name, write_background
+    from aframe_assets.strain.checks import background_checks
+    from aframe_assets.strain.fetch import fetch_background
+    from aframe_assets.strain.plots import asd_plot
+    from aframe_assets.strain.psd import inspiral_range, reference_spectrum
+
+    config, start, stop = job.config, job.row["gps_start"], job.row["gps_stop"]
+    strain = fetch_background(config, start, stop)
+    name = background_name(start, stop - start)
+    write_background(job.scratch / name, strain, start, config.sample_rate, config.strain.channels)
+    spectra = {ifo: reference_spectrum(x, config.sample_rate) for ifo, x in strain.items()}
+    ranges = {ifo: inspiral_range(s) for ifo, s in spectra.items()}
+    meta = {
+        "ifos": list(strain),
+        "gps_start": start,
+        "duration": stop - start,
+        "sample_rate": config.sample_rate,
+        "source": config.strain.source,
+        "std": {ifo: float(np.std(x)) for ifo, x in strain.items()},
+        "range_mpc": ranges,
+    }
+    job.log.info("%s: %g s; inspiral range %s", name, stop - start, ", ".join(f"{i} {r:.4g} Mpc" for i, r in ranges.items()))
+    title = f"Strain of GPS {start:g}, {stop - start:g} s"
+    return Product({name: job.scratch / name}, meta, background_checks(strain, start, config.sample_rate), {"asd": plot_markdown("ASD", asd_plot(spectra, title))})
+
+
+def make_background_index(job: Job) -> Product:
+    """List the chunks of each role and what is missing."""
+    from aframe_assets.strain.background_index import INDEX_FILE, BackgroundIndex, Chunk
+
+    rows, backgrounds = job.handle("segments").meta["rows"], job.inputs["background"]
+    missing: dict[str, list[str]] = {}
+    chunks = []
+    for partition, row in sorted(rows.items(), key=lambda item: item[1]["gps_start"]):
+        handle = backgrounds.get(partition)
+        if handle is None:
+            missing.setdefault(row["role"], []).append(partition)
+            continue
+        meta = handle.meta
+        chunks.append(Chunk(partition, row["role"], meta["gps_start"], meta["duration"], handle.key, handle.sha256, meta["range_mpc"]))
+    absent = [p for keys in missing.values() for p in keys]
+    text = f"background is missing for {len(absent)} of {len(rows)} segments: {', '.join(absent[:20])}" if absent else ""
+    needed = job.config.execution.min_segment_fraction
+    if len(chunks) < needed * len(rows) or not chunks:
+        raise RuntimeError(f"{text or 'no segments'}; execution.min_segment_fraction is {needed:g}; see why with `aframe status`, make them with `aframe run --until background`")
+    index = BackgroundIndex(tuple(chunks), missing)
+    index.write(job.scratch / INDEX_FILE)
+    roles = {}
+    for role in ROLES:
+        own = index.of(role)
+        if own:
+            identity = combined({c.partition: {"key": c.key, "sha256": c.sha256} for c in own})
+            roles[role] = identity | {"livetime": sum(c.duration for c in own), "partitions": [c.partition for c in own]}
+    meta = {"roles": roles, "missing": missing, "num_missing": len(absent)} | {f"{r}_livetime": v["livetime"] for r, v in roles.items()}
+    return Product({INDEX_FILE: job.scratch / INDEX_FILE}, meta, [Check("all_segments_present", not absent, "warn", text, {"segments": len(rows), "missing": len(absent)})])
+
+
+def make_psd(job: Job) -> Product:
+    """Choose a chunk for each role and keep its spectra; a choice once made stays (DESIGN, decision 1)."""
+    from aframe_assets.strain.background_file import read_background
+    from aframe_assets.strain.background_index import INDEX_FILE, BackgroundIndex, open_chunk
+    from aframe_assets.strain.checks import DESIGN_CURVE, psd_checks, whitened_std
+    from aframe_assets.strain.plots import asd_plot
+    from aframe_assets.strain.psd import Choice, Quality, choose_psd, reference_spectrum, write_psd
+    from aframe_assets.strain.simulated import read_curve
+
+    config = job.config
+    index = BackgroundIndex.read(job.path("background_index", INDEX_FILE))
+    before = _previous_choices(job)
+    spectra, attributes, meta, stds, markdown = {}, {}, {}, {}, {}
+    for role in ROLES:
+        chunks = {c.partition: c for c in index.of(role)}
+        if not chunks:
+            continue
+        old = before.get(role)
+        if old and old["partition"] in chunks and old["background_sha256"] == chunks[old["partition"]].sha256:
+            choice = Choice(old["partition"], old["reason"])
+        else:
+            choice = choose_psd({p: Quality(c.duration, c.ranges) for p, c in chunks.items()})
+        chunk = chunks[choice.partition]
+        background = read_background(open_chunk(job, chunk), config.ifos)
+        spectra[role] = {ifo: reference_spectrum(x, config.sample_rate) for ifo, x in background.strain.items()}
+        stds[role] = {ifo: whitened_std(x, config.sample_rate, config.conditioning) for ifo, x in background.strain.items()}
+        digest = hashlib.sha256()
+        for ifo, s in spectra[role].items():
+            digest.update(ifo.encode() + str(s.df).encode() + s.psd.tobytes())
+        key = combined({role: {"key": chunk.key, "sha256": chunk.sha256}})["key"]
+        meta[role] = {"key": key, "sha256": digest.hexdigest(), "partition": choice.partition, "reason": choice.reason, "background_sha256": chunk.sha256}
+        attributes[role] = {"partition": choice.partition, "reason": choice.reason, "gps_start": chunk.gps_start, "duration": chunk.duration}
+        job.log.info("%s PSD from %s: %s", role, choice.partition, choice.reason)
+        design = (DESIGN_CURVE, *read_curve(DESIGN_CURVE))
+        markdown[f"{role}_asd"] = plot_markdown(f"{role} ASD", asd_plot(spectra[role], f"{role}: {choice.partition}", design))
+        markdown[f"{role}_whitened"] = plot_markdown(f"{role} whitened", _whitened_picture(background, config, role))
+    write_psd(job.scratch / "psd.hdf5", spectra, attributes)
+    return Product({"psd.hdf5": job.scratch / "psd.hdf5"}, {"roles": meta, "whitened_std": stds}, psd_checks(spectra, stds), markdown)
+
+
+def _previous_choices(job: Job) -> dict[str, Any]:
+    manifest = job.store.manifest("psd")
+    return manifest.handle.meta["roles"] if manifest is not None and manifest.handle is not None else {}
+
+
+def _whitened_picture(background: Any, config: Config, role: str) -> bytes:
+    """The first two seconds that whitening gives, with the PSD of what precedes them."""
+    import torch
+
+    from aframe_assets.strain.conditioning import Whitener
+    from aframe_assets.strain.plots import whitened_plot
+
+    c, fs = config.conditioning, config.sample_rate
+    size = round(min(c.psd_length + c.fduration + 2, background.duration) * fs)
+    white = Whitener(c, fs)(torch.as_tensor(background.stacked()[:, :size])).numpy()
+    start = background.gps_start + c.psd_length + c.fduration / 2
+    return whitened_plot(dict(zip(background.ifos, white, strict=True)), start, fs, f"{role}: whitened strain")
+
+
+def assets(config: Config) -> list[Any]:
+    """Definitions of this room."""
+    return [
+        *partitioned_asset(
+            "background",
+            make_background,
+            config,
+            description="Strain of every detector over one chunk, resampled and checked; HDF5 as Aframe's.",
+            tags=resources(cpus=1, memory_gb=4, time_min=120, disk_gb=2),
+            kinds={"hdf5"},
+            checks=BACKGROUND_CHECKS,
+        ),
+        plain_asset(
+            "background_index",
+            make_background_index,
+            config,
+            description="Chunks of background that are there, by role, with livetime; those that are missing.",
+            tags=resources(cpus=1, memory_gb=1, time_min=10),
+            kinds={"json"},
+            checks=INDEX_CHECKS,
+        ),
+        plain_asset(
+            "psd",
+            make_psd,
+            config,
+            description="Reference power spectrum of each detector and role, from a typical chunk; frozen when first chosen.",
+            tags=resources(cpus=1, memory_gb=4, time_min=30),
+            kinds={"hdf5"},
+            checks=PSD_CHECKS,
+        ),
+    ]
