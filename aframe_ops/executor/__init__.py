@@ -1,0 +1,1 @@
+"""One executor for every step; a handler for each kind of place where steps run."""

@@ -1,0 +1,118 @@
+"""Where an experiment runs and keeps its results: ``site.yaml`` of a run directory.
+
+Science is in ``aframe.yaml``; nothing here changes a result. Paths are relative to the directory of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aframe_assets.config_load import ConfigError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoreSite(_Part):
+    """Where artifacts are."""
+
+    root: str = Field(default="store", description="folder, file:// URL or s3://bucket/prefix")
+    cache_dir: str | None = Field(default=None, description="local cache of a remote store; None lets the store choose")
+    cache_gb: float = Field(default=20.0, gt=0, description="size cap of that cache")
+
+
+class ExecutorSite(_Part):
+    """Where steps run."""
+
+    backend: Literal["local"] = "local"
+    max_concurrent: int | None = Field(default=None, ge=1, description="steps at once; None: as many as fit")
+    cores: int | None = Field(default=None, ge=1, description="cores for all local steps together; None: all of them")
+    memory_gb: float | None = Field(default=None, gt=0, description="memory for all local steps together; None: all of it")
+    fork: bool = Field(default=True, description="start local steps from one process that has the definitions loaded")
+
+
+class SiteConfig(_Part):
+    """A site. `directory` is the run directory that relative paths are relative to."""
+
+    directory: Path
+    store: StoreSite = StoreSite()
+    executor: ExecutorSite = ExecutorSite()
+
+    @property
+    def store_url(self) -> str:
+        """The store's address, absolute."""
+        root = self.store.root
+        return root if "://" in root else str((self.directory / root).resolve())
+
+    @property
+    def cache_dir(self) -> str | None:
+        return None if self.store.cache_dir is None else str((self.directory / os.path.expanduser(self.store.cache_dir)).resolve())
+
+    @property
+    def logs(self) -> Path:
+        """Output of every step: ``logs/{run id}/{step}.{attempt}.{out,err}``."""
+        return self.directory / "logs"
+
+    @property
+    def resolved(self) -> Path:
+        """Experiments and sites as runs have read them, by hash."""
+        return self.directory / "resolved"
+
+
+def run_directory(env: Mapping[str, str] | None = None) -> Path:
+    """The run directory of ``$AFRAME_CONFIG``; the current directory without one."""
+    config = (os.environ if env is None else env).get("AFRAME_CONFIG")
+    if not config:
+        return Path.cwd()
+    folder = Path(config).resolve().parent
+    return folder.parent if folder.name == "resolved" and config.endswith(".json") else folder
+
+
+def load_site(path: str | os.PathLike[str] | None = None, *, env: Mapping[str, str] | None = None) -> SiteConfig:
+    """The site in `path`: by default ``$AFRAME_SITE``, else ``site.yaml`` of the run directory, else the defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value in it is not known; all of them at once.
+    """
+    env = os.environ if env is None else env
+    named = path or env.get("AFRAME_SITE")
+    directory = run_directory(env)
+    file = Path(named) if named else directory / "site.yaml"
+    if not named and not file.exists():
+        return SiteConfig(directory=directory)
+    try:
+        text = file.read_text()
+    except OSError as e:
+        raise ConfigError(f"{file}: cannot be read ({e.strerror}); expected a site file, as written by `aframe init`") from None
+    try:
+        data = SiteConfig.model_validate_json(text) if file.suffix == ".json" else yaml.safe_load(text) or {}
+        if isinstance(data, SiteConfig):
+            return data
+        if not isinstance(data, dict):
+            raise ConfigError(f"{file}: expected a mapping of keys to values, found {type(data).__name__}")
+        return SiteConfig.model_validate({**data, "directory": file.resolve().parent})
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{file}: is not YAML: {e}") from None
+    except ValidationError as e:
+        lines = (f"{file}: {'.'.join(map(str, x['loc']))} = {x['input']!r}: {x['msg']}" for x in e.errors())
+        raise ConfigError("\n".join(lines)) from None
+
+
+def write_site(site: SiteConfig, folder: Path) -> Path:
+    """Writes `site` to ``folder/site-{hash}.json`` (atomically; once) and returns the path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = site.model_dump_json(indent=1)
+    path = (folder / f"site-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json").resolve()
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    return path
