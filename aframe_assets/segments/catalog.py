@@ -43,7 +43,8 @@ def catalog(name_or_path: str | None) -> tuple[Merger, ...]:
     columns = {c.strip().lower(): c for c in rows.fieldnames or []}
     gps = next((columns[c] for c in _GPS_COLUMNS if c in columns), None)
     if gps is None:
-        raise ValueError(f"event catalogue {path} has no GPS column; its columns are {', '.join(columns)}, expected one of {', '.join(_GPS_COLUMNS)}")
+        held = ", ".join(columns)
+        raise ValueError(f"event catalogue {path} has no GPS column; its columns are {held}, expected one of {', '.join(_GPS_COLUMNS)}")
     name = next((columns[c] for c in _NAME_COLUMNS if c in columns), None)
     source = next((columns[c] for c in ("catalog", "catalog.shortname") if c in columns), None)
     out = []

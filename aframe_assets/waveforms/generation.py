@@ -172,7 +172,8 @@ class WaveformGenerator:
         length = s["length"].numpy()
         # lengths 0.5, 0.75, 1, 1.5, 2, 3, ... s
         octave = 2.0 ** np.floor(np.log2(np.maximum(length, 0.5)))
-        seconds = np.where(length <= 0.5, 0.5, np.where(length <= octave, octave, np.where(length <= 1.5 * octave, 1.5 * octave, 2 * octave)))
+        factor = np.select([length <= octave, length <= 1.5 * octave], [1.0, 1.5], 2.0)
+        seconds = octave * factor
         for span in np.unique(seconds):
             group = np.flatnonzero(seconds == span)
             group = group[np.argsort(-s["mass_1"].numpy()[group], kind="stable")]

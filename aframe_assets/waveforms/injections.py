@@ -1,0 +1,91 @@
+"""Where signals go in slid test data: a jittered grid in each slide, filled until the wanted number is reached.
+
+The plan is a function of the table of test chunks and the configuration alone, so that the step of one chunk knows its
+share without asking the others. Slide 1 of every chunk is filled first, in order of GPS time, then slide 2, and so on; the
+last slide stops at the number wanted (reference 2.5, which only estimates how many slides that takes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aframe_assets.segments.geometry import SlideGeometry, num_slides, shift_vectors
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+
+
+@dataclass(frozen=True)
+class SlideTimes:
+    """Signals of one slide of one chunk: shift vector, and GPS merger times in the frame of shift 0."""
+
+    shift: tuple[float, ...]
+    times: np.ndarray
+
+
+def slide_times(config: Config, geometry: SlideGeometry, partition: str, slide: int, shift: Sequence[float]) -> np.ndarray:
+    """Merger times of slide number `slide` of a chunk; jitter seeded by experiment, chunk and slide."""
+    word = f"{config.seed}\x1finjections\x1f{partition}\x1f{slide}"
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big"))
+    i = config.injections
+    step = config.waveforms.duration + i.spacing
+    return geometry.injection_times(shift, step=step, buffer=i.buffer, jitter=i.jitter, rng=rng)
+
+
+def plan(config: Config, rows: Mapping[str, Mapping[str, Any]], mergers: Sequence[float] = ()) -> dict[str, list[SlideTimes]]:
+    """The slides with signals of every test chunk; they hold ``injections.num_signals`` signals together.
+
+    Args:
+        config: the experiment.
+        rows: segments table, partition -> {"gps_start", "gps_stop", "role"}; chunks of other roles get none.
+        mergers: GPS times of known mergers, which signals keep off.
+
+    Raises:
+        ValueError: the slides that are analysed have room for fewer; says for how many and what to change.
+    """
+    order = sorted((p for p, r in rows.items() if r["role"] == "test"), key=lambda p: rows[p]["gps_start"])
+    wanted = config.injections.num_signals
+    out: dict[str, list[SlideTimes]] = {p: [] for p in rows}
+    if not wanted:
+        return out
+    step = config.waveforms.duration + config.injections.spacing
+    if step <= 0:
+        raise ValueError(
+            f"injections.spacing = {config.injections.spacing:g} s leaves no step between signals of waveforms.duration = "
+            f"{config.waveforms.duration:g} s; it must exceed {-config.waveforms.duration:g} s"
+        )
+    geometries = {p: SlideGeometry.of(config, rows[p]["gps_start"], rows[p]["gps_stop"], mergers) for p in order}
+    slides = num_slides(config, list(geometries.values()))
+    placed = 0
+    for slide, shift in enumerate(shift_vectors(slides, config.inference.shifts), 1):
+        for partition in order:
+            times = slide_times(config, geometries[partition], partition, slide, shift)[: wanted - placed]
+            if len(times):
+                out[partition].append(SlideTimes(shift, times))
+                placed += len(times)
+        if placed == wanted:
+            return out
+    raise ValueError(
+        f"injections.num_signals = {wanted}: {len(order)} test chunks have room for {placed} signals in the {slides} slides that are "
+        f"analysed; set injections.num_signals to at most {placed}, lower injections.spacing ({config.injections.spacing:g} s) or "
+        "injections.buffer, raise inference.num_slides or inference.Tb, or add test data"
+    )
+
+
+@lru_cache(maxsize=4)
+def _plan_of(config_json: str, rows_json: str, mergers: tuple[float, ...]) -> dict[str, list[SlideTimes]]:
+    from aframe_assets.config import Config
+
+    return plan(Config.model_validate_json(config_json), json.loads(rows_json), mergers)
+
+
+def share(config: Config, rows: Mapping[str, Mapping[str, Any]], partition: str, mergers: Sequence[float] = ()) -> list[SlideTimes]:
+    """What `plan` gives to one chunk; the plan is made once for all chunks of a process, since a long search's takes a while."""
+    return _plan_of(config.model_dump_json(), json.dumps(rows, sort_keys=True), tuple(mergers))[partition]
