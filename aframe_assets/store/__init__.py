@@ -1,6 +1,7 @@
 """Artifacts on local disk and S3: handles, atomic publish, manifests, cache. The IO managers are in `io_managers`."""
 
-from aframe_assets.store.base import ArtifactGone, ArtifactStore, StoreError
+from aframe_assets.store.base import ArtifactStore
+from aframe_assets.store.errors import ArtifactGone, StoreError
 from aframe_assets.store.handle import FileEntry, Handle, KeyParts, Manifest
 from aframe_assets.store.local import LocalStore
 from aframe_assets.store.opening import open_store

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
 import shutil
 import socket
 from abc import ABC, abstractmethod
@@ -27,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aframe_assets.store.errors import ArtifactGone, StoreError, redact
 from aframe_assets.store.files import collect, remove_dead, sealed_entry, stamp
 from aframe_assets.store.handle import FileEntry, Handle, KeyParts, Manifest, check_name, check_word, content_sha256, plain
 
@@ -36,15 +35,6 @@ INDEX = "_index.json"
 ORPHAN_S = 3600.0
 """Version folders that no manifest names may belong to a publish in progress: they are left alone for this long."""
 _PARALLEL = 16
-_SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|AWS_ACCESS_KEY_ID|CREDENTIAL", re.IGNORECASE)
-
-
-class StoreError(RuntimeError):
-    """The store cannot do what was asked; the message says where and what to do."""
-
-
-class ArtifactGone(StoreError, LookupError):
-    """An artifact, or a file of it, is not in the store."""
 
 
 class Listed(NamedTuple):
@@ -59,23 +49,6 @@ class Stat(NamedTuple):
 
     nbytes: int
     etag: str | None = None
-
-
-def redact(value: Any, secrets: Iterable[str] = ()) -> Any:
-    """`value` with every secret of the environment (and `secrets`) blotted out of its strings."""
-    hidden = [v for k, v in os.environ.items() if _SECRET_NAMES.search(k) and len(v) >= 6] + [s for s in secrets if s]
-    hidden.sort(key=len, reverse=True)
-
-    def clean(item: Any) -> Any:
-        if isinstance(item, str):
-            for secret in hidden:
-                item = item.replace(secret, "***")
-            return item
-        if isinstance(item, dict):
-            return {k: clean(v) for k, v in item.items()}
-        return [clean(v) for v in item] if isinstance(item, list) else item
-
-    return clean(value)
 
 
 def folder_of(asset: str, partition: str | None) -> str:

@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from aframe_assets.store.base import ArtifactGone, ArtifactStore, StoreError
+from aframe_assets.store.base import ArtifactStore
+from aframe_assets.store.errors import ArtifactGone, StoreError
 from aframe_assets.store.handle import Handle, plain
 from aframe_assets.store.opening import open_store
 
@@ -103,7 +104,8 @@ class ArtifactIOManager(dg.ConfigurableIOManager):
         found, problems = self.store.survey(name, list(handles))
         for partition, handle in handles.items():
             there = found.get(partition)
-            if there is not None and there.identity != handle.identity:
+            # a racing worker may have published other bytes for the same key: either is right
+            if there is not None and there.key != handle.key:
                 problems[partition] = f"was published with key {there.key[:12]}, not {handle.key[:12]}, by another run"
             elif there is None and problems[partition].startswith("is held back"):
                 del problems[partition]  # the check's own event says so, and Dagster stops the readers
@@ -149,7 +151,8 @@ class ArtifactIOManager(dg.ConfigurableIOManager):
         if not context.has_asset_key:
             return self._value(_step_value(context.upstream_output), f"the step {context.upstream_output.step_key}")
         name = asset_name(context.asset_key)
-        partitions: list[str | None] = list(context.asset_partition_keys) if context.has_asset_partitions else [None]
+        # Dagster's order differs from process to process, and science must not depend on it
+        partitions: list[str | None] = sorted(context.asset_partition_keys) if context.has_asset_partitions else [None]
         found, problems = self.store.survey(name, partitions)
         # assets of users may hand on plain JSON; it is looked for only where no artifact is
         for partition in [p for p, why in problems.items() if why == "was never made"]:

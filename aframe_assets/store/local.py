@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from aframe_assets.store.base import ArtifactStore, Listed, Stat, StoreError
+from aframe_assets.store.base import ArtifactStore, Listed, Stat
+from aframe_assets.store.errors import StoreError
 from aframe_assets.store.files import FULL, copy_file, file_sha256, remove_dead, stamp, sync_folder
 from aframe_assets.store.handle import FileEntry, Handle
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from aframe_assets.store.base import ArtifactStore, Listed, Stat, StoreError
+from aframe_assets.store.base import ArtifactStore, Listed, Stat
 from aframe_assets.store.cache import Cache, CacheError
+from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import FileEntry, Handle
 
 PART_BYTES = 32 << 20
@@ -53,7 +54,7 @@ class S3Store(ArtifactStore):
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self._folder_cache = Path(cache_dir).expanduser().absolute()
         self.cache = Cache(self._folder_cache, cache_bytes)
-        self._made: tuple[int, Any] | None = None
+        self._made: tuple[int, Any, Any] | None = None
 
     def __repr__(self) -> str:
         return f"S3Store({self.url!r})"
@@ -75,10 +76,10 @@ class S3Store(ArtifactStore):
     def client(self) -> Any:
         """The boto3 client of this process."""
         if self._made is None or self._made[0] != os.getpid():
-            self._made = (os.getpid(), self._connect())
+            self._made = (os.getpid(), *self._connect())
         return self._made[1]
 
-    def _connect(self) -> Any:
+    def _connect(self) -> tuple[Any, Any]:
         try:
             import boto3
             from botocore.config import Config
@@ -89,7 +90,7 @@ class S3Store(ArtifactStore):
             raise StoreError(f"AWS_S3_ADDRESSING_STYLE is {style!r}; expected path, virtual or auto")
         options: dict[str, Any] = {"s3": {"addressing_style": style}} if style else {}
         config = Config(
-            retries={"mode": "adaptive", "max_attempts": 6},
+            retries={"mode": "adaptive", "max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "6"))},
             connect_timeout=5,
             read_timeout=60,
             max_pool_connections=32,
@@ -102,11 +103,12 @@ class S3Store(ArtifactStore):
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         with self._errors("connect"):
             session = boto3.session.Session()
-            return session.client("s3", endpoint_url=endpoint, region_name=region or session.region_name or "us-east-1", config=config)
+            region = region or session.region_name or "us-east-1"
+            return session.client("s3", endpoint_url=endpoint, region_name=region, config=config), session.get_credentials()
 
     def _secrets(self) -> list[str]:
         with suppress(Exception):  # whatever is wrong with the credentials, hiding them must not fail
-            found = self.client._request_signer._credentials.get_frozen_credentials()
+            found = self._made[2].get_frozen_credentials()
             return [v for v in (found.secret_key, found.token, found.access_key) if v]
         return []
 

@@ -1,0 +1,508 @@
+"""What every kind of store promises; each test runs on a folder and on an S3 server."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aframe_assets.store import ArtifactGone, Handle, KeyParts, StoreError, open_store
+from aframe_assets.store import base as base_module
+from aframe_assets.store.handle import content_sha256
+
+CHECK = {"name": "finite", "passed": True, "severity": "error", "blocking": True}
+
+
+def put(store, parts, text="data", **kwargs) -> Handle:
+    with store.scratch() as folder:
+        (folder / "a.txt").write_text(text)
+        return store.publish(parts, {"a.txt": folder / "a.txt"}, **kwargs)
+
+
+def test_round_trip(store, make):
+    parts = make(rate=2048)
+    assert store.manifest("background", "1126259446-32") is None
+    assert store.complete(parts) is None
+    with store.scratch() as folder:
+        assert folder.is_dir()
+        (folder / "x.hdf5").write_bytes(b"\0" * 1000)
+        (folder / "notes.md").write_text("n")
+        handle = store.publish(
+            parts,
+            {"x.hdf5": folder / "x.hdf5", "doc/notes.md": folder / "notes.md"},
+            {"livetime": np.float64(32.0), "shape": (2, 3), "std": np.array([1.0, 2.0]), "psd": float("nan")},
+            checks=[CHECK],
+            provenance={"run_id": "r1", "wall_s": 1.5},
+        )
+    assert not folder.exists()
+    assert handle.key == parts.key and handle.partition == "1126259446-32" and handle.nbytes == 1001
+    assert handle.uri.startswith(store.url + "/background/1126259446-32/" + parts.key[:16])
+    assert handle.sha256 == content_sha256(reversed(handle.files))
+    assert handle.file("x.hdf5").sha256 == hashlib.sha256(b"\0" * 1000).hexdigest()
+    assert handle.meta["shape"] == [2, 3] and handle.meta["std"] == [1.0, 2.0] and handle.meta["livetime"] == 32.0
+    assert np.isnan(store.manifest("background", "1126259446-32").handle.meta["psd"])
+    assert store.complete(parts).identity == handle.identity == {"key": handle.key, "sha256": handle.sha256}
+    assert store.open_local(handle, "doc/notes.md").read_text() == "n"
+    assert store.open_local(handle, "x.hdf5").stat().st_size == 1000
+    with pytest.raises(KeyError, match=r"has no file 'y'.*notes\.md"):
+        store.open_local(handle, "y")
+    found = store.manifest("background", "1126259446-32")
+    assert found.status == "ok" and found.parts == parts and found.checks == [CHECK]
+    assert found.provenance["run_id"] == "r1" and found.provenance["host"] and found.provenance["created"]
+    assert store.verify(handle) == []
+    assert Handle.model_validate_json(handle.model_copy(update={"meta": {}}).model_dump_json()).identity == handle.identity
+
+
+def test_folder_artifact(store, make, tmp_path):
+    source = tmp_path / "bundle"
+    (source / "1" / "deep").mkdir(parents=True)
+    (source / "1" / "deep" / "model.bin").write_bytes(b"w" * 10)
+    (source / "bundle.json").write_text("{}")
+    (source / "latest.json").symlink_to(source / "bundle.json")
+    handle = store.publish(make("model", None), source)
+    assert [f.name for f in handle.files] == ["1/deep/model.bin", "bundle.json", "latest.json"]
+    folder = store.open_local(handle)
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    assert files == ["1/deep/model.bin", "bundle.json", "latest.json"]
+    assert not (folder / "latest.json").is_symlink()
+    assert (source / "bundle.json").read_text() == "{}", "the caller's files stay"
+    assert store.manifests("model").keys() == {None}
+
+
+def test_many_partitions_and_index(store, make, monkeypatch):
+    keys = [f"{1126259446 + 32 * i}-32" for i in range(20)]
+    handles = {k: put(store, make(partition=k), text=k) for k in keys}
+    assert {p: m.handle for p, m in store.manifests("background").items()} == handles
+    wanted = [make(partition=k) for k in keys]
+    assert store.complete_many([*wanted, make(partition="9-9"), make(partition=keys[0], other=1)]) == handles
+    good, bad = store.survey("background", [*keys, "9-9"])
+    assert good == handles and bad == {"9-9": "was never made"}
+
+    reads = []
+    original = type(store)._read
+    monkeypatch.setattr(type(store), "_read", lambda self, path: reads.append(path) or original(self, path))
+    assert len(store.manifests("background")) == 20
+    assert reads == ["background/_index.json"], "a fresh index is the only file read"
+
+    # one stale entry is read anew; an index that is lost or damaged is rebuilt
+    put(store, make(partition=keys[3], rate=1), text="new")
+    reads.clear()
+    assert store.manifests("background")[keys[3]].parts.config == {"rate": 1}
+    assert reads == ["background/_index.json", f"background/{keys[3]}.json"]
+    for bad_index in (b"{not json", b'{"entries": {"1126259446-32.json": {"stamp": 1}}}', b"[]", None):
+        if bad_index is None:
+            store._remove("background/_index.json")
+        else:
+            store._write("background/_index.json", bad_index)
+        assert store.manifests("background").keys() == set(keys)
+        assert len(json.loads(original(store, "background/_index.json"))["entries"]) == 20
+    store._remove(f"background/{keys[0]}.json")
+    assert store.manifests("background").keys() == set(keys[1:])
+    assert f"{keys[0]}.json" not in json.loads(original(store, "background/_index.json"))["entries"]
+
+
+def test_complete_is_about_key_size_and_checks(store, make, damage):
+    parts = make(rate=1)
+    handle = put(store, parts, "four")
+    assert store.complete(parts) is not None
+    assert store.complete(make(rate=2)) is None
+    assert store.complete(parts.model_copy(update={"code_version": "2"})) is None
+    assert store.complete(parts.model_copy(update={"inputs": {"segments": {"key": "k", "sha256": "t"}}})) is None
+
+    damage(store, handle, "a.txt", b"fou")
+    assert store.complete(parts) is None and store.complete_many([parts]) == {}
+    assert "3 bytes, expected 4" in store.verify(handle)[0]
+    damage(store, handle, "a.txt", b"FOUR")
+    if handle.file("a.txt").etag:
+        assert store.complete(parts) is None, "same size, other ETag"
+        assert "replaced" in store.verify(handle)[0]
+    else:
+        assert "another sha256" in store.verify(handle)[0]
+    handle = put(store, parts, "four")
+    assert store.complete(parts) == handle and store.verify(handle) == [], "publishing again repairs"
+    damage(store, handle, "a.txt", None)
+    assert store.complete(parts) is None
+    with pytest.raises(ArtifactGone, match=r"background\[1126259446-32\].*missing.*aframe run --until background"):
+        store.open_local(handle, "a.txt")
+
+    failed = {**CHECK, "passed": False}
+    put(store, parts, "four", checks=[failed])
+    assert store.complete(parts) is None and store.complete_many([parts]) == {}
+    assert store.survey("background", [parts.partition])[1] == {parts.partition: "is held back by its check finite"}
+    for harmless in ({**failed, "blocking": False}, {**failed, "severity": "warn"}):
+        put(store, parts, "four", checks=[harmless])
+        assert store.complete(parts) is not None
+
+
+def test_new_version_replaces_the_old_one(store, make):
+    old = put(store, make(rate=1), "old")
+    new = put(store, make(rate=2), "new")
+    assert store.complete(make(rate=1)) is None and store.complete(make(rate=2)) == new
+    assert list(store._versions("background/1126259446-32")) == [new.uri.rsplit("/", 1)[1]]
+    if hasattr(store, "root"):
+        with pytest.raises(ArtifactGone):
+            store.open_local(old, "a.txt")
+
+
+def test_same_key_other_bytes_keeps_readers_of_the_first(store, make, monkeypatch):
+    first, second = put(store, make(), "first"), put(store, make(), "second!")
+    assert first.uri != second.uri
+    assert store.complete(make()) == second
+    assert store.open_local(first, "a.txt").read_text() == "first"
+    assert store.open_local(second, "a.txt").read_text() == "second!"
+    monkeypatch.setattr(base_module, "ORPHAN_S", -1.0)
+    third = put(store, make(), "third")
+    assert list(store._versions("background/1126259446-32")) == [third.uri.rsplit("/", 1)[1]], "orphans go in the end"
+
+
+def test_failures_are_recorded_without_secrets(store, make, monkeypatch):
+    monkeypatch.setenv("MY_API_TOKEN", "tok-123456789")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-Zq81-never-shown")
+    parts = make(rate=1)
+    store.record_failure(parts, "ValueError: GPS 1126259446: 12 NaN (tok-123456789, s3cr3t-Zq81-never-shown)")
+    found = store.manifest("background", "1126259446-32")
+    assert found.status == "failed" and found.handle is None and "12 NaN" in found.error
+    assert store.complete(parts) is None and store.manifests("background")["1126259446-32"].status == "failed"
+    assert "failed: ValueError" in store.survey("background", [parts.partition])[1][parts.partition]
+    put(store, parts, provenance={"env": {"t": "tok-123456789"}, "note": ["s3cr3t-Zq81-never-shown"]})
+    store.record_failure(parts, "a slower worker failed")
+    assert store.complete(parts) is not None, "a good artifact of the same key stays"
+    for name in ("background/1126259446-32.json", "background/_index.json"):
+        store.manifests("background")
+        text = store._read(name).decode()
+        assert "tok-123456789" not in text and "s3cr3t" not in text
+
+
+def test_workdir_survives_and_is_dropped(store, make):
+    parts = make(rate=1)
+    folder = store.workdir(parts)
+    (folder / "last.ckpt").write_text("epoch 3")
+    again = open_store(store.url, cache_dir=getattr(store, "_folder_cache", None))
+    assert (again.workdir(parts) / "last.ckpt").read_text() == "epoch 3"
+    assert store.workdir(make(rate=2)) != folder
+    handle = store.publish(parts, folder)
+    assert not folder.exists()
+    assert store.open_local(handle, "last.ckpt").read_text() == "epoch 3"
+
+
+def test_values(store):
+    store.put_value("runs/r1/plan/result/c00001", {"keys": ["a"], "n": np.int64(3), "x": None})
+    assert store.get_value("runs/r1/plan/result/c00001") == {"keys": ["a"], "n": 3, "x": None}
+    with pytest.raises(ArtifactGone, match="no value 'runs/r2'"):
+        store.get_value("runs/r2")
+    store.put_value("runs/r10", 1)
+    store.drop_values("runs/r1")
+    with pytest.raises(ArtifactGone):
+        store.get_value("runs/r1/plan/result/c00001")
+    assert store.get_value("runs/r10") == 1
+    with pytest.raises(TypeError, match=r"value-x\.bad"):
+        store.put_value("value-x", {"bad": object()})
+
+
+@pytest.mark.parametrize("word", ["a/b", "..", "/abs", "", "_", "a..b", ".hidden", "x.json", "a b", "a,b", "a\n"])
+def test_partition_keys_that_could_leave_their_folder(word):
+    with pytest.raises(ValueError, match="partition key"):
+        KeyParts(asset="background", code_version="1", partition=word)
+    with pytest.raises(ValueError, match="asset name"):
+        KeyParts(asset=word, code_version="1")
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../b", "", "a//b", "./a", "a\\b", "a\0b", "a/"])
+def test_file_names_that_could_leave_their_folder(store, make, tmp_path, name):
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(ValueError, match="cannot be stored"):
+        store.publish(make(), {name: tmp_path / "f"})
+    with pytest.raises(ValueError, match="cannot be stored"):
+        store.get_value(name)
+    assert store.manifest("background", "1126259446-32") is None
+
+
+def test_what_cannot_be_published(store, make, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "f").write_text("x")
+    for files, message in (
+        (tmp_path / "empty", "no files"),
+        (tmp_path / "none", "expected a folder"),
+        ({"a": tmp_path / "none"}, "not a file"),
+        ({"a": tmp_path / "f", "a/b": tmp_path / "f"}, "another file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            store.publish(make(), files)
+    with pytest.raises(TypeError, match=r"meta\.model\.net: a object"):
+        store.publish(make(), {"f": tmp_path / "f"}, {"model": {"net": object()}})
+    assert store.manifests("background") == {}
+
+
+def test_damaged_manifest_counts_as_missing(store, make):
+    put(store, make(), "x")
+    store._write("background/1126259446-32.json", b'{"status": "ok"')
+    assert store.manifest("background", "1126259446-32") is None
+    assert store.complete(make()) is None and store.manifests("background") == {}
+    assert put(store, make(), "x") == store.complete(make())
+
+
+def test_key_depends_on_values_only():
+    parts = KeyParts(asset="a", code_version="1", config={"x": 1.0, "y": [1, 2]}, inputs={"b": {"sha256": "s", "key": "k"}})
+    same = KeyParts(asset="a", code_version="1", config={"y": (1, 2), "x": 1.0}, inputs={"b": {"key": "k", "sha256": "s"}})
+    assert parts.key == same.key and len(parts.key) == 64
+    assert parts.key != KeyParts(asset="a", code_version="1", config={"x": 1.5, "y": [1, 2]}, inputs=parts.inputs).key
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from aframe_assets.store import KeyParts, open_store
+
+url, cache, point = sys.argv[1:]
+store = open_store(url, cache_dir=cache)
+die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+count = [0]
+
+def second(original):
+    def call(*a, **k):
+        count[0] += 1
+        return die() if count[0] == 2 else original(*a, **k)
+    return call
+
+local = hasattr(store, "root")
+if point == "before":
+    store._place = die
+elif point == "between files":
+    if local:
+        store._take = second(store._take)
+    else:
+        store.client.upload_file = second(store.client.upload_file)
+elif point == "before rename":
+    if local:
+        os.rename = die
+    else:
+        store.client.head_object = second(store.client.head_object)
+elif point == "before manifest":
+    store._write = die
+elif point == "in manifest":
+    if local:
+        os.replace = die
+    else:
+        store.client.put_object = die
+with store.scratch() as folder:
+    (folder / "a.txt").write_text("good")
+    (folder / "b.txt").write_text("good too")
+    store.publish(KeyParts(asset="background", code_version="1", partition="1-1", config={"v": 2}), folder)
+"""
+
+
+@pytest.mark.parametrize("point", ["before", "between files", "before rename", "before manifest", "in manifest"])
+def test_kill_during_publish(store, tmp_path, point):
+    old, new = (KeyParts(asset="background", code_version="1", partition="1-1", config={"v": v}) for v in (1, 2))
+    before = put(store, old, "old")
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, script, store.url, tmp_path / "cache", point], env=env, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert store.complete(new) is None
+    assert store.complete(old) == before and store.open_local(before, "a.txt").read_text() == "old"
+    with store.scratch() as folder:
+        (folder / "a.txt").write_text("good")
+        (folder / "b.txt").write_text("good too")
+        handle = store.publish(new, folder)
+    assert store.complete(new) == handle and store.verify(handle) == []
+    assert store.open_local(handle, "b.txt").read_text() == "good too"
+    if hasattr(store, "root"):
+        left = [p for p in store.root.rglob("*") if "~" in p.name and "scratch" not in p.parts and p.suffix != ".json"]
+        assert [p for p in left if p.is_dir()] == [], "the dead worker's folders are swept"
+        assert not list((store.root / ".local" / "scratch").iterdir())
+
+
+WRITER = """
+import sys
+from aframe_assets.store import KeyParts, open_store
+
+url, cache, me, same = sys.argv[1:]
+store = open_store(url, cache_dir=cache)
+parts = KeyParts(asset="background", code_version="1", partition="1-1")
+for i in range(8):
+    with store.scratch() as folder:
+        for name in "abc":
+            (folder / name).write_text("same" if same == "same" else f"{me} {i}")
+        handle = store.publish(parts, folder)
+    for name in "abc":
+        assert store.open_local(handle, name).read_text() == ("same" if same == "same" else f"{me} {i}")
+    found = store.complete(parts)
+    assert found is not None
+    assert len({store.open_local(found, n).read_text() for n in "abc"}) == 1
+"""
+
+
+@pytest.mark.parametrize("same", ["same", "different"])
+def test_racing_writers(store, tmp_path, same):
+    script = tmp_path / "writer.py"
+    script.write_text(WRITER)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, script, store.url, tmp_path / f"cache{i}", str(i), same], env=env, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(3)
+    ]
+    errors = [w.communicate(timeout=120)[1] for w in workers]
+    assert [w.returncode for w in workers] == [0, 0, 0], "\n".join(errors)
+    handle = store.complete(KeyParts(asset="background", code_version="1", partition="1-1"))
+    assert handle is not None and store.verify(handle) == []
+
+
+def test_pruning_by_another_worker_is_noticed(store, make, monkeypatch):
+    """The folder vanishes between the files and the manifest: the publish puts it back before it returns."""
+    write, times = store._write, []
+
+    def racing(path, data):
+        if not times and path.endswith("-32.json"):
+            times.append(1)
+            folder = next(iter(store._versions("background/1126259446-32")))
+            store._remove(f"background/1126259446-32/{folder}")
+        write(path, data)
+
+    monkeypatch.setattr(store, "_write", racing)
+    handle = put(store, make(), "x")
+    assert times and store.complete(make()) == handle
+
+
+@pytest.mark.parametrize("where", ["file", "manifest"])
+def test_full_disk(tmp_path, make, monkeypatch, where):
+    from aframe_assets.store import local
+
+    store = open_store(tmp_path / "store")
+    old = put(store, make(v=1), "old")
+    (tmp_path / "outside").write_bytes(b"x" * 100)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if where == "file":
+        monkeypatch.setattr(local, "copy_file", full)
+    else:
+        monkeypatch.setattr(local.os, "replace", full)
+    with pytest.raises(StoreError, match=r"no space left for background.*nothing was published.*[Ff]ree space"):
+        store.publish(make(v=2), {"f": tmp_path / "outside"})
+    monkeypatch.undo()
+    assert store.complete(make(v=1)) == old
+    assert store.complete(make(v=2)) is None
+    assert [p.name for p in (tmp_path / "store").rglob("*") if "~" in p.name] == [], "nothing half-written is left"
+    handle = store.publish(make(v=2), {"f": tmp_path / "outside"})
+    assert store.complete(make(v=2)) == handle
+
+
+def test_really_full_disk(tmp_path, make):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small filesystem cannot be mounted here (needs root)")
+    try:
+        store = open_store(disk / "store")
+        (tmp_path / "big").write_bytes(os.urandom(2_000_000))
+        with pytest.raises(StoreError, match="no space left"):
+            store.publish(make(), {"big": tmp_path / "big"})
+        assert store.complete(make()) is None
+        (tmp_path / "small").write_bytes(os.urandom(500_000))
+        assert store.publish(make(), {"small": tmp_path / "small"}) == store.complete(make())
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_unwritable_folder(tmp_path, make, monkeypatch):
+    store = open_store(tmp_path / "store")
+    (tmp_path / "f").write_text("x")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StoreError, match=r"may not write background.*Permission denied"):
+        store.publish(make(), {"f": tmp_path / "f"})
+
+
+def test_large_files_are_streamed(store, make, tmp_path):
+    """100 MB pass through with a small part of them in memory (on S3 more than one part is uploaded)."""
+    path = tmp_path / "large"
+    with path.open("wb") as stream:
+        block = os.urandom(1 << 20)
+        for _ in range(100):
+            stream.write(block)
+    tracemalloc.start()
+    try:
+        handle = store.publish(make(), {"large": path})
+        publishing = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert store.open_local(handle, "large").stat().st_size == 100 << 20
+    if hasattr(store, "root"):
+        assert publishing < 20e6
+    else:
+        assert handle.file("large").etag.endswith("-4"), "a multipart upload"
+    assert store.verify(handle) == []
+
+
+def test_moved_store_still_works(tmp_path, make):
+    store = open_store(tmp_path / "store")
+    put(store, make(), "x")
+    store.manifests("background")
+    (tmp_path / "store").rename(tmp_path / "moved")
+    moved = open_store(tmp_path / "moved")
+    handle = moved.complete(make())
+    assert handle.uri.startswith(moved.url)
+    assert moved.open_local(handle, "a.txt").read_text() == "x"
+    assert moved.manifests("background")["1126259446-32"].handle.uri == handle.uri
+
+
+def test_own_scratch_is_linked_and_other_files_are_copied(tmp_path, make):
+    store = open_store(tmp_path / "store")
+    with store.scratch() as folder:
+        (folder / "a").write_text("x")
+        inode = (folder / "a").stat().st_ino
+        handle = store.publish(make(), folder)
+    assert store.open_local(handle, "a").stat().st_ino == inode
+    (tmp_path / "b").write_text("y")
+    handle = store.publish(make(v=2), {"b": tmp_path / "b"})
+    assert store.open_local(handle, "b").stat().st_ino != (tmp_path / "b").stat().st_ino
+    assert os.access(tmp_path / "b", os.W_OK)
+    assert store.open_local(handle, "b").stat().st_mode & 0o222 == 0
+
+
+def test_scratch_of_dead_processes_is_swept(tmp_path):
+    store = open_store(tmp_path / "store")
+    script = "import os, sys; from aframe_assets.store import open_store\nwith open_store(sys.argv[1]).scratch(): os.kill(os.getpid(), 9)"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    subprocess.run([sys.executable, "-c", script, store.url], env=env)
+    base = tmp_path / "store" / ".local" / "scratch"
+    assert len(list(base.iterdir())) == 1
+    with store.scratch() as mine:
+        assert list(base.iterdir()) == [mine]
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host/x", "file://host/x", "s3://", "s3:///x", "s3://user:pw123456@bucket/x", "s3://b/../c", "s3://b/x?y=1"]
+)
+def test_addresses_that_are_refused(url):
+    with pytest.raises(ValueError) as error:
+        open_store(url, cache_dir="/nowhere")
+    assert "pw123456" not in str(error.value)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, aframe_assets.store, aframe_assets.store.io_managers\n"
+        "heavy = {'boto3', 'botocore', 'obstore', 'h5py', 'torch', 'numpy', 'pandas', 'gwpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
