@@ -171,6 +171,6 @@ def _query(config: Config, flag: str, start: float, stop: float) -> Any:
 def _from_strain_files(config: Config) -> dict[str, Any]:
     from aframe_assets.segments import strain_headers
 
-    infos = [i for i in strain_headers.catalog(config.strain.files) if i.ifo in config.ifos]
+    infos = [i for i in strain_headers.describe_all(config.strain.files) if i.ifo in config.ifos]
     science = strain_headers.require_overlap(infos, config.ifos, config.strain.min_dq)
     return {ifo: science[ifo] for ifo in config.ifos}

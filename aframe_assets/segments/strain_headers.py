@@ -118,7 +118,7 @@ def _found(paths: Iterable[str | Path]) -> list[tuple[Path, str | None, bool]]:
     return [(p, ifo, named) for (p, ifo), named in sorted(out.items(), key=lambda x: (x[0][0], x[0][1] or ""))]
 
 
-def catalog(paths: Iterable[str | Path], start: float = -np.inf, stop: float = np.inf) -> list[FileInfo]:
+def describe_all(paths: Iterable[str | Path], start: float = -np.inf, stop: float = np.inf) -> list[FileInfo]:
     """Descriptions of all strain in `paths` that may overlap [start, stop), sorted by detector and time.
 
     Files whose names declare other times are not opened. A file without strain is skipped with a warning when it was

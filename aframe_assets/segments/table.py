@@ -37,9 +37,9 @@ def make_rows(config: Config, chunks: Sequence[Chunk]) -> dict[str, Row]:
 
 def fingerprint(config: Config, start: float, stop: float) -> str:
     """sha256 over the name, detector and content sha256 of every strain file that overlaps [start, stop)."""
-    from aframe_assets.segments.strain_headers import catalog
+    from aframe_assets.segments.strain_headers import describe_all
 
-    infos = [i for i in catalog(config.strain.files, start, stop) if i.ifo in config.ifos]
+    infos = [i for i in describe_all(config.strain.files, start, stop) if i.ifo in config.ifos]
     parts = sorted({(i.path.name, i.ifo, _content(str(i.path), i.path.stat().st_size, i.path.stat().st_mtime_ns)) for i in infos})
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

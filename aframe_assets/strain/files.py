@@ -14,8 +14,8 @@ import numpy as np
 from aframe_assets.segments.strain_headers import (
     FileInfo,
     StrainError,
-    catalog,
     describe,
+    describe_all,
     find_files,
     open_hdf5,
     quality_mask,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FileInfo",
     "StrainError",
-    "catalog",
     "describe",
+    "describe_all",
     "fetch_files",
     "find_files",
     "read_stretch",
@@ -53,11 +53,11 @@ def fetch_files(config: Config, ifo: str, start: float, stop: float) -> Stretch:
     Raises:
         StrainError: see `read_stretch`.
     """
-    infos = catalog(config.strain.files, start, stop)
+    infos = describe_all(config.strain.files, start, stop)
     channel = config.strain.channels.get(ifo)
     chosen = [i for i in infos if i.ifo == ifo and channel in (None, i.dataset, ifo)]
     if not chosen:
-        everything = catalog(config.strain.files)
+        everything = describe_all(config.strain.files)
         there = sorted({i.ifo or "detector unknown" for i in everything})
         spans = ", ".join(f"GPS {i.gps_start:.10g} to {i.gps_stop:.10g}" for i in everything if i.ifo == ifo) or "nothing"
         hint = "" if "detector unknown" not in there else "; a file that does not name its detector is written H1=PATH in strain.files"

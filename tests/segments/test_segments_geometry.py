@@ -1,0 +1,220 @@
+"""Where outputs count: the geometry of slides against plain loops over windows, and hand-made cases."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from aframe_assets.config import Config
+from aframe_assets.segments.geometry import SlideGeometry, num_slides, shift_vectors
+
+
+def geometry(duration=1000.0, settle=64.0, kernel=1.5, rate=4.0, window=1.5, ring=False, mergers=(), start=1_000_000_000.0):
+    return SlideGeometry(start, duration, settle, 1.0, kernel, rate, window, ring, tuple(mergers), 0.5)
+
+
+def slow_valid(g: SlideGeometry, shift) -> list[bool]:
+    """Window by window, in seconds since the first whitened sample."""
+    first = g.gps_start + g.settle + 0.5
+    span = g.gps_start + g.duration - 0.5 - first
+    if g.ring:
+        span = math.floor(span * g.inference_rate + 1e-6) / g.inference_rate
+    averaged = int(g.inference_rate * g.integration_window_length)  # windows before this one in its average
+    out, k = [], 0
+    while True:
+        left, right = k / g.inference_rate, k / g.inference_rate + g.kernel_length
+        if g.ring:
+            if left > span - 1e-6 or g.kernel_length > span + 1e-6:
+                return out
+        elif right + max(shift) > span + 1e-6:
+            return out
+        good = k >= averaged and not (g.ring and max(shift) >= span - 1e-6)
+        for s in shift:
+            a, b = left - averaged / g.inference_rate + s, right + s
+            while g.ring and a >= span - 1e-6:
+                a, b = a - span, b - span
+            good &= b <= span + 1e-6
+            for m in g.mergers:
+                good &= not (first + a - g.exclude_pad <= m <= first + b + g.exclude_pad)
+        out.append(bool(good))
+        k += 1
+
+
+def random_geometries(number):
+    rng = np.random.default_rng(7)
+    for _ in range(number):
+        duration = float(rng.integers(12, 60))
+        g = geometry(
+            duration,
+            float(rng.choice([0, 8])),
+            float(rng.choice([1, 1.5, 2])),
+            float(rng.choice([1, 2, 4, 16])),
+            float(rng.choice([0.5, 1, 1.5])),
+            bool(rng.integers(2)),
+            1_000_000_000 + rng.uniform(-5, duration + 5, rng.integers(0, 3)),
+        )
+        shift = [float(rng.choice([0, 1, 2, 3.5, 7, 20, 50])) for _ in range(rng.integers(1, 4))]
+        yield g, tuple(shift)
+
+
+def test_valid_equals_loops():
+    used = 0
+    for g, shift in random_geometries(800):
+        expected = slow_valid(g, shift)
+        assert g.valid(shift).tolist() == expected, (g, shift)
+        assert g.num_windows(shift) == len(expected)
+        assert g.livetime(shift) == sum(expected) / g.inference_rate
+        used += any(expected)
+    assert used > 300
+
+
+def test_injections_sit_only_where_every_output_that_sees_them_counts():
+    rng, placed = np.random.default_rng(3), 0
+    for g, shift in random_geometries(400):
+        step, buffer, jitter = float(rng.choice([4, 8])), float(rng.choice([0, 1, 4])), float(rng.choice([0, 0.1, 0.4]))
+        times = g.injection_times(shift, step=step, buffer=buffer, jitter=jitter, rng=np.random.default_rng(1))
+        good, edges = g.valid(shift), g.right_edges(shift)
+        back = int(g.inference_rate * g.integration_window_length) / g.inference_rate
+        for t in times:
+            # The merger is within the footprint [edge - kernel - back, edge] of these outputs; all exist and count.
+            first, last = (
+                math.ceil((t - edges[0]) * g.inference_rate - 1e-6),
+                math.floor((t + g.kernel_length + back - edges[0]) * g.inference_rate + 1e-6),
+            )
+            assert 0 <= first and last < len(edges), (g, shift, t)
+            assert all(good[k] for k in range(first, last + 1)), (g, shift, t)
+            assert t >= edges[0] + buffer - jitter - 1e-6
+        assert np.all(np.diff(times) > 0)
+        placed += len(times)
+    assert placed > 500
+
+
+def test_dropping_one_injection_moves_no_other():
+    clean, g = geometry(200, 8), geometry(200, 8, mergers=[1_000_000_100.0])
+    options = {"step": 10, "buffer": 2, "jitter": 0.1}
+    a = clean.injection_times((0, 1), **options, rng=np.random.default_rng(5))
+    b = g.injection_times((0, 1), **options, rng=np.random.default_rng(5))
+    assert 0 < len(b) < len(a) and set(b) <= set(a)
+
+
+def test_injections_by_hand():
+    # Whitened from 64.5; windows of 1.5 s: edges 66.0, 66.25, ...; the last 998.25 + ... = 999.5 - 1 (the shift) = 998.5.
+    g = geometry()
+    edges = g.right_edges((0, 1)) - 1_000_000_000
+    assert (edges[0], edges[1], edges[-1]) == (66.0, 66.25, 998.5)
+    times = g.injection_times((0, 1), step=24, buffer=16, jitter=0, rng=np.random.default_rng(0)) - 1_000_000_000
+    assert times[0] == 82 and np.all(np.diff(times) == 24) and times[-1] <= 998.5 - 3 - 16 < times[-1] + 24
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected"),
+    [
+        # windows: (1000 - 64 - 1 - max shift - 1.5) * 4 + 1; the first 6 have no full average
+        ((0.0, 0.0), 3735 - 6),
+        ((0.0, 1.0), 3731 - 6),
+        ((3.0, 0.0), 3723 - 6),
+        ((0.0, 2000.0), 0),
+        ((0.0, 933.5), 0),  # one window is left, and no average
+        ((0.0, 932.0), 1),  # 7 windows are left
+        ((0.0, 932.25), 0),
+    ],
+)
+def test_livetime_by_hand(shift, expected):
+    assert geometry().livetime(shift) == expected / 4
+
+
+def test_ring_by_hand():
+    # 31 s of whitened data, 124 windows; a footprint is 3 s. Unshifted: starts 0 to 28 s, 113 windows.
+    g = geometry(32, 0, ring=True)
+    assert (g.whitened_duration, g.num_windows((0, 0)), g.boxcar) == (31.0, 124, 7)
+    assert g.livetime((0, 0)) == 113 / 4
+    # Shifted by 2 s, detector 2 crosses its seam with footprints that start after 26 s and before 29 s: 11 fewer.
+    # Those that start after 26 and by 28 s are 8; from 28.25 to 28.75 were dropped already; 0 to 28 less (26, 28] = 105.
+    assert g.livetime((0, 2)) == 105 / 4
+    # Shifted by 15 s: starts in (13, 16) cross.
+    assert g.livetime((0, 15)) == (113 - 11) / 4
+    assert g.livetime((0, 31)) == 0 and g.livetime((0, 62)) == 0  # whole laps are zero lag again
+    assert g.livetime((0, 33)) == 0  # and so is 33 s the slide of 2 s
+
+
+def test_merger_is_excluded_in_each_detectors_own_time():
+    g = geometry(64, 8, mergers=[1_000_000_040.0])
+    edges = g.right_edges((0, 10)) - 1_000_000_000
+    gone = edges[~g.valid((0, 10))]
+    # Footprint [edge - 3, edge] (+10 in detector 2), padded by 0.5 s on each side, must not hold 40.
+    in_first = (edges >= 39.5) & (edges <= 43.5)
+    in_second = (edges >= 29.5) & (edges <= 33.5)
+    no_average = edges < edges[0] + 1.5
+    assert np.array_equal(gone, edges[in_first | in_second | no_average])
+
+
+def test_whole_kernel_or_nothing():
+    assert geometry(10, 8).num_windows((0, 0)) == 0  # 1 s of whitened data
+    assert geometry(10.5, 8).num_windows((0, 0)) == 1  # 1.5 s: one kernel
+    assert geometry(5, 8).num_windows((0, 0)) == 0 and geometry(5, 8).livetime((0, 0)) == 0
+    assert geometry(10, 8, ring=True).num_windows((0, 0)) == 0
+    assert len(geometry(10, 8).injection_times((0, 0), step=1, buffer=0, jitter=0, rng=np.random.default_rng(0))) == 0
+
+
+def test_detection_times():
+    # Reference 4.2, postprocessor t0: t0 = 0, P = 10, F = 1, r = 100, integration .5; kernel of 1 sample step.
+    g = SlideGeometry(0.0, 100.0, 10.0, 1.0, 1.0, 100.0, 0.5)
+    right = g.detection_times((0,))
+    assert right[0] == pytest.approx(10 + 0.5 + 1.0 - 0.5)
+    assert right - g.detection_times((0,), "upstream_v1") == pytest.approx(np.full(len(right), 0.01))
+    # Upstream's first output after the cut is that of the kernel that ends one step after t0 + P - F/2: 9.01 (V2), 9.00 (V1).
+    one = SlideGeometry(0.0, 100.0, 8.99, 1.0, 0.02, 100.0, 0.5)
+    assert one.detection_times((0,))[0] == pytest.approx(9.01)
+    assert one.detection_times((0,), "upstream_v1")[0] == pytest.approx(9.00)
+
+
+def test_shift_vectors():
+    assert shift_vectors(3, [0, 1]) == [(0, 1), (0, 2), (0, 3)]
+    assert shift_vectors(2, [0, 1, 2]) == [(0, 1, 2), (0, 2, 4)]
+    assert shift_vectors(0, [0, 1]) == []
+
+
+def slides_config(**inference):
+    return Config(
+        segments={"source": "fixed", "fixed": [(0, 1)], "train_start": 0, "train_stop": 1, "test_start": 1, "test_stop": 2},
+        strain={"source": "simulated"},
+        inference={"Tb": 1, **inference},
+    )
+
+
+@pytest.mark.parametrize(
+    ("Tb", "durations", "upstream_slides"),  # upstream's: reference 2.5, oracle values
+    [(1000, (200,), 8), (2000, (600, 600), 2), (86400, (10_000, 10_000), 5), (0, (500,), 0), (1, (1000,), 1)],
+)
+def test_num_slides_is_the_least_that_gives_Tb(Tb, durations, upstream_slides):
+    c = slides_config(Tb=Tb)
+    chunks = [geometry(float(d)) for d in durations]
+    n = num_slides(c, chunks)
+    live = [sum(g.livetime(v) for g in chunks for v in shift_vectors(k, c.inference.shifts)) for k in (n - 1, n)]
+    assert live[1] >= Tb and (n == 0 or live[0] < Tb)
+    # Reference 2.5 counts stop - start - P - shift for a slide; ours loses 1 + 1.5 + 1.5 - 0.25 s more of each chunk.
+    upstream, k = 0.0, 0
+    while upstream < Tb:
+        k += 1
+        upstream += sum(max(0.0, d - 64 - k) for d in durations)
+    assert k == upstream_slides
+    assert k <= n <= k + 1
+
+
+def test_num_slides_refuses_what_chunks_cannot_give():
+    with pytest.raises(ValueError, match=r"inference\.Tb = 1e\+06 s: 1 test chunks give at most"):
+        num_slides(slides_config(Tb=1e6), [geometry(200.0)])
+    assert num_slides(slides_config(num_slides=5), []) == 5
+    ring = slides_config(Tb=1e6, slide_mode="ring", psd_source="segment")
+    with pytest.raises(ValueError, match="at most"):  # a ring gives no more than one lap of slides
+        num_slides(ring, [geometry(32.0, 0, ring=True)])
+
+
+def test_of_reads_config():
+    c = slides_config(slide_mode="ring", psd_source="segment", exclude_catalog="packaged")
+    g = SlideGeometry.of(c, 100.0, 200.0, [50.0, 150.0, 205.0])
+    assert (g.settle, g.ring, g.mergers, g.duration, g.exclude_pad) == (0.0, True, (150.0, 205.0), 100.0, 0.5)
+    assert SlideGeometry.of(slides_config(), 100.0, 200.0, [150.0]).mergers == ()
+    assert SlideGeometry.of(slides_config(), 100.0, 200.0).settle == 64
