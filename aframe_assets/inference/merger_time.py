@@ -1,0 +1,125 @@
+"""When did it merge: a candidate re-scored finely, its plateau, and the calibration of both on injections.
+
+A network trained with the merger anywhere between left_pad after the left edge and right_pad before the right edge
+of the kernel answers with a plateau: high while the merger is inside, low otherwise. As a function of the right edge R
+the plateau is centred at merger + kernel / 2 + (right_pad - left_pad) / 2. We fit two levels with free edges, take the
+centre, subtract kernel / 2, and learn what is left (the offset) and its spread from injections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aframe_assets.inference.streaming import Scorer
+from aframe_assets.inference.windows import SlidWindows
+
+REACH = 3.0
+"""Seconds on each side of a candidate that are re-scored."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What injections say about raw merger times.
+
+    Attributes:
+        offset: median of raw estimate - true merger time, seconds; subtracted from every estimate.
+        width90: length of the interval that holds 90 % of the residuals, seconds.
+        num: injections behind it; with 0 the offset is nominal and the width that of the whole kernel.
+    """
+
+    offset: float
+    width90: float
+    num: int
+
+    @classmethod
+    def of(cls, residuals: np.ndarray, kernel_length: float) -> Calibration:
+        """From raw estimate - true merger time of injections, seconds."""
+        residuals = np.asarray(residuals, float)
+        residuals = residuals[np.isfinite(residuals)]
+        if not len(residuals):
+            return cls(0.0, kernel_length, 0)
+        low, high = np.quantile(residuals, [0.05, 0.95])
+        return cls(float(np.median(residuals)), float(high - low), len(residuals))
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Calibration:
+        return cls(float(meta["offset"]), float(meta["width90"]), int(meta["num"]))
+
+    def as_meta(self) -> dict[str, Any]:
+        return {"offset": self.offset, "width90": self.width90, "num": self.num}
+
+
+def rescore(
+    windows: SlidWindows, engine: Scorer, right_edge: float, *, whitened_start: float, sample_rate: float, rate: float, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of windows with right edges within REACH of `right_edge`, at `rate` or above.
+
+    Args:
+        windows: slid streams.
+        engine: the network.
+        right_edge: GPS seconds in the frame of shift 0.
+        whitened_start: GPS seconds of sample 0 of the frame.
+        sample_rate: Hz.
+        rate: windows per second wanted; the next rate above whose step is a whole number of samples is used.
+        batch: windows per engine call.
+
+    Returns:
+        (right edges in GPS seconds, scores), windows outside the data left out.
+    """
+    step = max(1, int(sample_rate // rate))
+    centre = round((right_edge - whitened_start) * sample_rate) - windows.kernel
+    count = int(REACH * sample_rate) // step
+    frame = centre + np.arange(-count, count + 1) * step
+    frame = frame[frame >= 0]
+    scores = windows.score(engine, frame, batch)
+    kept = np.isfinite(scores)
+    return whitened_start + (frame[kept] + windows.kernel) / sample_rate, scores[kept]
+
+
+def plateau(right_edges: np.ndarray, scores: np.ndarray, low: float, high: float) -> tuple[float, float] | None:
+    """First and last right edge of the plateau, by least squares of two levels; None when there is none.
+
+    Scores are clipped between their median (the plateau is the smaller part of the stretch) and their 95th percentile,
+    so that neither a deep trough nor one spike decides.
+
+    Args:
+        right_edges: ascending, seconds.
+        scores: of the same length.
+        low, high: the centre of the plateau lies in [low, high].
+    """
+    n = len(scores)
+    if n < 3:
+        return None
+    base, top = np.quantile(scores, [0.5, 0.95])
+    if not top > base:
+        return None
+    y = np.clip(scores, base, top)
+    y = y - y.mean()
+    total = np.concatenate([[0.0], np.cumsum(y)])
+    first, last = np.triu_indices(n)
+    size = last - first + 1
+    # with zero mean, the variance explained by "one level in [first, last], one outside" is sum^2 n / (size (n - size))
+    inside = total[last + 1] - total[first]
+    centre = (right_edges[first] + right_edges[last]) / 2
+    fits = (size < n) & (inside > 0) & (centre >= low) & (centre <= high)
+    if not fits.any():
+        return None
+    gain = np.where(fits, inside**2 / (size * np.maximum(n - size, 1)), -1.0)
+    best = int(np.argmax(gain))
+    return float(right_edges[first[best]]), float(right_edges[last[best]])
+
+
+def raw_estimate(right_edges: np.ndarray, scores: np.ndarray, right_edge: float, *, kernel_length: float, integration: float) -> float:
+    """Uncalibrated merger time, GPS seconds; NaN when no plateau is found.
+
+    Args:
+        right_edges, scores: as `rescore` gives.
+        right_edge: of the window at which the integrated output peaked.
+        kernel_length, integration: seconds; the plateau's centre lies within the integration, or half a kernel off it.
+    """
+    found = plateau(right_edges, scores, right_edge - integration - kernel_length / 2, right_edge + kernel_length / 2)
+    return float("nan") if found is None else (found[0] + found[1]) / 2 - kernel_length / 2

@@ -1,0 +1,168 @@
+"""Windowed inference over strain that arrives in chunks, with all state carried across them.
+
+Two machines, each equal to its one-shot result whatever the chunking:
+
+* `StreamingWhitener`: strain of one detector in, whitened strain out, in blocks on the detector's own grid. Block b is
+  whitened with the PSD of the psd_length seconds before its input ('preceding'), or with one given PSD ('segment');
+* `WindowSnapshotter`: whitened streams in, overlapping windows out.
+
+`StreamingScorer` joins them with an engine. Since the blocks belong to the detector and not to a slide, a detector is
+whitened once for all slides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from aframe_assets.strain.conditioning import Whitener
+
+
+class Scorer(Protocol):
+    """What this room needs of an engine: windows (batch, ifo, kernel) float32 -> one score each (batch,)."""
+
+    def infer(self, windows: np.ndarray) -> np.ndarray: ...
+
+
+class StreamingWhitener:
+    """Whitens one detector's strain block by block.
+
+    Attributes:
+        settle: samples spent at the start on the first PSD; 0 with a given PSD.
+        crop: samples lost at each end, half of fduration.
+        psds: the PSD of each block so far, for whitening signals in the same way.
+
+    Args:
+        whitener: conditioning of the experiment.
+        block: samples of whitened output that share a PSD, >= 1.
+        psd: [freq], 1/Hz; the PSD of all blocks. None takes the psd_length seconds before each block's input.
+    """
+
+    def __init__(self, whitener: Whitener, block: int, psd: torch.Tensor | None = None) -> None:
+        if block < 1:
+            raise ValueError(f"a PSD block of {block} samples; expected at least 1")
+        self.whitener, self.block, self.fixed = whitener, block, psd
+        self.crop = whitener.crop
+        self.settle = 0 if psd is not None else round(whitener.psd_length * whitener.sample_rate)
+        self.psds: list[torch.Tensor] = []
+        self._buffer: list[np.ndarray] = []
+        self._held = 0
+
+    def update(self, strain: np.ndarray) -> np.ndarray:
+        """Whitened samples that `strain` (any length, contiguous with the last call) completes, float32."""
+        self._buffer.append(np.asarray(strain, dtype=np.float64))
+        self._held += len(strain)
+        full = self.settle + self.block + 2 * self.crop
+        if self._held < full:
+            return np.empty(0, np.float32)
+        data, out = np.concatenate(self._buffer), []
+        while len(data) >= full:
+            out.append(self._whiten(data[:full]))
+            data = data[self.block :]
+        self._buffer, self._held = [data.copy()], len(data)
+        return np.concatenate(out)
+
+    def finish(self) -> np.ndarray:
+        """The last, shorter block; the stream has ended."""
+        data = np.concatenate(self._buffer) if self._buffer else np.empty(0)
+        self._buffer, self._held = [], 0
+        if len(data) <= self.settle + 2 * self.crop:
+            return np.empty(0, np.float32)
+        return self._whiten(data)
+
+    def _whiten(self, data: np.ndarray) -> np.ndarray:
+        psd = self.fixed if self.fixed is not None else self.whitener.psd(torch.from_numpy(data[: self.settle]))
+        self.psds.append(psd)
+        return self.whitener.whiten(torch.from_numpy(data[self.settle :])[None], psd[None])[0].numpy()
+
+
+class WindowSnapshotter:
+    """Cuts streams into overlapping windows; keeps the samples that later windows still need.
+
+    The first window ends where the first `kernel` samples do: no window ever holds made-up samples.
+
+    Args:
+        num_ifos: streams.
+        kernel: samples of a window.
+        stride: samples between windows.
+    """
+
+    def __init__(self, num_ifos: int, kernel: int, stride: int) -> None:
+        self.kernel, self.stride = kernel, stride
+        self._state = np.empty((num_ifos, 0), np.float32)
+        self._skip = 0
+
+    def update(self, streams: np.ndarray) -> np.ndarray:
+        """Windows that `streams` (ifo, any length) completes: (n, ifo, kernel) float32, a view."""
+        data = np.concatenate([self._state, streams], axis=1)
+        if self._skip:
+            dropped = min(self._skip, data.shape[1])
+            data, self._skip = data[:, dropped:], self._skip - dropped
+        count = max(0, (data.shape[1] - self.kernel) // self.stride + 1)
+        if not count:
+            self._state = data
+            return np.empty((0, len(data), self.kernel), np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(data, self.kernel, axis=1)[:, :: self.stride][:, :count]
+        used = count * self.stride
+        # a stride longer than the kernel leaves samples that have not arrived yet to be skipped
+        self._state, self._skip = data[:, used:].copy(), max(0, used - data.shape[1])
+        return windows.transpose(1, 0, 2)
+
+
+def in_batches(engine: Scorer, windows: np.ndarray, batch: int) -> np.ndarray:
+    """Scores of `windows` (n, ifo, kernel), float64 (n,).
+
+    Every call of the engine has exactly `batch` windows, the last padded with zeros: results do not depend on how
+    an engine treats batches of different size.
+    """
+    out = np.empty(len(windows), np.float64)
+    padded = np.zeros((batch, *windows.shape[1:]), np.float32)
+    for i in range(0, len(windows), batch):
+        part = windows[i : i + batch]
+        padded[: len(part)] = part
+        padded[len(part) :] = 0
+        out[i : i + len(part)] = engine.infer(padded)[: len(part)]
+    return out
+
+
+class StreamingScorer:
+    """Strain of all detectors in, one score per window out.
+
+    Args:
+        whiteners: one per detector, equal settings.
+        engine: the network.
+        kernel, stride: samples.
+        batch: windows per engine call. Scores wait until a call is full, so that every chunking makes the same calls.
+    """
+
+    def __init__(self, whiteners: Sequence[StreamingWhitener], engine: Scorer, kernel: int, stride: int, batch: int) -> None:
+        self.whiteners, self.engine, self.batch = list(whiteners), engine, batch
+        self._snapshotter = WindowSnapshotter(len(self.whiteners), kernel, stride)
+        self._waiting: list[np.ndarray] = []
+
+    def update(self, strain: np.ndarray) -> np.ndarray:
+        """Scores that `strain` (ifo, any length) completes, float64."""
+        whitened = np.stack([w.update(x) for w, x in zip(self.whiteners, strain, strict=True)])
+        self._waiting.extend(self._snapshotter.update(whitened))
+        full = len(self._waiting) // self.batch * self.batch
+        return self._score(full)
+
+    def finish(self) -> np.ndarray:
+        """Scores of what is left; the stream has ended."""
+        self._waiting.extend(self._snapshotter.update(np.stack([w.finish() for w in self.whiteners])))
+        return self._score(len(self._waiting))
+
+    def _score(self, count: int) -> np.ndarray:
+        if not count:
+            return np.empty(0)
+        ready, self._waiting = np.stack(self._waiting[:count]), self._waiting[count:]
+        return in_batches(self.engine, ready, self.batch)
+
+
+def pieces(size: int, step: int) -> Iterator[slice]:
+    """Slices of at most `step` that cover range(size)."""
+    for i in range(0, size, step):
+        yield slice(i, min(i + step, size))

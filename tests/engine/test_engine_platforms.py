@@ -1,0 +1,205 @@
+"""Exported files and engines answer as the network does, and the Triton repository is one that Triton's own schema reads."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from aframe_assets.config import Architecture, Conditioning
+from aframe_assets.engine.checks import parity_check, snapshotter_check
+from aframe_assets.engine.engine import BATCHES, build_engine, default_threads, load_engine
+from aframe_assets.engine.export import INPUT, ONNX_FILE, OUTPUT, TORCH_FILE, Signature, export
+from aframe_assets.engine.parity import compare, probes
+from aframe_assets.engine.repository import configurations, protobuf_text, snapshotter_model, write_repository
+from aframe_assets.inference.streaming import WindowSnapshotter
+from aframe_assets.model.resnet import build_network
+
+RATE = 256.0
+CONDITIONING = Conditioning(psd_length=8, fftlength=1, kernel_length=1.5, highpass=20)
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_network(Architecture(layers=[1, 1], width=8), 2).eval()
+
+
+@pytest.fixture(scope="module")
+def signature() -> Signature:
+    return Signature.of(["H1", "L1"], RATE, CONDITIONING)
+
+
+@pytest.fixture(scope="module")
+def exported(network, signature, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export(network, signature, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(exported, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("engine")
+    return folder, build_engine(exported, folder, "auto", 1e-3, {"name": "toy"})
+
+
+def logits(network, windows) -> np.ndarray:
+    with torch.no_grad():
+        return network(torch.from_numpy(windows))[:, 0].numpy()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 40])
+def test_onnx_equals_torch_at_any_batch(network, exported, batch):
+    windows = probes(2, 384, RATE, batch, seed=batch)
+    session = onnxruntime.InferenceSession(str(exported / ONNX_FILE), providers=["CPUExecutionProvider"])
+    (out,) = session.run([OUTPUT], {INPUT: windows})
+    assert out.shape == (batch, 1)
+    assert np.abs(out[:, 0] - logits(network, windows)).max() < 1e-4
+
+
+def test_torch_export_equals_torch(network, exported):
+    windows = probes(2, 384, RATE, 7)
+    program = torch.export.load(str(exported / TORCH_FILE)).module()
+    with torch.no_grad():
+        assert np.allclose(program(torch.from_numpy(windows))[:, 0].numpy(), logits(network, windows), atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["onnxruntime", "torch"])
+def test_engine_equals_torch(network, exported, tmp_path, platform):
+    record = build_engine(exported, tmp_path, platform)
+    engine = load_engine(tmp_path)
+    windows = probes(2, 384, RATE, 100, seed=9)
+    assert engine.platform == record["platform"] == platform
+    out = engine.infer(windows)
+    assert out.dtype == np.float32 and out.shape == (100,)
+    assert np.abs(out - logits(network, windows)).max() < 1e-4
+    assert np.array_equal(out, engine.infer(windows))
+
+
+def test_auto_measures_once_and_records(built, signature):
+    folder, record = built
+    assert set(record["measured"]) == {"onnxruntime", "torch"} and record["batch"] in BATCHES
+    assert record["parity"]["passed"] and record["parity"]["max_difference"] < 1e-3
+    on_disk = json.loads((folder / "engine.json").read_text())
+    assert on_disk == json.loads(json.dumps(record))
+    engine = load_engine(folder)
+    assert engine.ifos == ["H1", "L1"] and engine.sample_rate == RATE and engine.kernel == 384
+    assert Conditioning.model_validate(engine.conditioning) == CONDITIONING and engine.bundle == {"name": "toy"}
+    assert (folder / ONNX_FILE).is_file()
+
+
+def test_engine_refuses_other_windows_and_folders(built, tmp_path):
+    engine = load_engine(built[0])
+    with pytest.raises(ValueError, match=r"expected \(batch, 2, 384\)"):
+        engine.infer(np.zeros((3, 3, 384), np.float32))
+    with pytest.raises(ValueError, match="aframe run --until engine"):
+        load_engine(tmp_path)
+    (tmp_path / "engine.json").write_text("{}")
+    with pytest.raises(ValueError, match="not an engine"):
+        load_engine(tmp_path)
+
+
+def test_threads_follow_the_step(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert default_threads() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert default_threads() == 1
+
+
+def test_a_wrong_engine_fails_parity(network):
+    windows = probes(2, 384, RATE)
+    right = compare(lambda x: logits(network, x), lambda x: logits(network, x), windows, 1e-3)
+    off = compare(lambda x: logits(network, x) + 0.01, lambda x: logits(network, x), windows, 1e-3)
+    broken = compare(lambda x: logits(network, x) * np.nan, lambda x: logits(network, x), windows, 1e-3)
+    # an exporter that froze the batch: every window gets the answer of the first
+    frozen = compare(lambda x: np.repeat(logits(network, x[:1]), len(x)), lambda x: logits(network, x), windows, 1e-3)
+    assert right.passed and not off.passed and not broken.passed and not frozen.passed
+    assert not parity_check("p", {"onnx": right.as_dict(), "torch": off.as_dict()}).passed
+
+
+def test_a_network_without_one_logit_is_refused(tmp_path, signature):
+    with pytest.raises(ValueError, match="one logit for each window"):
+        export(torch.nn.Flatten(), signature, tmp_path)
+    with pytest.raises(ValueError, match="whole number"):
+        Signature.of(["H1"], 2048.5, CONDITIONING)
+
+
+# --- Triton repository ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1, 4, 8])
+@pytest.mark.parametrize("kernel_length", [2, 4])
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_export_dimensions(rate, kernel_length, batch):
+    """Reference 4.2, 'export dims' and 'snapshotter', for streams that are whitened already (no F, no P in the state)."""
+    fs, ifos = 128, 2
+    model = snapshotter_model(ifos, kernel_length * fs, fs // rate, batch)
+    state = int((kernel_length - 1 / rate) * fs)
+
+    def shapes(values):
+        return {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+
+    assert shapes(model.graph.input) == {"stream": [1, ifos, batch * fs // rate], "input_state": [1, ifos, state]}
+    assert shapes(model.graph.output) == {"windows": [batch, ifos, kernel_length * fs], "output_state": [1, ifos, state]}
+
+
+@pytest.mark.parametrize("stride", [64, 100, 256])
+def test_onnx_snapshotter_equals_ours(tmp_path, stride):
+    kernel, batch, ifos = 256, 4, 2
+    onnx.save(snapshotter_model(ifos, kernel, stride, batch), str(tmp_path / "s.onnx"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "s.onnx"), providers=["CPUExecutionProvider"])
+    stream = np.random.default_rng(0).standard_normal((ifos, 5 * batch * stride)).astype(np.float32)
+    state, out = np.zeros((1, ifos, kernel - stride), np.float32), []
+    ours = WindowSnapshotter(ifos, kernel, stride)
+    expected = ours.update(np.concatenate([state[0], stream], axis=1))
+    for i in range(5):
+        update = stream[None, :, i * batch * stride : (i + 1) * batch * stride]
+        windows, new = session.run(["windows", "output_state"], {"stream": update, "input_state": state})
+        assert np.array_equal(new[0], np.concatenate([state[0], update[0]], axis=1)[:, -new.shape[2] :]) or not new.shape[2]
+        state = new
+        out.append(windows)
+    assert np.array_equal(np.concatenate(out), expected)
+    assert snapshotter_check(tmp_path / "s.onnx", ifos, kernel, stride, batch).passed
+
+
+def test_a_stride_that_skips_samples_is_refused():
+    with pytest.raises(ValueError, match="expected 1 to the kernel"):
+        snapshotter_model(2, 256, 257, 4)
+
+
+def test_repository_is_what_triton_reads(exported, tmp_path):
+    text_format = pytest.importorskip("google.protobuf.text_format")
+    schema = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    write_repository(tmp_path, exported / ONNX_FILE, num_ifos=2, kernel=384, stride=64, batch=16)
+    configs = {}
+    for folder in sorted(p for p in tmp_path.iterdir()):
+        config = text_format.Parse((folder / "config.pbtxt").read_text(), schema.ModelConfig())
+        assert config.name == folder.name and (folder / "1").is_dir()
+        configs[config.name] = config
+    assert set(configs) == {"aframe", "aframe-stream", "snapshotter"}
+    for name in ("aframe", "snapshotter"):
+        config, model = configs[name], onnx.load(str(tmp_path / name / "1" / "model.onnx"))
+        states = {s.input_name for s in config.sequence_batching.state} | {s.output_name for s in config.sequence_batching.state}
+        for declared, actual in ((config.input, model.graph.input), (config.output, model.graph.output)):
+            dims = {v.name: [d.dim_value or -1 for d in v.type.tensor_type.shape.dim] for v in actual if v.name not in states}
+            assert {t.name: list(t.dims) for t in declared} == dims
+            assert all(t.data_type == schema.TYPE_FP32 for t in declared)
+    sequence = configs["snapshotter"].sequence_batching
+    assert sequence.HasField("direct") and sequence.max_sequence_idle_microseconds == 60_000_000_000
+    assert list(sequence.state[0].dims) == [1, 2, 320] and sequence.state[0].initial_state[0].zero_data
+    steps = configs["aframe-stream"].ensemble_scheduling.step
+    assert [s.model_name for s in steps] == ["snapshotter", "aframe"]
+    assert dict(steps[0].output_map) == {"windows": "windows"} and dict(steps[1].input_map) == {"input_0": "windows"}
+    assert list(configs["aframe-stream"].output[0].dims) == [16, 1]
+
+
+def test_protobuf_text_escapes():
+    assert protobuf_text({"name": 'a"b\\c', "flag": True}) == 'name: "a\\"b\\\\c"\nflag: true\n'
+    assert configurations(2, 384, 64, 16, 1, 1)["snapshotter"]["instance_group"][0]["count"] == 1
