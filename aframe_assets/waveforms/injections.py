@@ -55,12 +55,6 @@ def plan(config: Config, rows: Mapping[str, Mapping[str, Any]], mergers: Sequenc
     out: dict[str, list[SlideTimes]] = {p: [] for p in rows}
     if not wanted:
         return out
-    step = config.waveforms.duration + config.injections.spacing
-    if step <= 0:
-        raise ValueError(
-            f"injections.spacing = {config.injections.spacing:g} s leaves no step between signals of waveforms.duration = "
-            f"{config.waveforms.duration:g} s; it must exceed {-config.waveforms.duration:g} s"
-        )
     geometries = {p: SlideGeometry.of(config, rows[p]["gps_start"], rows[p]["gps_stop"], mergers) for p in order}
     slides = num_slides(config, list(geometries.values()))
     placed = 0
