@@ -31,7 +31,7 @@ def _has_segments(config: Config, roles: Mapping[str, Any], science: Mapping[str
         s = config.segments
         minima = {"train": s.train_min_duration, "test": s.test_min_duration}
         hours = ", ".join(f"{ifo} {abs(segs) / 3600:.2f} h" for ifo, segs in science.items())
-        asked = " and ".join(f"{r} (GPS {wanted[r][0]:.10g} to {wanted[r][1]:.10g}, at least {minima[r]:g} s)" for r in empty)
+        asked = " and ".join(f"{r} (GPS {wanted[r][0]:.14g} to {wanted[r][1]:.14g}, at least {minima[r]:g} s)" for r in empty)
         text = f"0 segments for {asked}; science time: {hours}"
         if report.short:
             text += f"; {report.short} coincident stretches are too short, the longest {report.longest_short:g} s"

@@ -40,7 +40,7 @@ def describe_frames(path: Path) -> list[FileInfo]:
         out = [info for n in wanted for info in _channel(lalframe, file, frames, path, n, names)]
     except RuntimeError as e:
         declared = times_from_name(path)
-        when = f" (GPS {declared[0]:.10g} to {declared[1]:.10g})" if declared else ""
+        when = f" (GPS {declared[0]:.14g} to {declared[1]:.14g})" if declared else ""
         raise StrainError(f"{path}{when}: not a readable GWF file ({e}); it is truncated or damaged, fetch it again") from None
     return out
 
@@ -49,7 +49,7 @@ def _require_whole(path: Path) -> None:
     # lalframe crashes the process on a truncated file, so look first at what ends every frame file: the FrEndOfFile
     # structure (LIGO-T970130), which holds the file's length in its last 46 bytes or fewer.
     declared = times_from_name(path)
-    when = f" (GPS {declared[0]:.10g} to {declared[1]:.10g})" if declared else ""
+    when = f" (GPS {declared[0]:.14g} to {declared[1]:.14g})" if declared else ""
     try:
         with open(path, "rb") as file:
             magic = file.read(5)
@@ -77,7 +77,7 @@ def _channel(lalframe: Any, file: Any, frames: list, path: Path, name: str, name
             raise
         if lalframe.FrameUFrChanVectorQueryType(channel) not in _FRVECT_FLOAT:
             return []
-        where = f"{path}: {name} (GPS {start:.10g})"
+        where = f"{path}: {name} (GPS {start:.14g})"
         rate = whole_rate(lalframe.FrameUFrChanVectorQueryDx(channel, 0), where)
         samples = lalframe.FrameUFrChanVectorQueryNData(channel)
         if samples != round(duration * rate):

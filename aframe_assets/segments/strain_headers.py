@@ -67,7 +67,7 @@ class FileInfo:
         return self.gps_start + self.duration
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.ifo or 'detector unknown'}, GPS {self.gps_start:.10g} to {self.gps_stop:.10g})"
+        return f"{self.path} ({self.ifo or 'detector unknown'}, GPS {self.gps_start:.14g} to {self.gps_stop:.14g})"
 
 
 def times_from_name(path: str | Path) -> tuple[float, float] | None:
@@ -170,7 +170,7 @@ def describe(path: str | Path) -> list[FileInfo]:
     first, last = min(i.gps_start for i in infos), max(i.gps_stop for i in infos)
     # Frame names are in whole seconds that contain the data; a background file's name is exact.
     if declared and (abs(declared[0] - first) >= 1 or abs(declared[1] - last) >= 1):
-        raise StrainError(f"{path}: its name says GPS {declared[0]:.10g} to {declared[1]:.10g}, its header GPS {first:.10g} to {last:.10g}")
+        raise StrainError(f"{path}: its name says GPS {declared[0]:.14g} to {declared[1]:.14g}, its header GPS {first:.14g} to {last:.14g}")
     return infos
 
 
@@ -190,7 +190,7 @@ def open_hdf5(path: Path):
 
 def _named_time(path: Path) -> str:
     declared = times_from_name(path)
-    return f" (GPS {declared[0]:.10g} to {declared[1]:.10g})" if declared else ""
+    return f" (GPS {declared[0]:.14g} to {declared[1]:.14g})" if declared else ""
 
 
 def whole_rate(spacing: float, what: str) -> float:
@@ -209,11 +209,11 @@ def _scalar(value: Any) -> Any:
 def _gwosc(file: Any, path: Path) -> list[FileInfo]:
     data, meta = file["strain/Strain"], file["meta"]
     ifo, start, duration = str(_scalar(meta["Detector"][()])), float(_scalar(meta["GPSstart"][()])), float(_scalar(meta["Duration"][()]))
-    where = f"{path} ({ifo}, GPS {start:.10g})"
+    where = f"{path} ({ifo}, GPS {start:.14g})"
     rate = whole_rate(float(_scalar(data.attrs["Xspacing"])), where)
     begins = float(_scalar(data.attrs.get("Xstart", start)))
     if begins != start:
-        raise StrainError(f"{where}: the strain starts at GPS {begins:.10g}; expected meta/GPSstart")
+        raise StrainError(f"{where}: the strain starts at GPS {begins:.14g}; expected meta/GPSstart")
     if len(data) != round(duration * rate):
         raise StrainError(
             f"{where}: wrong sample rate: {len(data)} samples in meta/Duration {duration:g} s are {len(data) / duration:g} Hz, "
@@ -237,7 +237,7 @@ def _plain(file: Any, path: Path) -> list[FileInfo]:
         if not gwpy and not {"start_time", "delta_t"} <= set(item.attrs):
             return
         start, spacing = (float(_scalar(item.attrs[k])) for k in (("x0", "dx") if gwpy else ("start_time", "delta_t")))
-        rate = whole_rate(spacing, f"{path}: {name} (GPS {start:.10g})")
+        rate = whole_rate(spacing, f"{path}: {name} (GPS {start:.14g})")
         found = [m.group(1) for m in map(_IFO.match, name.split("/")) if m]
         if not found and "channel" in item.attrs:
             found = [m.group(1) for m in [_IFO.match(str(_scalar(item.attrs["channel"])))] if m]
@@ -248,7 +248,7 @@ def _plain(file: Any, path: Path) -> list[FileInfo]:
             kind = "mlgwsc" if ifo and "/" in name else "pycbc_hdf5"
         group = name.split("/")[-1]
         if kind == "mlgwsc" and group.isdigit() and int(group) != int(start):
-            raise StrainError(f"{path}: {name}: start_time is GPS {start:.10g}; expected the GPS time it is named after")
+            raise StrainError(f"{path}: {name}: start_time is GPS {start:.14g}; expected the GPS time it is named after")
         out.append(FileInfo(path, ifo, start, len(item) / rate, rate, kind, name))
 
     file.visititems(visit)
@@ -257,7 +257,7 @@ def _plain(file: Any, path: Path) -> list[FileInfo]:
         if info.kind == "aframe_background" and (abs(info.gps_start - declared[0]) > 1e-6 or abs(info.gps_stop - declared[1]) > 1e-6):
             raise StrainError(
                 f"{info}: wrong sample rate or name: {round(info.duration * info.sample_rate)} samples at {info.sample_rate:g} Hz from x0; "
-                f"expected GPS {declared[0]:.10g} to {declared[1]:.10g} by its name"
+                f"expected GPS {declared[0]:.14g} to {declared[1]:.14g} by its name"
             )
     return out
 
@@ -354,7 +354,7 @@ def require_overlap(infos: Sequence[FileInfo], ifos: Sequence[str], min_dq: str 
         common = common & science[ifo]
     if not common:
         spans = "; ".join(
-            f"{ifo} GPS {', '.join(f'{s[0]:.10g} to {s[1]:.10g}' for s in science[ifo]) or 'no science time'}" for ifo in ifos
+            f"{ifo} GPS {', '.join(f'{s[0]:.14g} to {s[1]:.14g}' for s in science[ifo]) or 'no science time'}" for ifo in ifos
         )
         names = ", ".join(str(i.path) for i in infos)
         raise StrainError(f"the strain files of {', '.join(ifos)} do not overlap in time: {spans} ({names})")

@@ -59,11 +59,11 @@ def fetch_files(config: Config, ifo: str, start: float, stop: float) -> Stretch:
     if not chosen:
         everything = describe_all(config.strain.files)
         there = sorted({i.ifo or "detector unknown" for i in everything})
-        spans = ", ".join(f"GPS {i.gps_start:.10g} to {i.gps_stop:.10g}" for i in everything if i.ifo == ifo) or "nothing"
+        spans = ", ".join(f"GPS {i.gps_start:.14g} to {i.gps_stop:.14g}" for i in everything if i.ifo == ifo) or "nothing"
         hint = "" if "detector unknown" not in there else "; a file that does not name its detector is written H1=PATH in strain.files"
         what = f"no strain of {ifo}{f' channel {channel}' if channel else ''}"
         raise StrainError(
-            f"strain.files: {what} at GPS {start:.10g} to {stop:.10g}; the files hold {', '.join(there)}, and of {ifo} {spans}{hint}"
+            f"strain.files: {what} at GPS {start:.14g} to {stop:.14g}; the files hold {', '.join(there)}, and of {ifo} {spans}{hint}"
         )
     return resampled_stretch(chosen, ifo, start, stop, config.sample_rate, min_dq=config.strain.min_dq)
 
@@ -117,21 +117,21 @@ def _source(parts: Sequence[FileInfo]) -> str:
 def _parts(infos: Iterable[FileInfo], ifo: str, start: float, stop: float) -> list[FileInfo]:
     infos = list(infos)
     if stop <= start:
-        raise StrainError(f"strain of {ifo} asked for GPS {start:.10g} to {stop:.10g}; expected a stop after the start")
+        raise StrainError(f"strain of {ifo} asked for GPS {start:.14g} to {stop:.14g}; expected a stop after the start")
     own = [i for i in infos if i.ifo == ifo]
     if not own:
         raise StrainError(
-            f"no strain of {ifo} at GPS {start:.10g} to {stop:.10g}; the files hold {'; '.join(map(str, infos)) or 'nothing'}"
+            f"no strain of {ifo} at GPS {start:.14g} to {stop:.14g}; the files hold {'; '.join(map(str, infos)) or 'nothing'}"
         )
     parts = sorted(_overlapping(own, start, stop), key=lambda i: (i.gps_start, str(i.path)))
     if not parts:
-        raise StrainError(f"no strain of {ifo} at GPS {start:.10g} to {stop:.10g}; the files hold {'; '.join(map(str, own))}")
+        raise StrainError(f"no strain of {ifo} at GPS {start:.14g} to {stop:.14g}; the files hold {'; '.join(map(str, own))}")
     first = parts[0]
     for other in parts[1:]:
         if other.sample_rate != first.sample_rate:
             raise StrainError(
                 f"{first} is at {first.sample_rate:g} Hz and {other} at {other.sample_rate:g} Hz; "
-                f"expected one rate from GPS {start:.10g} to {stop:.10g}"
+                f"expected one rate from GPS {start:.14g} to {stop:.14g}"
             )
         if other.path == first.path and other.dataset != first.dataset and other.gps_start < first.gps_stop and other.kind != "mlgwsc":
             raise StrainError(f"{first}: channels {first.dataset} and {other.dataset} both hold {ifo}; choose one with strain.channels")
@@ -146,7 +146,7 @@ def _samples(parts: Sequence[FileInfo], ifo: str, start: float, stop: float) -> 
     for info in parts:
         offset = (info.gps_start - start) * rate
         if abs(offset - round(offset)) > 1e-3:
-            raise StrainError(f"{info}: its samples lie between those of GPS {start:.10g} at {rate:g} Hz; expected the same grid")
+            raise StrainError(f"{info}: its samples lie between those of GPS {start:.14g} at {rate:g} Hz; expected the same grid")
         first = max(0, round(offset))
         last = min(num, round(offset) + round(info.duration * rate))
         if last <= first:
@@ -155,8 +155,8 @@ def _samples(parts: Sequence[FileInfo], ifo: str, start: float, stop: float) -> 
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise StrainError(
-                f"{info}: {len(bad)} samples of {ifo} are NaN or infinite, the first at GPS {start + (first + bad[0]) / rate:.10g}; "
-                f"expected strain in all of GPS {start:.10g} to {stop:.10g}; correct the segments or the data-quality bit (strain.min_dq)"
+                f"{info}: {len(bad)} samples of {ifo} are NaN or infinite, the first at GPS {start + (first + bad[0]) / rate:.14g}; "
+                f"expected strain in all of GPS {start:.14g} to {stop:.14g}; correct the segments or the data-quality bit (strain.min_dq)"
             )
         both = have[first:last]
         if both.any():
@@ -165,7 +165,7 @@ def _samples(parts: Sequence[FileInfo], ifo: str, start: float, stop: float) -> 
                 at = first + np.flatnonzero(both)[np.argmax(difference > _AGREE * values.std())]
                 before = next(i for a, b, i in owner if a <= at < b)
                 raise StrainError(
-                    f"{before} and {info} overlap and disagree from GPS {start + at / rate:.10g}; keep one of them in strain.files"
+                    f"{before} and {info} overlap and disagree from GPS {start + at / rate:.14g}; keep one of them in strain.files"
                 )
         out[first:last] = values
         have[first:last] = True
@@ -174,8 +174,8 @@ def _samples(parts: Sequence[FileInfo], ifo: str, start: float, stop: float) -> 
         at = int(np.argmin(have))
         until = at + int(np.argmax(have[at:])) if have[at:].any() else num
         raise StrainError(
-            f"gap in the strain of {ifo} from GPS {start + at / rate:.10g} to {start + until / rate:.10g} ({_source(parts)}); "
-            f"expected all of GPS {start:.10g} to {stop:.10g}"
+            f"gap in the strain of {ifo} from GPS {start + at / rate:.14g} to {start + until / rate:.14g} ({_source(parts)}); "
+            f"expected all of GPS {start:.14g} to {stop:.14g}"
         )
     return out
 
@@ -188,7 +188,7 @@ def _read(info: FileInfo, first: int, last: int) -> np.ndarray:
             return file[info.dataset][first:last].astype(np.float64)
         except OSError as e:
             at = info.gps_start + first / info.sample_rate
-            raise StrainError(f"{info}: samples from GPS {at:.10g} cannot be read ({e}); the file is damaged, fetch it again") from None
+            raise StrainError(f"{info}: samples from GPS {at:.14g} cannot be read ({e}); the file is damaged, fetch it again") from None
 
 
 def _read_frames(info: FileInfo, first: int, last: int) -> np.ndarray:
@@ -198,9 +198,9 @@ def _read_frames(info: FileInfo, first: int, last: int) -> np.ndarray:
     try:
         series = TimeSeries.read(str(info.path), info.dataset, start=start, end=stop, format="gwf")
     except (RuntimeError, ValueError, OSError) as e:
-        raise StrainError(f"{info}: {info.dataset} cannot be read from GPS {start:.10g} ({e})") from None
+        raise StrainError(f"{info}: {info.dataset} cannot be read from GPS {start:.14g} ({e})") from None
     if len(series) != last - first:
-        raise StrainError(f"{info}: {info.dataset} has {len(series)} samples from GPS {start:.10g} to {stop:.10g}; expected {last - first}")
+        raise StrainError(f"{info}: {info.dataset} has {len(series)} samples from GPS {start:.14g} to {stop:.14g}; expected {last - first}")
     return series.value.astype(np.float64)
 
 

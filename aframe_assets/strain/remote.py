@@ -38,7 +38,7 @@ def fetch_gwosc(config: Config, ifo: str, start: float, stop: float) -> Stretch:
     from gwosc.locate import get_urls
 
     host = config.strain.host or DEFAULT_URL
-    what = f"GWOSC ({host}): {ifo} at GPS {start:.10g} to {stop:.10g}"
+    what = f"GWOSC ({host}): {ifo} at GPS {start:.14g} to {stop:.14g}"
     rates = [r for r in GWOSC_RATES if r >= config.sample_rate]
     if not rates:
         raise StrainError(f"{what}: released at {GWOSC_RATES[-1]} Hz at most; expected sample_rate {config.sample_rate:g} Hz or below that")
@@ -106,22 +106,22 @@ def fetch_frames(config: Config, ifo: str, start: float, stop: float) -> Stretch
 
     def read(a: float, b: float) -> np.ndarray:
         series = _get(config, channel, a, b)
-        where = f"frames: {channel} at GPS {a:.10g} to {b:.10g}"
+        where = f"frames: {channel} at GPS {a:.14g} to {b:.14g}"
         if series.sample_rate.value != rate:
-            raise StrainError(f"{where}: {series.sample_rate.value:g} Hz; expected {rate:g} Hz as at GPS {start:.10g}")
+            raise StrainError(f"{where}: {series.sample_rate.value:g} Hz; expected {rate:g} Hz as at GPS {start:.14g}")
         values = series.value.astype(np.float64)
         if len(values) != round((b - a) * rate) or abs(series.t0.value - a) > 0.5 / rate:
             raise StrainError(
-                f"{where}: got {len(values)} samples from GPS {series.t0.value:.10g}; expected {round((b - a) * rate)}, there is a gap"
+                f"{where}: got {len(values)} samples from GPS {series.t0.value:.14g}; expected {round((b - a) * rate)}, there is a gap"
             )
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise StrainError(f"{where}: {len(bad)} samples are NaN or infinite, the first at GPS {a + bad[0] / rate:.10g}")
+            raise StrainError(f"{where}: {len(bad)} samples are NaN or infinite, the first at GPS {a + bad[0] / rate:.14g}")
         return values
 
     if rate < config.sample_rate:
         raise StrainError(
-            f"frames: {channel} at GPS {start:.10g} is at {rate:g} Hz; expected at least sample_rate {config.sample_rate:g} Hz"
+            f"frames: {channel} at GPS {start:.14g} is at {rate:g} Hz; expected at least sample_rate {config.sample_rate:g} Hz"
         )
     strain = resample_stream(read, start, stop, rate, config.sample_rate, BLOCK)
     return Stretch(ifo, start, config.sample_rate, strain, None, f"{channel} ({config.strain.host or 'default frame server'})")
@@ -135,6 +135,6 @@ def _get(config: Config, channel: str, start: float, stop: float):
         return TimeSeries.get(channel, start, stop, allow_tape=True, **options)
     except Exception as e:  # each of gwpy's sources has errors of its own
         raise StrainError(
-            f"frames: {channel} at GPS {start:.10g} to {stop:.10g} is not available from {config.strain.host or 'the default servers'}: "
+            f"frames: {channel} at GPS {start:.14g} to {stop:.14g} is not available from {config.strain.host or 'the default servers'}: "
             f"{type(e).__name__}: {e}; check strain.channels, strain.host and your credentials"
         ) from e
