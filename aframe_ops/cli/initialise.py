@@ -1,0 +1,123 @@
+"""Making run directories."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aframe_assets.config_load import ConfigError, build_config, merge
+from aframe_assets.config_load import preset as preset_values
+from aframe_ops.cli import templates
+from aframe_ops.run_directory import RunDirectory
+
+PROFILES = ("local",)
+
+
+def overrides_of(strain: str | None, weights: str | None) -> dict[str, Any]:
+    """Overrides that the options of `aframe init` stand for; paths absolute.
+
+    Raises:
+        ConfigError: a path that is not there.
+    """
+    out: dict[str, Any] = {}
+    if strain:
+        folder = Path(strain).resolve()
+        if not folder.exists():
+            raise ConfigError(f"--strain {strain}: no such file or folder; expected strain files (HDF5 or GWF)")
+        out = merge(out, {"segments": {"source": "strain_files"}, "strain": {"source": "files", "files": [str(folder)]}})
+    if weights:
+        value = weights if weights == "pretrained" or "://" in weights else str(Path(weights).resolve())
+        if "://" not in value and value != "pretrained" and not Path(value).exists():
+            raise ConfigError(f"--weights {weights}: no such folder; expected a model bundle, or a run directory with a trained model")
+        out = merge(out, {"model": {"weights": value}})
+    return out
+
+
+def initialise(
+    directory: str | os.PathLike[str],
+    preset: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    store: str | None = None,
+    profile: str = "local",
+) -> tuple[RunDirectory, bool]:
+    """Makes `directory` a run directory; returns it and whether it was new.
+
+    An existing one of the same preset and options is left as it is (missing files are put back).
+
+    Args:
+        overrides: what differs from the preset.
+        store: where results are kept; None: in the run directory.
+
+    Raises:
+        ConfigError: an impossible experiment, or a directory that holds another one.
+    """
+    overrides = dict(overrides or {})
+    preset_values(preset)
+    if profile not in PROFILES:
+        raise ConfigError(f"--profile {profile}: expected one of {', '.join(PROFILES)}")
+    path = Path(directory).resolve()
+    run = RunDirectory(path)
+    new = not run.experiment.exists()
+    if new:
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path}: is a file; expected a folder, or a name that is free")
+        build_config({"preset": preset, **overrides}, env=os.environ, source=f"preset {preset}")
+    else:
+        _same(run, preset, overrides, store, profile)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "dagster_home").mkdir(exist_ok=True)
+    files = {
+        "aframe.yaml": templates.experiment(preset, overrides),
+        "site.yaml": templates.site(store, profile),
+        "dagster_home/dagster.yaml": templates.DAGSTER_YAML,
+        "workspace.yaml": templates.WORKSPACE_YAML,
+        "env.sh": templates.environment(run.variables, templates.activation(Path(sys.prefix), os.environ)),
+        "run.sh": templates.RUN_SH,
+    }
+    for name, text in files.items():
+        if not (path / name).exists():
+            (path / name).write_text(text)
+    (path / "run.sh").chmod(0o755)
+    return run, new
+
+
+def _same(run: RunDirectory, preset: str, overrides: Mapping[str, Any], store: str | None, profile: str) -> None:
+    """Raises ConfigError if the experiment in `run` is another than the one asked for."""
+    have = _yaml(run.experiment)
+    wanted: dict[str, Any] = {"preset": preset, **_leaves(overrides)}
+    found = {"preset": have.get("preset", "o3"), **_leaves(have)}
+    if store is not None or profile != "local":
+        site = _yaml(run.path / "site.yaml")
+        wanted |= {"store.root": store or "store", "executor.backend": profile}
+        found |= {"store.root": "store", "executor.backend": "local", **_leaves(site)}
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise ConfigError(
+                f"{run.path} holds another experiment: {key} is {found.get(key, 'not set')}, asked for {value}; "
+                "choose another directory, edit its aframe.yaml and site.yaml, or remove it"
+            )
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        return {}
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path}: is not YAML: {e}") from None
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            out |= _leaves(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out

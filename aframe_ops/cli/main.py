@@ -1,0 +1,205 @@
+"""Entry point of the `aframe` command. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from aframe_assets.config_load import ConfigError, preset_names
+
+OK, FAILED, USAGE = 0, 1, 2
+
+app = typer.Typer(
+    name="aframe",
+    help="A gravitational-wave search as an asset graph: make it, see what is complete and why, look at data.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+segments_app = typer.Typer(help="The segments: chunks of coincident science time.", no_args_is_help=True)
+config_app = typer.Typer(help="The experiment's settings.", no_args_is_help=True)
+app.add_typer(segments_app, name="segments")
+app.add_typer(config_app, name="config")
+
+Preset = StrEnum("Preset", {name: name for name in preset_names()})
+Directory = Annotated[Path | None, typer.Argument(help="Run directory; default: the current one.", show_default=False)]
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that does not break lines of a file or pipe."""
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns the errors that a user can mend into one line each and an exit code."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        from aframe_assets.store.errors import StoreError
+
+        try:
+            function(*args, **kwargs)
+        except ConfigError as e:
+            for line in str(e).splitlines():
+                typer.echo(f"aframe: {line}", err=True)
+            raise typer.Exit(USAGE) from None
+        except StoreError as e:
+            typer.echo(f"aframe: {e}", err=True)
+            raise typer.Exit(FAILED) from None
+
+    return guarded
+
+
+@app.command(
+    epilog="Example: aframe init runs/demo --preset demo\n\nExample: aframe init runs/real --preset events --strain data/strain --weights runs/demo"
+)
+@command
+def init(
+    directory: Annotated[Path, typer.Argument(help="Directory to make.", show_default=False)],
+    preset: Annotated[Preset, typer.Option(help="The experiment to start from.", show_default=False)],
+    strain: Annotated[str | None, typer.Option(help="File or folder of strain files to analyse.", show_default=False)] = None,
+    store: Annotated[str | None, typer.Option(help="Where results are kept: a folder or s3://bucket/prefix.", show_default="DIRECTORY/store")] = None,
+    profile: Annotated[str, typer.Option(help="Where steps run.")] = "local",
+    weights: Annotated[
+        str | None, typer.Option(help="Model bundle, or run directory with a trained model, to use instead of training.", show_default=False)
+    ] = None,
+) -> None:
+    """Makes a run directory; one that holds the same experiment is left as it is."""
+    from aframe_ops.cli.initialise import initialise, overrides_of
+
+    run, new = initialise(directory, preset.value, overrides=overrides_of(strain, weights), store=store, profile=profile)
+    out = console()
+    out.print(f"{run.path}: {'new run directory' if new else 'is this experiment already'} (preset {preset.value})", soft_wrap=True)
+    out.print(f"next: aframe run {directory}", soft_wrap=True)
+
+
+@app.command(epilog="Example: aframe run runs/demo --until psd")
+@command
+def run(
+    directory: Directory = None,
+    until: Annotated[str | None, typer.Option(help="Make this asset and what it needs, no more.", show_default=False)] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Dagster's own log as well.")] = False,
+) -> None:
+    """Makes everything that is not complete. The same command again continues."""
+    from aframe_ops.cli.results import show_results
+    from aframe_ops.cli.running import RunFailed, run_all
+    from aframe_ops.run_directory import RunDirectory
+
+    place, out = RunDirectory.find(directory), console()
+    try:
+        run_all(place, out, until=until, verbose=verbose)
+    except RunFailed:
+        raise typer.Exit(FAILED) from None
+    if until is None:
+        show_results(place.workspace(), out)
+
+
+@app.command(epilog="Example: aframe plan runs/demo --until psd")
+@command
+def plan(
+    directory: Directory = None,
+    until: Annotated[str | None, typer.Option(help="Only this asset and what it needs.", show_default=False)] = None,
+) -> None:
+    """Says what `aframe run` would make, and why, without making it."""
+    from aframe_ops.cli.reporting import show_plan
+    from aframe_ops.run_directory import RunDirectory
+
+    show_plan(RunDirectory.find(directory).workspace(), console(), until)
+
+
+@app.command(epilog="Example: aframe status runs/demo --why")
+@command
+def status(
+    directory: Directory = None,
+    why: Annotated[bool, typer.Option("--why", help="For what is not complete: the first thing that differs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Says what is complete, from the store's manifests alone."""
+    from aframe_ops.cli.reporting import show_status
+    from aframe_ops.run_directory import RunDirectory
+
+    show_status(RunDirectory.find(directory).workspace(), console(), why=why, as_json=as_json)
+
+
+@app.command(epilog="Example: aframe reap runs/demo")
+@command
+def reap(directory: Directory = None) -> None:
+    """Marks runs of this directory whose processes are gone as failed (`aframe run` does so by itself)."""
+    from aframe_ops.cli.running import mark_dead
+    from aframe_ops.run_directory import RunDirectory
+
+    mark_dead(RunDirectory.find(directory), console())
+
+
+@segments_app.command("list", epilog="Example: aframe segments list runs/demo --role test")
+@command
+def segments_list(
+    directory: Directory = None,
+    role: Annotated[str | None, typer.Option(help="Only train, validation or test.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Prints the partition keys in order of time, with start, stop and role."""
+    from aframe_ops.cli.reporting import show_segments
+    from aframe_ops.run_directory import RunDirectory
+
+    show_segments(RunDirectory.find(directory).workspace(), role=role, as_json=as_json)
+
+
+@config_app.command("show", epilog="Example: aframe config show runs/demo --resolved")
+@command
+def config_show(
+    directory: Directory = None,
+    resolved: Annotated[bool, typer.Option("--resolved", help="As every step reads it: canonical JSON, with its hash.")] = False,
+) -> None:
+    """Prints every setting: preset, aframe.yaml and environment merged and checked."""
+    from aframe_ops.cli.reporting import show_config
+    from aframe_ops.run_directory import RunDirectory
+
+    show_config(RunDirectory.find(directory).config(), resolved=resolved)
+
+
+@app.command(epilog="Example: aframe detect --run runs/demo H-H1_LOSC_4_V2-1126259446-32.hdf5 L-L1_LOSC_4_V2-1126259446-32.hdf5")
+@command
+def detect(
+    files: Annotated[list[Path], typer.Argument(help="Strain files, at least one per detector.", show_default=False)],
+    run: Annotated[Path, typer.Option(help="Run directory whose trained model is used.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Looks for the loudest candidates in a few strain files."""
+    from aframe_ops.cli.detecting import show_detection
+    from aframe_ops.run_directory import RunDirectory
+
+    show_detection(RunDirectory.find(run), files, console(), as_json=as_json)
+
+
+@app.command(epilog="Example: aframe doctor runs/demo")
+@command
+def doctor(directory: Directory = None) -> None:
+    """Checks this machine, and the run directory if there is one."""
+    from aframe_ops.cli.doctor import examine
+
+    if not examine(directory, console()):
+        raise typer.Exit(FAILED)
+
+
+def main() -> None:
+    """Console script."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main()

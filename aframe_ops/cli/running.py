@@ -1,0 +1,179 @@
+"""`aframe run`: everything that is not there yet, in one run; the same again continues."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from aframe_assets.config_load import ConfigError, config_hash
+from aframe_ops.run_directory import RunDirectory
+from aframe_ops.survey import AssetState, ancestors, survey
+
+
+class _Printed:
+    """A stream whose lines appear above what the console is drawing."""
+
+    def __init__(self, console: Console):
+        self._console = console
+
+    def write(self, text: str) -> int:
+        self._console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+class RunFailed(RuntimeError):
+    """A run that did not succeed; what went wrong has been shown."""
+
+
+@contextlib.contextmanager
+def only_one(run: RunDirectory) -> Iterator[None]:
+    """Holds the run directory's lock.
+
+    Raises:
+        ConfigError: another `aframe run` has it.
+    """
+    lock = FileLock(run.path / ".run.lock")
+    try:
+        # A killed predecessor gives it up at once; this wait covers one that is just ending.
+        lock.acquire(timeout=5)
+    except Timeout:
+        raise ConfigError(f"{run.path}: another `aframe run` is running here; wait for it, or stop it with Ctrl-C there") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_all(run: RunDirectory, console: Console, *, until: str | None = None, verbose: bool = False) -> bool:
+    """Makes what is missing; returns whether there was anything to do.
+
+    Raises:
+        ConfigError: an impossible experiment or site, or no such asset.
+        RunFailed: a step failed or the run was interrupted.
+    """
+    run.activate()
+    config, site = run.config(), run.site()
+    workspace = run.workspace()
+    if until is not None and until not in workspace.graph:
+        raise ConfigError(f"--until {until}: no such asset; expected one of {', '.join(workspace.graph)}")
+    with only_one(run), _instance(run) as instance:
+        from aframe_ops.runs import reap, sync_partitions
+
+        dead, alive = reap(instance, site, locked=True)
+        for run_id in dead:
+            console.print(f"run {run_id[:8]} of this directory had died; marked failed", style="yellow")
+        for run_id in alive:
+            console.print(f"run {run_id[:8]} is executing in this directory as well", style="yellow")
+        started = time.monotonic()
+        worked = False
+        console.print(f"experiment {config.name} ({config.preset}, {config_hash(config)}) in {run.path}")
+        if workspace.complete("segments") is None:
+            worked = True
+            _one_run(run, instance, console, {"segments": survey(workspace)["segments"]}, verbose)
+            workspace = run.workspace()
+        sync_partitions(instance, workspace.partitions())
+        if until == "segments":
+            return worked
+        chosen = ancestors(workspace, until) if until else set(workspace.graph)
+        states = {name: s for name, s in survey(workspace).items() if name in chosen and not s.done}
+        if states:
+            worked = True
+            _one_run(run, instance, console, states, verbose)
+            console.print(f"done in {_clock(time.monotonic() - started)}")
+        elif not worked:
+            console.print("nothing to do: everything is complete")
+    return worked
+
+
+def mark_dead(run: RunDirectory, console: Console) -> None:
+    """Marks the dead runs of this directory failed and says which are alive."""
+    run.activate()
+    with _instance(run) as instance:
+        from aframe_ops.runs import reap
+
+        dead, alive = reap(instance, run.site())
+    for run_id in dead:
+        console.print(f"run {run_id[:8]} had died; marked failed")
+    for run_id in alive:
+        console.print(f"run {run_id[:8]} is alive")
+    if not dead and not alive:
+        console.print("no run of this directory is active")
+
+
+def _clock(seconds: float) -> str:
+    from aframe_ops.cli.progress import duration
+
+    return duration(seconds)
+
+
+@contextlib.contextmanager
+def _instance(run: RunDirectory) -> Iterator:
+    import warnings
+
+    warnings.filterwarnings("ignore", module="dagster")
+    from dagster import DagsterInstance
+
+    with DagsterInstance.from_config(str(run.dagster_home)) as instance:
+        yield instance
+
+
+def _one_run(run: RunDirectory, instance, console: Console, states: dict[str, AssetState], verbose: bool) -> None:
+    from dagster._core.errors import DagsterExecutionInterruptedError
+    from dagster._utils.interrupts import capture_interrupts
+
+    from aframe_ops.cli.progress import Progress
+    from aframe_ops.executor.base import relay_to
+    from aframe_ops.runs import covering_range, dagster_line, execute
+
+    incomplete = {p for s in states.values() if s.partitioned for p in s.why if p is not None}
+    # An asset that waits for its upstream may turn out complete; its body says so then.
+    keys = covering_range(instance, incomplete) if any(s.partitioned for s in states.values()) else None
+    names = [n for n, s in states.items() if keys or not s.partitioned]
+    console.print(f"[bold]{len(names)} to make[/bold]: {', '.join(names)}", soft_wrap=True)
+    console.print(f"$ {dagster_line(names, keys)}", style="dim", soft_wrap=True, highlight=False)
+    logs = run.path / "logs"
+    logs.mkdir(exist_ok=True)
+    success = False
+    progress = Progress(console)
+
+    def started(run_id: str) -> None:
+        nonlocal logs
+        logs = logs / run_id
+
+    stderr = sys.stderr
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(progress)
+        if not verbose:
+            quiet = stack.enter_context((logs / "run.log").open("a"))
+            stack.enter_context(contextlib.redirect_stderr(quiet))
+        relay_to(_Printed(console) if console.is_terminal else stderr)
+        stack.callback(relay_to, None)
+        stack.enter_context(capture_interrupts())
+        try:
+            for event in execute(instance, names, keys, started=started):
+                progress.handle(event)
+                success = success or event.event_type_value == "RUN_SUCCESS"
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            pass
+    if not success:
+        _report_failure(console, progress, logs, run)
+        raise RunFailed
+
+
+def _report_failure(console: Console, progress, logs: Path, run: RunDirectory) -> None:
+    if progress.failed:
+        console.print(f"{len(progress.failed)} step{'s' * (len(progress.failed) > 1)} failed; output of every step: {logs}", style="red")
+    else:
+        console.print(f"interrupted; output of every step: {logs}", style="yellow")
+    here = "" if Path.cwd() == run.path else f" {os.path.relpath(run.path)}"
+    console.print(f"`aframe run{here}` continues from here; `aframe status{here} --why` says what is missing")

@@ -1,0 +1,94 @@
+"""Text of the files that `aframe init` writes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DAGSTER_YAML = """\
+# One host: SQLite on a local disk. Run directories get a copy of this file.
+# No pool limits: cores and memory of this machine are handed out by the executor, and a killed run leaves no slot taken.
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+run_monitoring:
+  enabled: true
+  free_slots_after_run_end_seconds: 60
+concurrency:
+  runs:
+    max_concurrent_runs: 1
+# A step's output on the web page is the file that its process writes: logs/RUN/STEP.ATTEMPT.err
+compute_logs:
+  module: aframe_ops.executor.compute_logs
+  class: StepLogManager
+"""
+
+WORKSPACE_YAML = """\
+load_from:
+  - python_module: aframe_ops.definitions
+"""
+
+RUN_SH = """\
+#!/usr/bin/env bash
+# The whole experiment; the same again continues.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+. ./env.sh
+exec aframe run . "$@"
+"""
+
+
+def experiment(preset: str, overrides: Mapping[str, Any]) -> str:
+    """`aframe.yaml`: the preset and what differs from it."""
+    text = f"""\
+# The experiment: a preset, and only what differs from it.
+# `aframe config show` prints every value; AFRAME__SECTION__KEY in the environment overrides this file.
+preset: {preset}
+"""
+    if overrides:
+        text += yaml.safe_dump(dict(overrides), sort_keys=False, allow_unicode=True)
+    return text + """\
+# For example:
+# inference:
+#   cluster_window_length: 4 s
+"""
+
+
+def site(store: str | None, profile: str) -> str:
+    """`site.yaml`: where it runs and keeps its results."""
+    root = yaml.safe_dump({"root": store or "store"}, allow_unicode=True).strip()
+    return f"""\
+# Where the experiment runs and keeps its results; nothing here changes a result. Paths are relative to this file.
+store:
+  {root}          # a folder, or s3://bucket/prefix
+  # cache_dir: ~/.cache/aframe   # local copies of a remote store's files
+  # cache_gb: 20
+executor:
+  backend: {profile}
+  # cores: 2           # for all steps together; default: all of this machine
+  # memory_gb: 6
+  # max_concurrent: 2  # steps at once
+"""
+
+
+def activation(prefix: Path, env: Mapping[str, str]) -> str:
+    """The shell line that makes this Python environment's programs the first on the path."""
+    script = prefix / "bin" / "activate"
+    if script.exists():
+        return f". {shlex.quote(str(script))}"
+    if env.get("CONDA_PREFIX") == str(prefix):
+        return f"export PATH={shlex.quote(str(prefix / 'bin'))}:\"$PATH\" CONDA_PREFIX={shlex.quote(str(prefix))}"
+    return f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:\"$PATH\""
+
+
+def environment(variables: Mapping[str, str], activate: str) -> str:
+    """`env.sh`."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    return "\n".join(["# Source this before using `dagster` or `aframe` in this directory: . ./env.sh", activate, *lines]) + "\n"

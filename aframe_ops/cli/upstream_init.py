@@ -1,0 +1,90 @@
+"""`aframe-init`, as Aframe's users know it.
+
+Of Aframe's variables those that say where things are keep their meaning: ``AFRAME_TRAIN_BACKGROUND_DIR`` and
+``AFRAME_TEST_BACKGROUND_DIR`` (strain to read), ``AFRAME_RESULTS_DIR`` (where results are kept); ``LIGO_USERNAME`` and
+``LIGO_GROUP`` are kept in ``env.sh`` for the batch systems that account by them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aframe_assets.config_load import ConfigError, merge
+from aframe_ops.cli.main import command, console
+
+MODES = {"sandbox": "o3", "tune": "tune", "review": "review"}
+"""Aframe's modes and the presets that hold their values."""
+
+Mode = StrEnum("Mode", {name: name for name in MODES})
+
+app = typer.Typer(
+    name="aframe-init",
+    help="Makes a run directory, in Aframe's spelling. The same as `aframe init`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def group() -> None:
+    """Makes a run directory, in Aframe's spelling. The same as `aframe init`."""
+
+
+@app.command(epilog="Example: aframe-init offline --mode sandbox -d runs/o3 --s3-bucket s3://my-bucket/o3")
+@command
+def offline(
+    directory: Annotated[Path, typer.Option("-d", "--directory", help="Directory to make.", show_default=False)],
+    mode: Annotated[Mode, typer.Option(help="Which analysis.")] = Mode.sandbox,  # type: ignore[attr-defined]
+    s3_bucket: Annotated[str | None, typer.Option(help="Where results are kept; begins with s3://.", show_default=False)] = None,
+    weights_dir: Annotated[Path | None, typer.Option(help="Trained model to use instead of training.", show_default=False)] = None,
+) -> None:
+    """An analysis of recorded data."""
+    from aframe_ops.cli.initialise import initialise, overrides_of
+
+    if s3_bucket is not None and not s3_bucket.startswith("s3://"):
+        raise ConfigError(f"--s3-bucket {s3_bucket}: expected an address that begins with s3://")
+    overrides = merge(overrides_of(None, str(weights_dir) if weights_dir else None), strain_of(os.environ))
+    store = s3_bucket or os.environ.get("AFRAME_RESULTS_DIR") or None
+    run, new = initialise(directory, MODES[mode.value], overrides=overrides, store=store)
+    if new:
+        keep_identity(run.path / "env.sh", os.environ)
+    out = console()
+    out.print(f"{run.path}: {'new run directory' if new else 'is this experiment already'} (preset {MODES[mode.value]})", soft_wrap=True)
+    out.print(f"next: {run.path / 'run.sh'}", soft_wrap=True)
+
+
+def strain_of(env: Mapping[str, str]) -> dict[str, Any]:
+    """Overrides that Aframe's background directories stand for; none if they are not set."""
+    folders = [env[k] for k in ("AFRAME_TRAIN_BACKGROUND_DIR", "AFRAME_TEST_BACKGROUND_DIR") if env.get(k)]
+    if not folders:
+        return {}
+    for folder in folders:
+        if "://" not in folder and not Path(folder).exists():
+            raise ConfigError(f"AFRAME_*_BACKGROUND_DIR = {folder}: no such folder; expected strain files, or leave the variable unset")
+    files = list(dict.fromkeys(f if "://" in f else str(Path(f).resolve()) for f in folders))
+    return {"segments": {"source": "strain_files"}, "strain": {"source": "files", "files": files}}
+
+
+def keep_identity(path: Path, env: Mapping[str, str]) -> None:
+    """Adds ``LIGO_USERNAME`` and ``LIGO_GROUP`` to `env.sh`, for cron jobs and other shells."""
+    lines = [f"export {name}={shlex.quote(env[name])}\n" for name in ("LIGO_USERNAME", "LIGO_GROUP") if env.get(name)]
+    with path.open("a") as f:
+        f.writelines(lines)
+
+
+def main() -> None:
+    """Console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A run directory: the experiment, where it runs, and what Dagster needs, in one folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aframe_assets.config_load import ConfigError
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+    from aframe_assets.store.workspace import Workspace
+    from aframe_ops.site import SiteConfig
+
+MODULE = "aframe_ops.definitions"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """`path` is absolute."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, path: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None) -> RunDirectory:
+        """The run directory at `path`; without one the current directory, or else that of ``$AFRAME_CONFIG``.
+
+        Raises:
+            ConfigError: there is no experiment there.
+        """
+        env = os.environ if env is None else env
+        if path is not None:
+            candidate = Path(path)
+        elif not Path("aframe.yaml").exists() and env.get("AFRAME_CONFIG"):
+            candidate = Path(env["AFRAME_CONFIG"]).parent
+        else:
+            candidate = Path.cwd()
+        if not (candidate / "aframe.yaml").is_file():
+            raise ConfigError(f"{candidate}: is not a run directory (no aframe.yaml); make one with `aframe init {candidate} --preset demo`")
+        return cls(candidate.resolve())
+
+    @property
+    def experiment(self) -> Path:
+        return self.path / "aframe.yaml"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.path / "dagster_home"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What `env.sh` exports."""
+        return {"DAGSTER_HOME": str(self.dagster_home), "DAGSTER_MODULE_NAME": MODULE, "AFRAME_CONFIG": str(self.experiment)}
+
+    def activate(self) -> None:
+        """Makes this the run directory of the current process and its children."""
+        os.environ.update(self.variables)
+        self.dagster_home.mkdir(exist_ok=True)
+
+    def config(self) -> Config:
+        """The experiment as it is now, environment included. Raises ConfigError."""
+        from aframe_assets.config_load import load_config
+
+        return load_config(self.experiment)
+
+    def site(self) -> SiteConfig:
+        """Where it runs. Raises ConfigError."""
+        from aframe_ops.site import load_site
+
+        return load_site(env={**os.environ, **self.variables})
+
+    def workspace(self) -> Workspace:
+        """The experiment and its store, seen as they are now."""
+        from aframe_assets.store.opening import open_store
+        from aframe_assets.store.workspace import Workspace
+
+        site = self.site()
+        store = open_store(site.store_url, cache_dir=site.cache_dir, cache_bytes=int(site.store.cache_gb * 1e9))
+        return Workspace(self.config(), store)

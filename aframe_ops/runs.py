@@ -1,0 +1,128 @@
+"""Runs of a run directory: which are dead, and executing one in this process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import dagster as dg
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.storage.dagster_run import DagsterRunStatus, RunsFilter
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+
+from aframe_assets.partitions import SEGMENTS
+from aframe_ops.executor.executor import LOCK_NAME, lock_holder, run_folder
+from aframe_ops.run_directory import MODULE
+from aframe_ops.site import SiteConfig
+
+STARTUP_S = 300.0
+"""A run that was asked for but whose worker has not reached the executor may take this long to get there."""
+
+DRIVER_TAG = "aframe/driver"
+"""Run tag of the runs that `aframe run` executes."""
+
+_ACTIVE = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
+
+
+def _process_lives(pid: int | None) -> bool:
+    if pid is None:
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def reap(instance: dg.DagsterInstance, site: SiteConfig, *, locked: bool = False, patience: float = 15.0) -> tuple[list[str], list[str]]:
+    """Marks dead runs failed and frees their pool slots.
+
+    A run lives as long as any of its processes does. One whose worker has gone is given `patience` seconds for its steps
+    to end (they do at once: see `forkserver`).
+
+    Args:
+        locked: this process holds the directory's run lock, so that runs of `aframe run` are another's no more.
+
+    Returns:
+        ids of the runs that were marked failed, and of those that are alive.
+    """
+    dead, alive = [], []
+    for record in instance.get_run_records(RunsFilter(statuses=_ACTIVE)):
+        run = record.dagster_run
+        folder = run_folder(site, run.run_id)
+        holder = lock_holder(folder)
+        deadline = time.monotonic() + patience
+        while holder and holder["host"] == socket.gethostname() and not _process_lives(holder["pid"]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+            holder = lock_holder(folder)
+        reached = (folder / LOCK_NAME).exists() or (locked and run.tags.get(DRIVER_TAG) == "run")
+        starting = not reached and time.time() - record.update_timestamp.timestamp() < STARTUP_S
+        if holder or starting:
+            alive.append(run.run_id)
+            continue
+        instance.report_run_failed(run, "The process that executed this run is gone.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        dead.append(run.run_id)
+    return dead, alive
+
+
+def sync_partitions(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
+    """Makes the registered segments those of the segments table: new keys are added sorted, others are retired.
+
+    (A range over the stored order would otherwise take in segments that no longer exist.)
+    """
+    have = set(instance.get_dynamic_partitions(SEGMENTS.name))
+    new = [k for k in keys if k not in have]
+    if new:
+        instance.add_dynamic_partitions(SEGMENTS.name, sorted(new))
+    for key in sorted(have - set(keys)):
+        instance.delete_dynamic_partition(SEGMENTS.name, key)
+
+
+def covering_range(instance: dg.DagsterInstance, keys: Iterable[str]) -> tuple[str, str] | None:
+    """First and last key, in stored order, of the range that covers `keys`; None for no keys."""
+    wanted = set(keys)
+    stored = [k for k in instance.get_dynamic_partitions(SEGMENTS.name) if k in wanted]
+    return (stored[0], stored[-1]) if stored else None
+
+
+def dagster_line(assets: Sequence[str], keys: tuple[str, str] | None) -> str:
+    """The `dagster` command that does the same."""
+    line = f"dagster asset materialize --select {','.join(assets)}"
+    return f"{line} --partition-range {keys[0]}...{keys[1]}" if keys else line
+
+
+def execute(
+    instance: dg.DagsterInstance,
+    assets: Sequence[str],
+    keys: tuple[str, str] | None,
+    *,
+    started: Callable[[str], None],
+) -> Iterator[dg.DagsterEvent]:
+    """Executes one run of `assets` in this process, as `dagster asset materialize` would; yields its events.
+
+    Args:
+        keys: first and last partition, in stored order; None when no asset is partitioned.
+        started: called with the run's id before anything happens.
+    """
+    selection = frozenset(dg.AssetKey(a) for a in assets)
+    repository = ReconstructableRepository.for_module(MODULE, "defs", working_directory=os.getcwd())
+    implicit = repository.get_definition().get_implicit_job_def_for_assets(selection)
+    job = repository.get_reconstructable_job(implicit.name).get_subset(asset_selection=selection)
+    all_tags = {DRIVER_TAG: "run"}
+    if keys:
+        all_tags |= {ASSET_PARTITION_RANGE_START_TAG: keys[0], ASSET_PARTITION_RANGE_END_TAG: keys[1]}
+    run = instance.create_run_for_job(
+        job_def=job.get_definition(),
+        run_config={},
+        tags=all_tags,
+        job_code_origin=job.get_python_origin(),
+        asset_selection=selection,
+    )
+    started(run.run_id)
+    yield from execute_run_iterator(job, run, instance)
