@@ -141,8 +141,8 @@ class Workspace:
             from aframe_assets.model.importing import weights_identity
 
             return {"weights": weights_identity(self.config.model.weights)}
-        if asset == "segments" and (self.config.segments.source == "strain_files" or self.config.segments.source == "files"):
-            from aframe_assets.segments.query import source_identity
+        if asset == "segments" and (self.config.segments.source in ("strain_files", "files") or self.config.strain.files):
+            from aframe_assets.segments.source_identity import source_identity
 
             return {"files": source_identity(self.config)}
         return {}
