@@ -41,8 +41,13 @@ def make_background(job: Job) -> Product:
         "range_mpc": ranges,
     }
     job.log.info("%s: %g s; inspiral range %s", name, stop - start, ", ".join(f"{i} {r:.4g} Mpc" for i, r in ranges.items()))
-    title = f"Strain of GPS {start:g}, {stop - start:g} s"
-    return Product({name: job.scratch / name}, meta, background_checks(strain, start, config.sample_rate), {"asd": plot_markdown("ASD", asd_plot(spectra, title))})
+    title = f"Strain of GPS {start:.14g}, {stop - start:g} s"
+    return Product(
+        {name: job.scratch / name},
+        meta,
+        background_checks(strain, start, config.sample_rate),
+        {"asd": plot_markdown("ASD", asd_plot(spectra, title))},
+    )
 
 
 def make_background_index(job: Job) -> Product:
@@ -63,7 +68,10 @@ def make_background_index(job: Job) -> Product:
     text = f"background is missing for {len(absent)} of {len(rows)} segments: {', '.join(absent[:20])}" if absent else ""
     needed = job.config.execution.min_segment_fraction
     if len(chunks) < needed * len(rows) or not chunks:
-        raise RuntimeError(f"{text or 'no segments'}; execution.min_segment_fraction is {needed:g}; see why with `aframe status`, make them with `aframe run --until background`")
+        raise RuntimeError(
+            f"{text or 'no segments'}; execution.min_segment_fraction is {needed:g}; "
+            "see why with `aframe status`, make them with `aframe run --until background`"
+        )
     index = BackgroundIndex(tuple(chunks), missing)
     index.write(job.scratch / INDEX_FILE)
     roles = {}
@@ -73,7 +81,11 @@ def make_background_index(job: Job) -> Product:
             identity = combined({c.partition: {"key": c.key, "sha256": c.sha256} for c in own})
             roles[role] = identity | {"livetime": sum(c.duration for c in own), "partitions": [c.partition for c in own]}
     meta = {"roles": roles, "missing": missing, "num_missing": len(absent)} | {f"{r}_livetime": v["livetime"] for r, v in roles.items()}
-    return Product({INDEX_FILE: job.scratch / INDEX_FILE}, meta, [Check("all_segments_present", not absent, "warn", text, {"segments": len(rows), "missing": len(absent)})])
+    return Product(
+        {INDEX_FILE: job.scratch / INDEX_FILE},
+        meta,
+        [Check("all_segments_present", not absent, "warn", text, {"segments": len(rows), "missing": len(absent)})],
+    )
 
 
 def make_psd(job: Job) -> Product:
@@ -106,8 +118,19 @@ def make_psd(job: Job) -> Product:
         for ifo, s in spectra[role].items():
             digest.update(ifo.encode() + str(s.df).encode() + s.psd.tobytes())
         key = combined({role: {"key": chunk.key, "sha256": chunk.sha256}})["key"]
-        meta[role] = {"key": key, "sha256": digest.hexdigest(), "partition": choice.partition, "reason": choice.reason, "background_sha256": chunk.sha256}
-        attributes[role] = {"partition": choice.partition, "reason": choice.reason, "gps_start": chunk.gps_start, "duration": chunk.duration}
+        meta[role] = {
+            "key": key,
+            "sha256": digest.hexdigest(),
+            "partition": choice.partition,
+            "reason": choice.reason,
+            "background_sha256": chunk.sha256,
+        }
+        attributes[role] = {
+            "partition": choice.partition,
+            "reason": choice.reason,
+            "gps_start": chunk.gps_start,
+            "duration": chunk.duration,
+        }
         job.log.info("%s PSD from %s: %s", role, choice.partition, choice.reason)
         design = (DESIGN_CURVE, *read_curve(DESIGN_CURVE))
         markdown[f"{role}_asd"] = plot_markdown(f"{role} ASD", asd_plot(spectra[role], f"{role}: {choice.partition}", design))

@@ -71,7 +71,9 @@ def parse_background_name(path: str | Path) -> tuple[float, float]:
     """
     found = _NAME.search(Path(path).name)
     if not found:
-        raise ValueError(f"file name '{Path(path).name}': expected a GPS start of ten digits, a dash and a duration, as background-1240600000-1024.hdf5")
+        raise ValueError(
+            f"file name '{Path(path).name}': expected a GPS start of ten digits, a dash and a duration, as background-1240600000-1024.hdf5"
+        )
     start, duration = map(float, found.groups())
     return start, start + duration
 
@@ -87,7 +89,9 @@ def segments_of(paths: Iterable[str | Path]) -> list[tuple[float, float]]:
     return out
 
 
-def write_background(path: Path, strain: Mapping[str, np.ndarray], gps_start: float, sample_rate: float, channels: Mapping[str, str] | None = None) -> None:
+def write_background(
+    path: Path, strain: Mapping[str, np.ndarray], gps_start: float, sample_rate: float, channels: Mapping[str, str] | None = None
+) -> None:
     """Write strain of one or more detectors.
 
     Args:
@@ -135,7 +139,9 @@ def read_background(path: Path, ifos: Sequence[str] | None = None, *, start: flo
             wanted = list(ifos) if ifos is not None else [k for k in f if isinstance(f[k], h5py.Dataset)]
             missing = [i for i in wanted if i not in f]
             if missing or not wanted:
-                raise StrainError(f"{path}: no strain of {', '.join(missing) or 'any detector'}; the file holds {', '.join(f) or 'nothing'}")
+                raise StrainError(
+                    f"{path}: no strain of {', '.join(missing) or 'any detector'}; the file holds {', '.join(f) or 'nothing'}"
+                )
             grids = {i: (float(f[i].attrs["x0"]), float(f[i].attrs["dx"]), len(f[i])) for i in wanted}
             if len(set(grids.values())) != 1:
                 raise StrainError(f"{path}: expected one start, step and length for all detectors, got (x0, dx, size) {grids}")
@@ -151,5 +157,8 @@ def read_background(path: Path, ifos: Sequence[str] | None = None, *, start: flo
     for ifo, x in strain.items():
         finite = np.isfinite(x)
         if not finite.all():
-            raise StrainError(f"{path}: {ifo} strain is not finite at GPS {x0 + (first + int(np.argmin(finite))) * dx:.4f} ({int((~finite).sum())} samples)")
+            raise StrainError(
+                f"{path}: {ifo} strain is not finite at GPS {x0 + (first + int(np.argmin(finite))) * dx:.4f} "
+                f"({int((~finite).sum())} samples)"
+            )
     return Background(x0 + first * dx, rate, strain)

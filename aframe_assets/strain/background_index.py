@@ -71,7 +71,10 @@ def open_chunk(job: Job, chunk: Chunk) -> Path:
     """
     manifest = job.store.manifest("background", chunk.partition)
     if manifest is None or manifest.handle is None or manifest.handle.sha256 != chunk.sha256:
-        raise RuntimeError(f"background of segment {chunk.partition} is not the one that background_index lists; run `aframe run --until background_index` again")
+        raise RuntimeError(
+            f"background of segment {chunk.partition} is not the one that background_index lists; run `aframe "
+            "run --until background_index` again"
+        )
     return job.store.open_local(manifest.handle, chunk.file_name)
 
 

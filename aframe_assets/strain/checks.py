@@ -60,12 +60,12 @@ def band_asd(spectrum: Spectrum) -> float:
     return float(np.sqrt(np.median(spectrum.psd[use])))
 
 
-def psd_checks(roles: Mapping[str, Mapping[str, Spectrum]], whitened_std: Mapping[str, Mapping[str, float]]) -> list[Check]:
+def psd_checks(roles: Mapping[str, Mapping[str, Spectrum]], stds: Mapping[str, Mapping[str, float]]) -> list[Check]:
     """Reference PSDs can be divided by, and look like those of detectors.
 
     Args:
         roles: role -> ifo -> spectrum.
-        whitened_std: role -> ifo -> standard deviation of the chunk's whitened strain (`whitened_std`).
+        stds: role -> ifo -> standard deviation of the chunk's whitened strain (`whitened_std`).
     """
     from aframe_assets.strain.simulated import read_curve
 
@@ -79,16 +79,22 @@ def psd_checks(roles: Mapping[str, Mapping[str, Spectrum]], whitened_std: Mappin
     spans = {r: np.log10(max(a) / min(a)) for r in roles if (a := [band[f"{r} {i}"] for i in roles[r]])}
     apart = {r: d for r, d in spans.items() if not d <= DECADES_BETWEEN_DETECTORS}
     low, high = WHITENED_STD
-    std = {f"{r} {i}": s for r, stds in whitened_std.items() for i, s in stds.items()}
+    std = {f"{r} {i}": s for r, own in stds.items() for i, s in own.items()}
     odd = {k: s for k, s in std.items() if not low <= s <= high}
     return [
-        Check("psd_finite", not bad, "error", "; ".join(f"{k}: {n} bins are not finite and positive" for k, n in bad.items()), {"spectra": len(every)}),
+        Check(
+            "psd_finite",
+            not bad,
+            "error",
+            "; ".join(f"{k}: {n} bins are not finite and positive" for k, n in bad.items()),
+            {"spectra": len(every)},
+        ),
         Check(
             "psd_near_design",
             not far,
             "warn",
             "; ".join(f"{k}: ASD of {BAND[0]:g} to {BAND[1]:g} Hz is 10^{d:.1f} times that of {DESIGN_CURVE}" for k, d in far.items()),
-            {k: a for k, a in band.items()},
+            band,
         ),
         Check(
             "detectors_comparable",
@@ -101,7 +107,11 @@ def psd_checks(roles: Mapping[str, Mapping[str, Spectrum]], whitened_std: Mappin
             "whitened_std",
             not odd,
             "warn",
-            "; ".join(f"{k}: whitened strain has standard deviation {s:.2f}, expected {low} to {high}; its lines are wider than the filter can remove" for k, s in odd.items()),
+            "; ".join(
+                f"{k}: whitened strain has standard deviation {s:.2f}, expected {low} to {high}; its lines are "
+                "wider than the filter can remove"
+                for k, s in odd.items()
+            ),
             std,
         ),
     ]

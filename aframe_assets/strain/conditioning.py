@@ -62,7 +62,8 @@ def spectral_density(
     size = int(fftlength * sample_rate)
     if strain.shape[-1] < size:
         raise ValueError(
-            f"PSD needs at least one frame of fftlength {fftlength:g} s, got {strain.shape[-1] / sample_rate:g} s of strain; give more data or a shorter fftlength"
+            f"PSD needs at least one frame of fftlength {fftlength:g} s, got "
+            f"{strain.shape[-1] / sample_rate:g} s of strain; give more data or a shorter fftlength"
         )
     if average not in ("median", "mean"):
         raise ValueError(f"average = {average!r}: expected 'median' or 'mean'")
@@ -115,10 +116,16 @@ class Whitener(torch.nn.Module):
         self.sample_rate = float(sample_rate)
         self.psd_length, self.fftlength = c.psd_length, c.fftlength
         self.fduration, self.highpass, self.lowpass = c.fduration, c.highpass, c.lowpass
-        for name, seconds in (("fduration", c.fduration), ("kernel_length + fduration", c.kernel_length + c.fduration), ("fftlength", c.fftlength)):
+        for name, seconds in (
+            ("fduration", c.fduration),
+            ("kernel_length + fduration", c.kernel_length + c.fduration),
+            ("fftlength", c.fftlength),
+        ):
             samples = seconds * sample_rate
             if abs(samples - round(samples)) > 1e-6 or round(samples) % 2:
-                raise ValueError(f"conditioning.{name} = {seconds:g} s: expected an even number of samples at {sample_rate:g} Hz, got {samples:g}")
+                raise ValueError(
+                    f"conditioning.{name} = {seconds:g} s: expected an even number of samples at {sample_rate:g} Hz, got {samples:g}"
+                )
         self.crop = round(c.fduration * sample_rate) // 2
         self.design_size = round((c.kernel_length + c.fduration) * sample_rate)
         self.register_buffer("window", torch.hann_window(2 * self.crop, dtype=torch.float64), persistent=False)
@@ -137,7 +144,8 @@ class Whitener(torch.nn.Module):
         """
         if strain.shape[-1] < round(self.psd_length * self.sample_rate):
             raise ValueError(
-                f"PSD of psd_length {self.psd_length:g} s asked of {strain.shape[-1] / self.sample_rate:g} s of strain; give more data or lower conditioning.psd_length"
+                f"PSD of psd_length {self.psd_length:g} s asked of {strain.shape[-1] / self.sample_rate:g} s of "
+                "strain; give more data or lower conditioning.psd_length"
             )
         return spectral_density(strain, self.sample_rate, self.fftlength, fast=self.highpass is not None)
 

@@ -50,13 +50,14 @@ def require_usable(stretch: Stretch, gps_start: float, gps_stop: float, sample_r
     Raises:
         StrainError: with the source, the detector and the GPS time of the first fault.
     """
-    where = f"{stretch.source}: {stretch.ifo} strain of GPS {gps_start:g} to {gps_stop:g}"
+    where = f"{stretch.source}: {stretch.ifo} strain of GPS {gps_start:.14g} to {gps_stop:.14g}"
     if stretch.sample_rate != sample_rate:
         raise StrainError(f"{where}: sampled at {stretch.sample_rate:g} Hz, expected {sample_rate:g} Hz")
     size = round((gps_stop - gps_start) * sample_rate)
     if abs(stretch.gps_start - gps_start) > 0.5 / sample_rate or len(stretch.strain) != size:
         raise StrainError(
-            f"{where}: got {len(stretch.strain)} samples from GPS {stretch.gps_start:.4f}, expected {size} from {gps_start:.4f}; the chunk is not all there"
+            f"{where}: got {len(stretch.strain)} samples from GPS {stretch.gps_start:.4f}, expected {size} "
+            f"from {gps_start:.4f}; the chunk is not all there"
         )
     fault = first_fault(stretch.strain, sample_rate)
     if fault:
@@ -64,7 +65,10 @@ def require_usable(stretch: Stretch, gps_start: float, gps_stop: float, sample_r
         raise StrainError(f"{where}: {what} at GPS {gps_start + index / sample_rate:.4f}; leave that time out of the segments")
     if stretch.mask is not None and not np.all(stretch.mask):
         second = gps_start + int(np.argmin(stretch.mask))
-        raise StrainError(f"{where}: no science data at GPS {second:.0f} ({int((~stretch.mask).sum())} s in all, strain.min_dq); leave that time out of the segments")
+        raise StrainError(
+            f"{where}: no science data at GPS {second:.0f} ({int((~stretch.mask).sum())} s in all, "
+            "strain.min_dq); leave that time out of the segments"
+        )
 
 
 def first_fault(strain: np.ndarray, sample_rate: float) -> tuple[int, str] | None:

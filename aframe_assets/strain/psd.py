@@ -118,7 +118,7 @@ def choose_psd(chunks: Mapping[str, Quality]) -> Choice:
 
     Left out are chunks whose range in any detector is zero, not finite or, with five chunks or more, farther than
     `OUTLIER` robust deviations from the median; then those shorter than half the longest left. Of the rest, the one
-    with the smallest largest relative distance from the median ranges; then the longest; then the first by name.
+    whose ranges are nearest to the rest's medians (in its worst detector); then the longest; then the first by name.
 
     Raises:
         ValueError: no chunk can be used.
@@ -127,30 +127,40 @@ def choose_psd(chunks: Mapping[str, Quality]) -> Choice:
     if not sound:
         raise ValueError(f"no chunk of {len(chunks)} has a usable spectrum; expected at least one with a positive range in every detector")
     ifos = sorted(next(iter(sound.values())).ranges)
-    medians = {i: float(np.median([q.ranges[i] for q in sound.values()])) for i in ifos}
-    # chunks of one night agree to a percent; a deviation below 2 % is no outlier however well the others agree
-    spread = {i: max(1.4826 * float(np.median([abs(q.ranges[i] - medians[i]) for q in sound.values()])), 0.02 * medians[i]) for i in ifos}
     typical = sound
     if len(sound) >= 5:
+        medians = _medians(sound, ifos)
+        # chunks of one night agree to a percent; a deviation below 2 % is no outlier however well the others agree
+        spread = {
+            i: max(1.4826 * float(np.median([abs(q.ranges[i] - medians[i]) for q in sound.values()])), 0.02 * medians[i]) for i in ifos
+        }
         typical = {p: q for p, q in sound.items() if all(abs(q.ranges[i] - medians[i]) <= OUTLIER * spread[i] for i in ifos)} or sound
     longest = max(q.duration for q in typical.values())
     long = {p: q for p, q in typical.items() if q.duration >= longest / 2}
+    medians = _medians(long, ifos)
 
     def badness(p: str) -> tuple[float, float, str]:
         return max(abs(long[p].ranges[i] / medians[i] - 1) for i in ifos), -long[p].duration, p
 
     best = min(long, key=badness)
     dropped = sorted(set(chunks) - set(typical))
+    ranges = ", ".join(f"{i} {long[best].ranges[i]:.4g} Mpc (median {medians[i]:.4g})" for i in ifos)
     text = (
-        f"{long[best].duration:g} s; inspiral range {', '.join(f'{i} {long[best].ranges[i]:.4g} Mpc (median {medians[i]:.4g})' for i in ifos)}; "
-        f"nearest to the medians of {len(chunks)} chunks among {len(long)} at least half as long as the longest"
+        f"{long[best].duration:g} s; inspiral range {ranges}; "
+        f"nearest to the medians of the {len(long)} chunks at least half as long as the longest, of {len(chunks)}"
     )
     if dropped:
         text += f"; left out as unusual: {', '.join(dropped[:5])}{' ...' if len(dropped) > 5 else ''}"
     return Choice(best, text)
 
 
-def write_psd(path: Path, roles: Mapping[str, Mapping[str, Spectrum]], attributes: Mapping[str, Mapping[str, object]] | None = None) -> None:
+def _medians(chunks: Mapping[str, Quality], ifos: Sequence[str]) -> dict[str, float]:
+    return {i: float(np.median([q.ranges[i] for q in chunks.values()])) for i in ifos}
+
+
+def write_psd(
+    path: Path, roles: Mapping[str, Mapping[str, Spectrum]], attributes: Mapping[str, Mapping[str, object]] | None = None
+) -> None:
     """Write reference PSDs: a group per role, a dataset per detector, with gwpy's attributes and `df`.
 
     Args:

@@ -157,7 +157,7 @@ class SimulatedNoise:
 
     def glitches(self, gps_start: float, gps_stop: float) -> list[Glitch]:
         """The glitches whose centre is in [gps_start, gps_stop), by time."""
-        blocks = range(int(gps_start // BLOCK), int(math.ceil(gps_stop / BLOCK)))
+        blocks = range(int(gps_start // BLOCK), math.ceil(gps_stop / BLOCK))
         return [g for b in blocks for g in self._glitches(b) if gps_start <= g.gps < gps_stop]
 
     def _index(self, gps: float) -> int:

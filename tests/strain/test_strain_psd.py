@@ -1,0 +1,123 @@
+"""Reference PSDs: chosen by quality, stored readably, frozen when chosen."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from aframe_assets.strain.checks import psd_checks
+from aframe_assets.strain.psd import Quality, Spectrum, choose_psd, frame_length, inspiral_range, read_psd, reference_spectrum, write_psd
+from aframe_assets.strain.simulated import SimulatedNoise, read_curve
+from aframe_assets.strain.stretch import StrainError
+
+FS, T0 = 2048, 1_240_600_000
+
+
+def curve(scale: float = 1.0) -> Spectrum:
+    f = np.arange(0, 1024.125, 0.125)
+    return Spectrum(f, (scale * np.interp(np.maximum(f, 10.3), *read_curve("aLIGO_O4_high_asd.txt"))) ** 2)
+
+
+@pytest.mark.parametrize("mass", [1.4, 10.0, 30.0])
+def test_range_is_that_of_gwpy(mass):
+    from gwpy.astro import sensemon_range
+    from gwpy.frequencyseries import FrequencySeries
+
+    series = FrequencySeries(curve().psd, df=curve().df, unit="1/Hz")
+    theirs = sensemon_range(series, mass1=mass, mass2=mass, snr=8, fmin=20).value
+    assert inspiral_range(curve(), mass=mass) == pytest.approx(theirs, rel=0.01)
+    assert inspiral_range(curve(2.0), mass=mass) == pytest.approx(inspiral_range(curve(), mass=mass) / 2)
+
+
+def test_spectrum_of_simulated_noise():
+    x = SimulatedNoise("H1", *read_curve("aLIGO_O4_high_asd.txt"), sample_rate=FS, seed=5).strain(T0, T0 + 256)
+    s = reference_spectrum(x, FS)
+    assert s.df == 1 / 8 and len(s.psd) == 8 * FS // 2 + 1
+    use = (s.frequencies > 100) & (s.frequencies < 250)
+    assert np.mean(s.psd[use] / curve().psd[use]) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(("duration", "length"), [(4096, 8), (32, 8), (31, 4), (16, 4), (12, 2), (8, 2), (4, 1), (1, 0.25)])
+def test_short_chunks_get_shorter_frames(duration, length):
+    assert frame_length(duration) == length
+
+
+def test_half_a_second_is_too_little():
+    with pytest.raises(ValueError, match="at least 1 s"):
+        frame_length(0.5)
+
+
+def quality(duration, h1, l1) -> Quality:
+    return Quality(duration, {"H1": h1, "L1": l1})
+
+
+CHUNKS = {
+    "a": quality(1000, 100, 120),
+    "b": quality(900, 99, 118),
+    "c": quality(1000, 103, 125),
+    "d": quality(1000, 97, 117),
+    "e": quality(30, 100, 119),  # as typical as any, but short
+    "f": quality(1000, 20, 119),  # one detector is bad
+}
+
+
+def test_choice_is_typical_long_and_independent_of_order():
+    for order in itertools.islice(itertools.permutations(CHUNKS), 0, 720, 37):
+        choice = choose_psd({k: CHUNKS[k] for k in order})
+        assert choice.partition == "a"
+        assert "H1 100 Mpc" in choice.reason and "left out as unusual: f" in choice.reason
+
+
+def test_a_last_short_noisy_remainder_changes_nothing():
+    """Upstream's defect 24: the last file decides, whatever it is."""
+    before = choose_psd({k: CHUNKS[k] for k in "abcd"})
+    after = choose_psd({k: CHUNKS[k] for k in "abcd"} | {"z": quality(20, 5, 5)})
+    assert before.partition == after.partition
+
+
+def test_few_or_hopeless_chunks():
+    assert choose_psd({"x": quality(32, 80, 90)}).partition == "x"
+    assert choose_psd({"x": quality(32, np.nan, 90), "y": quality(32, 70, 90)}).partition == "y"
+    with pytest.raises(ValueError, match="no chunk of 1 has a usable spectrum"):
+        choose_psd({"x": quality(32, np.nan, 90)})
+
+
+def test_file_round_trip_and_gwpy(tmp_path):
+    from gwpy.frequencyseries import FrequencySeries
+
+    path = tmp_path / "psd.hdf5"
+    write_psd(
+        path,
+        {"train": {"H1": curve(), "L1": curve(2)}, "test": {"H1": curve(3), "L1": curve()}},
+        {"train": {"partition": "a", "reason": "why"}},
+    )
+    found = read_psd(path, "train", ["L1", "H1"])
+    assert list(found) == ["L1", "H1"]
+    frequencies, psd = found["L1"]
+    np.testing.assert_array_equal(frequencies, curve().frequencies)
+    np.testing.assert_array_equal(psd, curve(2).psd)
+    series = FrequencySeries.read(path, path="train/H1", format="hdf5")
+    assert series.df.value == 0.125 and series.f0.value == 0
+    with pytest.raises(StrainError, match="no reference PSD for role 'validation'; the file holds test, train"):
+        read_psd(path, "validation")
+    with pytest.raises(StrainError, match="no train PSD of V1"):
+        read_psd(path, "train", ["V1"])
+    path.write_bytes(b"nothing")
+    with pytest.raises(StrainError, match="not a readable PSD file"):
+        read_psd(path, "train")
+
+
+def test_checks_see_what_is_wrong():
+    def passed(**spectra):
+        checks = psd_checks({"train": spectra}, {"train": dict.fromkeys(spectra, 1.0)})
+        return {c.name: c.passed for c in checks}
+
+    assert all(passed(H1=curve(), L1=curve(2)).values())
+    zero = Spectrum(curve().frequencies, curve().psd * (curve().frequencies != 500))
+    assert not passed(H1=zero, L1=curve())["psd_finite"]
+    assert not passed(H1=curve(1000), L1=curve(1000))["psd_near_design"]
+    assert not passed(H1=curve(20), L1=curve())["detectors_comparable"]
+    (std,) = [c for c in psd_checks({"train": {"H1": curve()}}, {"train": {"H1": 3.9}}) if c.name == "whitened_std"]
+    assert not std.passed and "3.9" in std.description
