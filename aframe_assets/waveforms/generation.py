@@ -87,6 +87,12 @@ class WaveformGenerator:
         """Sample of the merger."""
         return int((self.duration - self.right_pad) * self.sample_rate)
 
+    @property
+    def _fade(self) -> np.ndarray:
+        # one period of the lowest frequency, as lalsimulation tapers the start
+        length = round(self.sample_rate / self.minimum_frequency)
+        return 0.5 - 0.5 * np.cos(np.pi * np.arange(length) / length)
+
     def __call__(self, values: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Generate signals.
 
@@ -113,10 +119,9 @@ class WaveformGenerator:
                 for name, series in (("cross", cross), ("plus", plus)):
                     series[~finite] = 0
                     out[name][where] = placed(series, merger, self.coalescence, self.size).numpy()
-            # what began before the window opens fades in over one period of the lowest frequency
-            fade = min(round(self.sample_rate / self.minimum_frequency), self.coalescence)
+            # what began before the window opens fades in with it
             for series in out.values():
-                series[:, :fade] *= 0.5 - 0.5 * np.cos(np.pi * np.arange(fade) / max(fade, 1))
+                series[:, : min(len(self._fade), self.coalescence)] *= self._fade[: self.coalescence]
         return out, good
 
     def _source(self, values: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -200,11 +205,12 @@ class WaveformGenerator:
         tail = min(size // 2, int(np.ceil(float(s["tail"].max()) * self.sample_rate)))
         shift = torch.polar(torch.ones_like(frequencies), 2 * torch.pi * frequencies * (tail / self.sample_rate))
         window = fade * highpass * (frequencies <= highest.unsqueeze(-1)) * shift
-        series = []
+        series, fade_in = [], torch.as_tensor(self._fade[: size - tail])
         for polarisation in (cross, plus):
             spectrum = torch.zeros(len(polarisation), size // 2 + 1, dtype=torch.complex128)
             spectrum[:, k0:k1] = polarisation * window
             series.append(torch.fft.irfft(spectrum, n=size) * self.sample_rate)
+            series[-1][:, : len(fade_in)] *= fade_in
         return series[0], series[1], size - tail
 
     def _highest_frequency(self, total: torch.Tensor) -> torch.Tensor:

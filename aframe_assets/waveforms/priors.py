@@ -116,8 +116,10 @@ class Component:
         if "mass_1" in self._order:
             density = p["mass_1"].prob(mass_1)
             given = dict.fromkeys(getattr(p["mass_2"], "required_variables", []), mass_1)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                density = np.where(density > 0, density * p["mass_2"].prob(mass_2, **given), 0.0)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                conditional = p["mass_2"].prob(mass_2, **given)
+                # a conditional prior of no width (mass_1 at its minimum) has no density; bilby gives the largest float
+                density = np.where((density > 0) & (conditional < 1e100), density * conditional, 0.0)
         else:
             # |d(chirp mass, q) / d(m1, m2)| = chirp mass / m1^2
             ordered = mass_2 <= mass_1
