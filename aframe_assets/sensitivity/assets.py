@@ -1,0 +1,176 @@
+"""The assets ``sensitive_volume``, ``candidates`` and ``report``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aframe_assets.sensitivity.checks import CANDIDATE_CHECKS, VOLUME_CHECKS
+from aframe_assets.store.bodies import plain_asset, plot_markdown
+from aframe_assets.store.job import Job, Product
+from aframe_assets.tags import resources
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+
+FIGURES = "figures.json"
+
+
+def _unit(config: Config) -> str:
+    """The unit FARs are shown in: per hour for an experiment that asks for rates per hour only."""
+    return "1/h" if config.sensitivity.fars_per_hour and not config.sensitivity.fars_per_year else "1/yr"
+
+
+def make_sensitive_volume(job: Job) -> Product:
+    """V(FAR) of each mass pair with errors, the p_astro model, plots."""
+    from dataclasses import asdict
+
+    from aframe_assets.sensitivity import plots
+    from aframe_assets.sensitivity.checks import volume_checks
+    from aframe_assets.sensitivity.measurement import measure, summary, write_hdf5, write_json, write_p_astro
+    from aframe_assets.sensitivity.population import ASTROPHYSICAL
+    from aframe_assets.sensitivity.summary import caveats
+    from aframe_assets.waveforms.ledger import EventSet, InjectionParameterSet, RecoveredInjectionSet
+    from aframe_assets.waveforms.priors import get_prior
+
+    config, s, unit = job.config, job.config.sensitivity, _unit(job.config)
+    m = measure(
+        config,
+        EventSet.read(job.path("events", "background.hdf5")),
+        RecoveredInjectionSet.read(job.path("events", "foreground.hdf5")),
+        InjectionParameterSet.read(job.path("events", "rejected-parameters.hdf5")),
+        get_prior(config.injections.prior),
+        get_prior(ASTROPHYSICAL),
+    )
+    meta = summary(config, m)
+    for text in (*meta["warnings"], *caveats(meta)):
+        job.log.warning(text)
+    measured = {r["far"]: r["threshold"] for r in m.curves.rows if r["status"] != "not_measurable"}
+    thresholds = [(f"FAR {far:g} {unit}", x) for far, x in measured.items()]
+    if not thresholds and len(m.curves.thresholds):
+        thresholds = [(f"FAR {m.curves.fars[0] * plots.UNITS[unit]:.3g} {unit}", float(m.curves.thresholds[0]))]
+    figures = [
+        plots.volume_figure(m.curves, unit, s.min_effective_samples),
+        plots.background_figure(m.background, unit, m.draws.statistic[m.draws.statistic > float("-inf")]),
+        plots.efficiency_figure(m.draws, thresholds),
+    ]
+    if thresholds:
+        figures.append(plots.found_missed_figure(m.draws, thresholds[0][1], thresholds[0][0]))
+    title = f"{config.name}: sensitive volume" + (" (an exercise, not a measurement)" if s.exercise else "")
+    png = plots.volume_png(m.curves, unit, s.min_effective_samples, title)
+    out = job.scratch
+    (out / "sensitive_volume.png").write_bytes(png)
+    (out / "sensitive_volume.html").write_text(plots.page(title, figures, [*caveats(meta), *meta["warnings"]]))
+    write_json(out / FIGURES, [asdict(f) for f in figures])
+    write_json(out / "sensitive_volume.json", meta)
+    write_hdf5(out / "sensitive_volume.h5", m)
+    write_p_astro(out / "p_astro.json", m.p_astro)
+    names = ("sensitive_volume.h5", "sensitive_volume.html", "sensitive_volume.png", "sensitive_volume.json", "p_astro.json", FIGURES)
+    return Product({n: out / n for n in names}, meta, volume_checks(m), {"volume": plot_markdown("sensitive volume", png)})
+
+
+def make_candidates(job: Job) -> Product:
+    """Zero-lag events, loudest first, with FAR, p_astro and catalogue matches."""
+    from dataclasses import asdict
+
+    from aframe_assets.segments.catalog import catalog
+    from aframe_assets.sensitivity import plots
+    from aframe_assets.sensitivity.candidates import find_candidates, write_csv
+    from aframe_assets.sensitivity.checks import candidate_checks
+    from aframe_assets.sensitivity.far import Background
+    from aframe_assets.sensitivity.measurement import read_p_astro, write_json
+    from aframe_assets.waveforms.ledger import EventSet
+
+    slides = EventSet.read(job.path("events", "background.hdf5"))
+    background = Background.of(slides.detection_statistic, slides.Tb)
+    zero = EventSet.read(job.path("events", "0lag.hdf5"))
+    known = [(e.name, e.gps) for e in catalog(job.config.sensitivity.catalog)]
+    model = read_p_astro(job.path("sensitive_volume", "p_astro.json"))
+    found = find_candidates(zero.detection_statistic, zero.detection_time, zero.Tb, background, model, known)
+    out, unit = job.scratch, _unit(job.config)
+    meta = {
+        "num_zero_lag": len(zero),
+        "T0": zero.Tb,
+        "num_candidates": len(found),
+        "far_unit": unit,
+        "catalog": job.config.sensitivity.catalog,
+        "matched": [c.catalog_name for c in found if c.catalog_name],
+        "loudest_statistic": found[0].detection_statistic if found else None,
+        "loudest_far_per_year": found[0].far_per_year if found else None,
+        "loudest_far_is_limit": found[0].far_is_limit if found else None,
+    }
+    write_csv(out / "candidates.csv", found)
+    write_json(out / "candidates.json", {**meta, "candidates": [asdict(c) for c in found]})
+    write_json(out / FIGURES, [asdict(plots.zero_lag_figure(zero.detection_statistic, zero.Tb, background))])
+    return Product({n: out / n for n in ("candidates.csv", "candidates.json", FIGURES)}, meta, candidate_checks(found))
+
+
+def make_report(job: Job) -> Product:
+    """One static HTML page about the whole search."""
+    import json
+    from datetime import UTC, datetime
+
+    from aframe_assets import lineage
+    from aframe_assets.segments.catalog import catalog
+    from aframe_assets.sensitivity.plots import Figure
+    from aframe_assets.sensitivity.report import Material, render
+
+    config = job.config
+    rows = job.handle("segments").meta["rows"]
+    manifests = {}
+    for asset, node in lineage.graph(config).items():
+        if asset == "report":
+            continue
+        kept = {p: x for p, x in job.store.manifests(asset).items() if (p in rows if node.partitioned else p is None)}
+        if kept:
+            manifests[asset] = kept
+    text = {name: job.path(name, FIGURES).read_text() for name in ("sensitive_volume", "candidates")}
+    held = {f.name for f in job.handle("model").files}
+    page = render(
+        Material(
+            config=config,
+            **{a: job.handle(a).meta for a in ("segments", "background_index", "psd", "model", "engine", "events")},
+            volume=json.loads(job.path("sensitive_volume", "sensitive_volume.json").read_text()),
+            candidates=json.loads(job.path("candidates", "candidates.json").read_text()),
+            metrics_csv=job.path("model", "metrics.csv").read_text() if "metrics.csv" in held else None,
+            figures=[Figure(**f) for t in text.values() for f in json.loads(t)],
+            manifests=manifests,
+            catalog=[(e.name, e.gps) for e in catalog(config.sensitivity.catalog)] if config.sensitivity.catalog else None,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+    )
+    path = job.scratch / "report.html"
+    path.write_text(page)
+    return Product({"report.html": path}, {"exercise": config.sensitivity.exercise, "num_bytes": len(page.encode())})
+
+
+def assets(config: Config) -> list[Any]:
+    """Definitions of this room."""
+    large = resources(cpus=1, memory_gb=8, time_min=60)
+    return [
+        plain_asset(
+            "sensitive_volume",
+            make_sensitive_volume,
+            config,
+            description="Sensitive volume against false-alarm rate with errors for each mass pair; the p_astro model; plots.",
+            tags=large,
+            kinds={"hdf5", "html"},
+            checks=VOLUME_CHECKS,
+        ),
+        plain_asset(
+            "candidates",
+            make_candidates,
+            config,
+            description="Zero-lag events, loudest first, with false-alarm rate or limit, p_astro and catalogue matches.",
+            tags=large,
+            kinds={"csv", "json"},
+            checks=CANDIDATE_CHECKS,
+        ),
+        plain_asset(
+            "report",
+            make_report,
+            config,
+            description="The search on one static page: volumes, candidates, data, training, checks, provenance.",
+            tags=resources(cpus=1, memory_gb=2, time_min=15),
+            kinds={"html"},
+        ),
+    ]

@@ -1,0 +1,49 @@
+"""What must hold of a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aframe_assets.store.job import Check
+
+if TYPE_CHECKING:
+    from aframe_assets.sensitivity.candidates import Candidate
+    from aframe_assets.sensitivity.measurement import Measurement
+
+VOLUME_CHECKS = [(n, False) for n in ("volume_monotonic_in_far", "volume_finite", "effective_samples", "weights_average_to_one")]
+CANDIDATE_CHECKS = [("far_falls_with_statistic", False)]
+
+
+def volume_checks(m: Measurement) -> list[Check]:
+    """The checks of `sensitive_volume`."""
+    curves, names = m.curves.curves, [t.label for t in m.curves.targets]
+    falling = [n for n, c in zip(names, curves, strict=True) if (np.diff(c.volume) < -1e-9 * m.curves.v0).any()]
+    broken = [n for n, c in zip(names, curves, strict=True) if not (np.isfinite([c.volume, c.error]).all() and (c.volume >= 0).all())]
+    text = f"V is not finite for {', '.join(broken)}" if broken else ""
+    if not len(m.curves.fars):
+        text = f"the FAR grid is empty: {len(m.background.statistics)} background events"
+    limits = [r for r in m.curves.rows if r["status"] != "measured"]
+    shaky = [n for n, c in zip(names, curves, strict=True) if abs(c.mean_weight - 1) > max(0.05, 5 * c.mean_weight_error)]
+    return [
+        Check("volume_monotonic_in_far", not falling, "error", f"V falls with rising FAR for {', '.join(falling)}" if falling else ""),
+        Check("volume_finite", not text, "error", text),
+        Check(
+            "effective_samples",
+            not limits,
+            "warn",
+            "; ".join(f"({r['mass_1']:g}, {r['mass_2']:g}) at {r['far']:g} {r['far_unit']}: {r['note']}" for r in limits[:8]),
+            {"measured": len(m.curves.rows) - len(limits), "not_measured": len(limits)},
+        ),
+        Check("weights_average_to_one", not shaky, "warn", f"injections do not follow their prior: {', '.join(shaky)}" if shaky else ""),
+    ]
+
+
+def candidate_checks(candidates: Sequence[Candidate]) -> list[Check]:
+    """The checks of `candidates`."""
+    far = [c.far for c in candidates]
+    good = all(a <= b for a, b in pairwise(far)) and all(np.isfinite(far))
+    return [Check("far_falls_with_statistic", good, "error", "" if good else "a louder candidate has a higher FAR")]

@@ -1,0 +1,189 @@
+"""V(FAR) of mass pairs on a grid k / Tb, and at the rates that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aframe_assets.config import SECONDS_PER_YEAR
+from aframe_assets.sensitivity.far import Background
+from aframe_assets.sensitivity.population import LogNormalPair, Population
+from aframe_assets.sensitivity.volume import Draws, Estimate, Sample, estimate
+
+FIRST_COUNT = 10
+"""Lowest background count of the FAR grid: a Poisson error of 32 %."""
+
+COMPATIBLE_MAX_FAR = 365 / SECONDS_PER_YEAR
+"""Aframe's cap of the FAR grid, Hz."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A FAR at which V is wanted: `value` per `unit` ('1/h' or '1/yr'), in Hz `hertz`."""
+
+    value: float
+    unit: str
+    hertz: float
+
+    @classmethod
+    def wanted(cls, per_hour: Sequence[float], per_year: Sequence[float]) -> list[Rate]:
+        """The rates of a configuration, those per hour first."""
+        return [cls(f, "1/h", f / 3600) for f in per_hour] + [cls(f, "1/yr", f / SECONDS_PER_YEAR) for f in per_year]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """V(FAR) of every mass pair.
+
+    Attributes:
+        counts: background counts k of the grid, ascending.
+        fars: k / Tb, Hz.
+        thresholds: k-th loudest background statistic.
+        curves: one Estimate over the grid per target.
+        rows: V at the wanted rates, plain data, one row per rate and target (see `row_fields`).
+        warnings: sentences for the reader.
+        v0: Gpc^3.
+        num_found: injections at or above each threshold.
+    """
+
+    targets: tuple[LogNormalPair, ...]
+    counts: np.ndarray
+    fars: np.ndarray
+    thresholds: np.ndarray
+    curves: tuple[Estimate, ...]
+    rows: tuple[dict, ...]
+    warnings: tuple[str, ...]
+    v0: float
+    num_found: np.ndarray
+
+
+def volume_curves(
+    draws: Draws,
+    population: Population,
+    background: Background,
+    pairs: Sequence[tuple[float, float]],
+    rates: Sequence[Rate],
+    *,
+    sigma: float = 0.1,
+    max_far: float | None = None,
+    min_effective_samples: float = 10,
+    recovery_window: float = 1.0,
+    compatible: bool = False,
+    num_grid: int | None = 1000,
+) -> Curves:
+    """V of every mass pair on a FAR grid and at the wanted rates.
+
+    Args:
+        pairs: (mass_1, mass_2) of each target, source frame.
+        rates: rates at which V is tabulated; a rate below 10 / Tb (1 / Tb if compatible) is refused in its row.
+        sigma: of the log-normal targets.
+        max_far: cap of the grid, Hz; None for no cap (Aframe's 365 / yr if compatible).
+        min_effective_samples: below this many effective found draws, V is an upper limit.
+        recovery_window: seconds, for the share of accidental recoveries.
+        compatible: Aframe v1's weights, variance and grid.
+        num_grid: most points of the grid.
+
+    Raises:
+        ValueError: no draws, no weight, or draws that do not come from `population`.
+    """
+    if not len(draws):
+        raise ValueError("no injections: foreground and rejected draws are both empty; expected injections.num_signals > 0 and test data")
+    first = 1 if compatible else FIRST_COUNT
+    counts = background.grid(first, max_far or (COMPATIBLE_MAX_FAR if compatible else None), None if compatible else num_grid)
+    grid = background.kth_loudest(counts)
+    asked, refused = _asked(rates, background, first)
+    around = [t for k, t in asked.values() for t in (t, *_poisson(background, k))]
+    sample = Sample.of(draws, population, np.concatenate([grid, around]))
+    n = len(grid)
+    found = sample.num_above()
+    targets = tuple(LogNormalPair(a, b, sigma) for a, b in pairs)
+    curves, rows, warnings = [], [], []
+    for target in targets:
+        whole = estimate(sample, target, population, compatible=compatible)
+        curves.append(_cut(whole, slice(0, n)))
+        if whole.coverage < 0.95:
+            warnings.append(f"{target.label}: only {whole.coverage:.0%} of the target lies where the injections' prior has draws")
+        if whole.total_samples < 10 * min_effective_samples:
+            warnings.append(
+                f"{target.label}: all injections together are worth {whole.total_samples:.0f} draws of this target; "
+                "errors of V cannot be trusted, use more injections or a prior made for the mass pairs"
+            )
+        doubt = abs(whole.mean_weight - 1)
+        if doubt > 0.05 and doubt > 5 * whole.mean_weight_error:
+            warnings.append(
+                f"{target.label}: mean weight {whole.mean_weight:.3f} +- {whole.mean_weight_error:.3f}, expected 1: "
+                "the injections do not follow the density of injections.prior, or do not cover this target"
+            )
+        for rate in rates:
+            row = {"mass_1": target.mass_1, "mass_2": target.mass_2, "far": rate.value, "far_unit": rate.unit}
+            if rate in refused:
+                rows.append(row | {"status": "not_measurable", "note": refused[rate]})
+                continue
+            at = n + 3 * list(asked).index(rate)
+            k, threshold = asked[rate]
+            row |= _row(whole, at, k, threshold, background, int(found[at]), recovery_window)
+            if row["effective_samples"] < min_effective_samples:
+                row["status"] = "upper_limit"
+                few = f"{row['effective_samples']:.1f} effective found injections, fewer than {min_effective_samples:g}"
+                row["note"] = f"{few}: V < {row['upper_limit']:.3g} Gpc^3 (90 %)"
+                warnings.append(f"{target.label} at FAR {rate.value:g} {rate.unit}: {row['note']}")
+            rows.append(row)
+    warnings += [f"FAR {r.value:g} {r.unit}: {text}" for r, text in refused.items()]
+    if draws.num_outside_window:
+        many = draws.num_outside_window
+        warnings.append(f"{many} injections were matched to an event more than {recovery_window:g} s away and count as missed")
+    return Curves(
+        targets, counts, counts / background.livetime, grid, tuple(curves), tuple(rows), tuple(warnings), population.volume, found[:n]
+    )
+
+
+def _asked(rates: Sequence[Rate], background: Background, first: int) -> tuple[dict[Rate, tuple[int, float]], dict[Rate, str]]:
+    """(count, threshold) of the rates that can be measured, and why the others cannot."""
+    asked, refused = {}, {}
+    for rate in rates:
+        unit = SECONDS_PER_YEAR if rate.unit == "1/yr" else 3600.0
+        lowest, highest = first / background.livetime, len(background.statistics) / background.livetime
+        if rate.hertz < lowest * (1 - 1e-12):
+            least = f"{first}/Tb = {lowest * unit:.4g} {rate.unit} with Tb = {background.livetime:.6g} s"
+            refused[rate] = f"not measurable: the lowest measurable FAR is {least}"
+        elif rate.hertz >= highest * (1 + 1e-12) + 1 / background.livetime:
+            refused[rate] = f"not measurable: the whole background has a rate of {highest * unit:.4g} {rate.unit}"
+        else:
+            k = min(int(np.floor(rate.hertz * background.livetime * (1 + 1e-12))), len(background.statistics))
+            asked[rate] = (k, background.threshold(k / background.livetime))
+    return asked, refused
+
+
+def _poisson(background: Background, k: int) -> tuple[float, float]:
+    """Thresholds of k - sqrt(k) and k + sqrt(k) events: where the true threshold may lie for the Poisson error of the count."""
+    n = len(background.statistics)
+    low, high = max(1, round(k - np.sqrt(k))), min(n, round(k + np.sqrt(k)))
+    return float(background.kth_loudest(low)), float(background.kth_loudest(high))
+
+
+def _cut(e: Estimate, s: slice) -> Estimate:
+    return Estimate(
+        e.volume[s], e.error[s], e.found_samples[s], e.upper_limit[s], e.total_samples, e.mean_weight, e.mean_weight_error, e.coverage
+    )
+
+
+def _row(e: Estimate, at: int, k: int, threshold: float, background: Background, found: int, recovery_window: float) -> dict:
+    far = k / background.livetime
+    return {
+        "status": "measured",
+        "note": "",
+        "count": k,
+        "far_measured_per_year": far * SECONDS_PER_YEAR,
+        "far_relative_error": float(1 / np.sqrt(k)),
+        "threshold": threshold,
+        "volume": float(e.volume[at]),
+        "error": float(e.error[at]),
+        "volume_at_far_minus": float(e.volume[at + 1]),
+        "volume_at_far_plus": float(e.volume[at + 2]),
+        "effective_samples": float(e.found_samples[at]),
+        "num_found": found,
+        "upper_limit": float(e.upper_limit[at]),
+        "accidental_probability": float(-np.expm1(-far * 2 * recovery_window)),
+    }

@@ -1,0 +1,180 @@
+"""One measurement: background, injections and a population in; V(FAR), p_astro and their files out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aframe_assets.config import SECONDS_PER_YEAR
+from aframe_assets.sensitivity.curves import FIRST_COUNT, Curves, Rate, volume_curves
+from aframe_assets.sensitivity.far import Background, per_hour, per_year
+from aframe_assets.sensitivity.p_astro import PAstro, fit_p_astro
+from aframe_assets.sensitivity.population import ASTROPHYSICAL, Population
+from aframe_assets.sensitivity.volume import Draws
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` found; `p_astro` is None when there is too little to fit it, and a warning says why."""
+
+    background: Background
+    draws: Draws
+    curves: Curves
+    p_astro: PAstro | None
+    warnings: tuple[str, ...]
+
+
+def measure(config: Config, background: Any, foreground: Any, rejected: Any, prior: Any, astrophysical: Any) -> Measurement:
+    """V(FAR) of every mass pair and the p_astro model.
+
+    Args:
+        background: EventSet of all slides, with its livetime `Tb`.
+        foreground: RecoveredInjectionSet.
+        rejected: InjectionParameterSet of the draws below the SNR cut.
+        prior: the prior that the injections were drawn from.
+        astrophysical: the prior that stands for nature in p_astro.
+
+    Raises:
+        ValueError: nothing to measure with, or injections that are not of `prior`; the message says what to change.
+    """
+    s, window = config.sensitivity, config.inference.recovery_window
+    slides = Background.of(background.detection_statistic, background.Tb)
+    draws = Draws.of(foreground, rejected, recovery_window=window, snr_max=s.snr_max)
+    population = Population.of(prior)
+    curves = volume_curves(
+        draws,
+        population,
+        slides,
+        s.mass_combos,
+        Rate.wanted(s.fars_per_hour, s.fars_per_year),
+        sigma=s.target_sigma,
+        max_far=None if s.max_far is None else s.max_far / SECONDS_PER_YEAR,
+        min_effective_samples=s.min_effective_samples,
+        recovery_window=window,
+        compatible=s.aframe_compatible,
+    )
+    warnings = list(curves.warnings)
+    stated = getattr(foreground, "num_injections", None)
+    rows = len(foreground) + len(rejected)
+    if stated is not None and stated != rows:
+        warnings.append(f"the injection campaign states {stated} draws, but {rows} were stored; V is normalised by those stored")
+    model = None
+    try:
+        model = _p_astro(config, slides, draws, population, astrophysical)
+    except ValueError as e:
+        warnings.append(f"no p_astro: {e}")
+    if model and model.effective_samples < s.min_effective_samples:
+        few = f"{model.effective_samples:.1f} effective found injections of {model.population}"
+        warnings.append(f"p_astro rests on {few}, fewer than {s.min_effective_samples:g}")
+    return Measurement(slides, draws, curves, model, tuple(warnings))
+
+
+def _p_astro(config: Config, slides: Background, draws: Draws, population: Population, astrophysical: Any) -> PAstro:
+    s = config.sensitivity
+    if s.aframe_compatible:
+        weights = np.ones(len(draws))
+    else:
+        log_source = population.log_density_of_draws(draws.mass_1, draws.mass_2, draws.redshift)
+        log_target = astrophysical.log_mass_density(draws.mass_1, draws.mass_2)
+        weights = np.exp(log_target - log_source + population.log_redshift_weight(draws.redshift))
+    found = np.isfinite(draws.statistic) & (weights > 0)
+    return fit_p_astro(
+        slides.statistics,
+        slides.livetime,
+        draws.statistic[found],
+        weights[found],
+        float(weights.sum()),
+        float((weights**2).sum()),
+        population.volume,
+        rate=s.merger_rate,
+        population=config.injections.prior if s.aframe_compatible else ASTROPHYSICAL,
+        compatible=s.aframe_compatible,
+    )
+
+
+def summary(config: Config, m: Measurement) -> dict[str, Any]:
+    """The measurement as plain data: rows, limits, counts and warnings."""
+    s = config.sensitivity
+    first = 1 if s.aframe_compatible else FIRST_COUNT
+    lowest = first / m.background.livetime
+    return {
+        "rows": [dict(r) for r in m.curves.rows],
+        "warnings": list(m.warnings),
+        "exercise": s.exercise,
+        "aframe_compatible": s.aframe_compatible,
+        "Tb": m.background.livetime,
+        "num_background": len(m.background.statistics),
+        "lowest_count": first,
+        "lowest_far_per_hour": per_hour(lowest),
+        "lowest_far_per_year": per_year(lowest),
+        "speaks_of_one_per_year": bool(per_year(lowest) <= 1),
+        "far_limit_per_year": per_year(1 / m.background.livetime),
+        "V0": m.curves.v0,
+        "num_draws": len(m.draws),
+        "num_accepted": int(m.draws.accepted.sum()),
+        "num_recovered": int(np.isfinite(m.draws.statistic).sum()),
+        "min_effective_samples": s.min_effective_samples,
+        "pairs": [
+            {
+                "mass_1": t.mass_1,
+                "mass_2": t.mass_2,
+                "total_samples": e.total_samples,
+                "mean_weight": e.mean_weight,
+                "mean_weight_error": e.mean_weight_error,
+                "coverage": e.coverage,
+            }
+            for t, e in zip(m.curves.targets, m.curves.curves, strict=True)
+        ],
+        "p_astro": None
+        if m.p_astro is None
+        else {
+            "volume": m.p_astro.volume,
+            "volume_error": m.p_astro.volume_error,
+            "rate": m.p_astro.rate,
+            "population": m.p_astro.population,
+            "effective_samples": m.p_astro.effective_samples,
+        },
+    }
+
+
+def write_hdf5(path: Path, m: Measurement) -> Path:
+    """V(FAR) in Aframe's layout (reference 2.13, step 7): `thresholds`, `fars` (1/yr), groups ``{m1}-{m2}`` with `sv` and `err` (Gpc^3).
+
+    Added: `counts`, and per group `effective_samples` and `upper_limit`; attributes Tb (s), V0 (Gpc^3).
+    """
+    import h5py
+
+    with h5py.File(path, "w") as f:
+        f.attrs.update({"Tb": m.background.livetime, "V0": m.curves.v0, "far_unit": "1/yr", "volume_unit": "Gpc^3"})
+        f.attrs["mass_combos"] = [[t.mass_1, t.mass_2] for t in m.curves.targets]
+        f["thresholds"], f["fars"], f["counts"] = m.curves.thresholds, per_year(m.curves.fars), m.curves.counts
+        for target, curve in zip(m.curves.targets, m.curves.curves, strict=True):
+            group = f.create_group(target.name)
+            group["sv"], group["err"] = curve.volume, curve.error
+            group["effective_samples"], group["upper_limit"] = curve.found_samples, curve.upper_limit
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """`value` as JSON without NaN or infinity."""
+    path.write_text(json.dumps(value, indent=1, allow_nan=False))
+    return path
+
+
+def write_p_astro(path: Path, model: PAstro | None) -> Path:
+    """The model, or ``null`` when there is none."""
+    path.write_text("null" if model is None else model.to_json())
+    return path
+
+
+def read_p_astro(path: Path) -> PAstro | None:
+    """The inverse of `write_p_astro`."""
+    text = path.read_text()
+    return None if text.strip() == "null" else PAstro.from_json(text)

@@ -1,0 +1,360 @@
+"""The report: one static HTML page that works offline and holds everything a reader needs to judge the result."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any
+
+from aframe_assets.sensitivity.candidates import MATCH_WINDOW, analysed_catalog, match
+from aframe_assets.sensitivity.plots import COLOURS, Figure, embed, make_figure, plotly_script
+from aframe_assets.sensitivity.summary import caveats, far_text, volume_text
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+    from aframe_assets.store.handle import Manifest
+
+PACKAGES = ("aframe-dagster", "dagster", "torch", "lightning", "ml4gw", "bilby", "gwpy", "numpy", "scipy", "astropy", "onnxruntime")
+SHOWN = 25
+"""Candidates in the report's table; the artifact `candidates` holds more."""
+
+SECTIONS = (
+    ("volume", "Sensitive volume"),
+    ("candidates", "Candidates"),
+    ("background", "Background and injections"),
+    ("data", "Data"),
+    ("training", "Training"),
+    ("checks", "Checks"),
+    ("provenance", "Provenance"),
+)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of, all plain.
+
+    Attributes:
+        config: the resolved experiment.
+        segments, background_index, psd, model, engine, events, volume: meta of these artifacts; `volume` is `measurement.summary`.
+        candidates: content of candidates.json.
+        metrics_csv: text of the model's metrics.csv, or None.
+        figures: of sensitive_volume and candidates.
+        manifests: asset -> partition (None where there are none) -> manifest.
+        catalog: (name, GPS seconds) of known mergers, None when no catalogue is configured.
+        made: when, as text.
+    """
+
+    config: Config
+    segments: Mapping[str, Any]
+    background_index: Mapping[str, Any]
+    psd: Mapping[str, Any]
+    model: Mapping[str, Any]
+    engine: Mapping[str, Any]
+    events: Mapping[str, Any]
+    volume: Mapping[str, Any]
+    candidates: Mapping[str, Any]
+    metrics_csv: str | None
+    figures: Sequence[Figure]
+    manifests: Mapping[str, Mapping[str | None, Manifest]]
+    catalog: Sequence[tuple[str, float]] | None = None
+    made: str = ""
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the numbers depend on."""
+    import platform
+
+    out = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+def render(m: Material) -> str:
+    """The page."""
+    import jinja2
+    import yaml
+
+    folder = resources.files("aframe_assets.sensitivity")
+    env = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    figures = {f.id: embed(f) for f in (*m.figures, *_training_figure(m.metrics_csv))}
+    for id in ("volume", "zero-lag", "background", "efficiency", "found-missed", "training"):
+        figures.setdefault(id, "")
+    config = m.config
+    return env.from_string((folder / "report.html.j2").read_text()).render(
+        style=(folder / "report.css").read_text(),
+        plotly=plotly_script(),
+        name=config.name,
+        preset=config.preset,
+        ifos=config.ifos,
+        seed=config.seed,
+        made=m.made,
+        sections=SECTIONS,
+        cards=_cards(m),
+        caveats=caveats(m.volume),
+        exercise=m.volume["exercise"],
+        sigma=f"{config.sensitivity.target_sigma:g}",
+        v0=f"{m.volume['V0']:.4g}",
+        volumes=[_volume_row(r) for r in m.volume["rows"]],
+        figures=figures,
+        unit=m.candidates["far_unit"],
+        zero_lag_text=_zero_lag_text(m),
+        candidates=[_candidate_row(c, m.candidates["far_unit"]) for c in m.candidates["candidates"][:SHOWN]],
+        catalog_rows=None if m.catalog is None else _catalog_rows(m),
+        catalog_name=config.sensitivity.catalog,
+        match_window=f"{MATCH_WINDOW:g}",
+        roles=_roles(m),
+        stretches=[
+            {"key": k, "role": r["role"], "start": f"{r['gps_start']:.10g}", "stop": f"{r['gps_stop']:.10g}"}
+            for k, r in sorted(m.segments["rows"].items(), key=lambda x: x[1]["gps_start"])
+        ],
+        training_text=_training_text(m),
+        metrics=_metrics(m),
+        warnings=_warnings(m),
+        checks=_checks(m),
+        provenance=_provenance(m),
+        versions=list(m.versions.items()),
+        config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120),
+        credit="Real detector data: Gravitational Wave Open Science Center (gwosc.org), CC BY 4.0. Strain source of this run: "
+        + config.strain.source
+        + ".",
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a reader would use."""
+    for unit, size in (("yr", 31_557_600.0), ("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.4g} {unit}"
+    return f"{seconds:.4g} s"
+
+
+def gps_date(gps: float) -> str:
+    """UTC of a GPS time, to the second."""
+    from astropy.time import Time
+
+    return Time(gps, format="gps").utc.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _cards(m: Material) -> list[dict[str, str]]:
+    v, rows = m.volume, m.candidates["candidates"]
+    loudest = rows[0] if rows else None
+    return [
+        {"label": "Background livetime Tb", "value": duration(v["Tb"]), "more": f"{v['num_background']:,} events in slid data"},
+        {"label": "Zero lag T0", "value": duration(m.events["T0"]), "more": f"{m.candidates['num_zero_lag']:,} events"},
+        {
+            "label": f"Lowest measurable FAR, {v['lowest_count']}/Tb",
+            "value": f"{v['lowest_far_per_hour']:.3g} /h",
+            "more": f"{v['lowest_far_per_year']:,.4g} /yr",
+        },
+        {"label": "Injections", "value": f"{v['num_accepted']:,}", "more": f"of {v['num_draws']:,} draws; the rest below the SNR cut"},
+        {
+            "label": "Loudest zero-lag event",
+            "value": "none" if loudest is None else loudest["catalog_name"] or f"{loudest['detection_statistic']:.3g}",
+            "more": "" if loudest is None else f"FAR {_far(loudest, m.candidates['far_unit'])} {m.candidates['far_unit']}",
+        },
+    ]
+
+
+def _volume_row(r: Mapping[str, Any]) -> dict[str, str]:
+    measured = r["status"] == "measured"
+    return {
+        "pair": f"{r['mass_1']:g} + {r['mass_2']:g}",
+        "far": far_text(r),
+        "volume": volume_text(r),
+        "span": f"{r['volume_at_far_minus']:.3g} to {r['volume_at_far_plus']:.3g}" if measured else "",
+        "samples": f"{r['effective_samples']:.1f}" if "effective_samples" in r else "",
+        "found": f"{r['num_found']:,}" if "num_found" in r else "",
+        "note": r["note"],
+        "status": r["status"],
+    }
+
+
+def _far(c: Mapping[str, Any], unit: str) -> str:
+    value = c["far_per_hour"] if unit == "1/h" else c["far_per_year"]
+    return f"{'< ' if c['far_is_limit'] else ''}{value:.3g}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if 0.001 <= value <= 0.999 else f"{value:.1e}" if value < 0.5 else "> 0.999"
+
+
+def _candidate_row(c: Mapping[str, Any], unit: str) -> dict[str, Any]:
+    known = c["catalog_name"]
+    return {
+        "rank": c["rank"],
+        "time": f"{c['detection_time']:.3f}",
+        "statistic": f"{c['detection_statistic']:.3f}",
+        "far": _far(c, unit),
+        "ifar": f"{'> ' if c['far_is_limit'] else ''}{c['ifar_years']:.3g}",
+        "fap": f"{'< ' if c['far_is_limit'] else ''}{c['false_alarm_probability']:.2g}",
+        "p_astro": _p(c["p_astro"]),
+        "catalog": f"{known} ({c['catalog_offset']:+.2f} s)" if known else "",
+    }
+
+
+def _catalog_rows(m: Material) -> list[dict[str, str]]:
+    import numpy as np
+
+    stretches = [(r["gps_start"], r["gps_stop"]) for r in m.segments["rows"].values() if r["role"] == "test"]
+    rows, unit = m.candidates["candidates"], m.candidates["far_unit"]
+    known = analysed_catalog(m.catalog or (), stretches)
+    found = {name: rows[i] for i, (name, _) in match(np.array([c["detection_time"] for c in rows], float), known).items()}
+    out = []
+    for name, gps in known:
+        c = found.get(name)
+        row = {"name": name, "gps": f"{gps:.1f}", "outcome": "none near it", "statistic": "", "far": "", "p_astro": ""}
+        if c:
+            row |= {
+                "outcome": f"rank {c['rank']}, {c['detection_time'] - gps:+.2f} s",
+                "statistic": f"{c['detection_statistic']:.3f}",
+                "far": f"{_far(c, unit)} {unit}",
+                "p_astro": _p(c["p_astro"]),
+            }
+        out.append(row)
+    return out
+
+
+def _zero_lag_text(m: Material) -> str:
+    rows, unit = m.candidates["candidates"], m.candidates["far_unit"]
+    limits = sum(c["far_is_limit"] for c in rows)
+    text = f"{m.candidates['num_zero_lag']:,} zero-lag events in {duration(m.events['T0'])}. "
+    if rows:
+        bound = m.volume["far_limit_per_year"] if unit == "1/yr" else m.volume["far_limit_per_year"] / 8766
+        text += (
+            f"{limits} of them {'is' if limits == 1 else 'are'} louder than all background: "
+            f"only a limit, FAR < 1/Tb = {bound:.3g} {unit}, is known. "
+            if limits
+            else "None is louder than all background. "
+        )
+    p = m.volume["p_astro"]
+    if p is None:
+        return text + "p_astro could not be estimated; see the warnings."
+    return text + (
+        f"p_astro: rate {p['rate']:g} Gpc⁻³ yr⁻¹, population {p['population']}, "
+        f"V = {p['volume']:.3g} ± {p['volume_error']:.1g} Gpc³ ({p['effective_samples']:.0f} effective found injections)."
+    )
+
+
+def _roles(m: Material) -> list[dict[str, Any]]:
+    out = []
+    for role, about in m.background_index["roles"].items():
+        inside = [r for r in m.segments["rows"].values() if r["role"] == role]
+        if not inside:
+            continue
+        psd = m.psd["roles"].get(role)
+        out.append(
+            {
+                "role": role,
+                "count": len(about["partitions"]),
+                "livetime": duration(about["livetime"]),
+                "start": gps_date(min(r["gps_start"] for r in inside)),
+                "stop": gps_date(max(r["gps_stop"] for r in inside)),
+                "psd": f"{psd['partition']}: {psd['reason']}" if psd else "",
+            }
+        )
+    return out
+
+
+def _training_text(m: Material) -> str:
+    engine = m.engine.get("platform", m.engine.get("backend", ""))
+    ran = f" It ran as {engine}." if engine else ""
+    if m.model.get("imported") or m.config.model.weights:
+        return f"The model was not trained in this run; its weights come from {m.config.model.weights}.{ran}"
+    return f"Trained in this run on the train stretches and judged on the validation stretches.{ran}"
+
+
+def _metrics(m: Material) -> list[tuple[str, str]]:
+    numbers = {k: v for k, v in m.model.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return [(k.replace("_", " "), f"{v:,}" if isinstance(v, int) else f"{v:.5g}") for k, v in numbers.items()]
+
+
+def _training_figure(text: str | None) -> list[Figure]:
+    """Loss and validation metrics against the epoch; nothing for imported weights."""
+    from plotly.subplots import make_subplots
+
+    rows = list(csv.DictReader(io.StringIO(text or "")))
+    names = [k for k in (rows[0] if rows else {}) if "loss" in k or "valid" in k or "auroc" in k]
+    curves = {}
+    for name in names:
+        points = [(float(r.get("epoch") or i), float(r[name])) for i, r in enumerate(rows) if r.get(name) not in (None, "")]
+        if points:
+            curves[name] = points
+    if not curves:
+        return []
+    figure = make_subplots(specs=[[{"secondary_y": True}]])
+    for i, (name, points) in enumerate(curves.items()):
+        x, y = zip(*points, strict=True)
+        line = {"color": COLOURS[i % len(COLOURS)]}
+        figure.add_scatter(x=x, y=y, mode="lines+markers", name=name.replace("_", " "), line=line, secondary_y="loss" not in name)
+    figure.update_xaxes(title="epoch")
+    figure.update_yaxes(title="loss", secondary_y=False)
+    figure.update_yaxes(title="validation metric", secondary_y=True, showgrid=False)
+    return [make_figure("training", "Training", "Training loss (left) and validation metric (right) per epoch.", figure, 360)]
+
+
+def _warnings(m: Material) -> list[str]:
+    out = list(m.volume["warnings"])
+    missing = m.background_index.get("missing") or []
+    if missing:
+        names = sorted(k for group in missing.values() for k in group) if isinstance(missing, Mapping) else [str(x) for x in missing]
+        if names:
+            out.append(f"{len(names)} stretches are missing from the data: {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}")
+    return out
+
+
+def _checks(m: Material) -> list[dict[str, str]]:
+    grouped: dict[tuple[str, str], list[tuple[str | None, Mapping[str, Any]]]] = {}
+    for asset, records in m.manifests.items():
+        for partition, manifest in records.items():
+            for c in manifest.checks:
+                grouped.setdefault((asset, c["name"]), []).append((partition, c))
+    out = []
+    for (asset, name), found in grouped.items():
+        bad = [(p, c) for p, c in found if not c["passed"]]
+        warn = all(c["severity"] == "warn" for _, c in bad)
+        outcome = "passed" if not bad else "warning" if warn else "failed"
+        if len(found) > 1:
+            outcome += f" ({len(found) - len(bad)} of {len(found)} stretches passed)" if bad else f" ({len(found)} stretches)"
+        notes = [f"{p}: {c['description']}" if p else c["description"] for p, c in bad[:3]]
+        kind = "pass" if not bad else "warned" if warn else "fail"
+        out.append({"asset": asset, "name": name.replace("_", " "), "outcome": outcome, "kind": kind, "note": "; ".join(notes)})
+    rank = {"fail": 0, "warned": 1, "pass": 2}
+    return sorted(out, key=lambda c: rank[c["kind"]])
+
+
+def _provenance(m: Material) -> list[dict[str, str]]:
+    out = []
+    for asset, records in m.manifests.items():
+        done = {p: x for p, x in records.items() if x.handle is not None}
+        if not done:
+            continue
+        one = next(iter(done.values())).handle if None in done else None
+        wall = sum(x.provenance.get("wall_s", 0) for x in done.values())
+        memory = max(x.provenance.get("max_rss_mb", 0) for x in done.values())
+        out.append(
+            {
+                "label": asset if one else f"{asset}, {len(done)} stretches",
+                "key": one.key[:16] if one else "one each",
+                "sha256": one.sha256[:16] if one else "one each",
+                "size": _size(sum(x.handle.nbytes for x in done.values())),
+                "wall": duration(wall),
+                "memory": f"{memory / 1024:.2f} GB" if memory else "",
+            }
+        )
+    return out
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000 or unit == "GB":
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return ""

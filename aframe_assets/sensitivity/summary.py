@@ -1,0 +1,79 @@
+"""What the command line prints of a measurement, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class VolumeRow:
+    """V of one mass pair at one FAR.
+
+    Attributes:
+        pair: as '35 + 20'.
+        far: with unit and the Poisson error of the background count, as '3 ± 0.3 /h'.
+        volume: as '0.52 ± 0.04 Gpc³', '< 0.02 Gpc³ (90 %)', or 'not measurable'.
+        samples: effective found injections; None where not measurable.
+        status: 'measured', 'upper_limit' or 'not_measurable'.
+        note: why it is not a measurement; empty otherwise.
+    """
+
+    pair: str
+    far: str
+    volume: str
+    samples: float | None
+    status: str
+    note: str
+
+
+def volume_text(row: Mapping[str, Any]) -> str:
+    """V of a row of `measurement.summary`, with two digits of its error."""
+    if row["status"] == "not_measurable":
+        return "not measurable"
+    if row["status"] == "upper_limit":
+        return f"< {row['upper_limit']:.2g} Gpc³ (90 %)"
+    return f"{rounded(row['volume'], row['error'])} Gpc³"
+
+
+def far_text(row: Mapping[str, Any]) -> str:
+    """The FAR of a row, with its Poisson error where it was measured."""
+    unit = row["far_unit"].removeprefix("1")
+    if row["status"] == "not_measurable":
+        return f"{row['far']:g} {unit}"
+    return f"{row['far']:g} ± {row['far'] * row['far_relative_error']:.1g} {unit}"
+
+
+def rounded(value: float, error: float) -> str:
+    """'value ± error' with two digits of the error."""
+    import math
+
+    if not error > 0:
+        return f"{value:.3g} ± 0"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def text_summary(meta: Mapping[str, Any]) -> list[VolumeRow]:
+    """Rows to print, from the meta of the artifact ``sensitive_volume``."""
+    return [
+        VolumeRow(f"{r['mass_1']:g} + {r['mass_2']:g}", far_text(r), volume_text(r), r.get("effective_samples"), r["status"], r["note"])
+        for r in meta["rows"]
+    ]
+
+
+def caveats(meta: Mapping[str, Any]) -> list[str]:
+    """Sentences that must stand beside the numbers: what they are, and which rates they cannot speak of."""
+    out = []
+    if meta["exercise"]:
+        out.append("V is an exercise, not a measurement.")
+    if meta["aframe_compatible"]:
+        out.append("V is computed as by Aframe v1: without redshift weights it is about half to three quarters of the true volume.")
+    if not meta["speaks_of_one_per_year"]:
+        out.append(
+            f"This background ({meta['Tb'] / 3600:,.1f} h) cannot speak about one false alarm per year: "
+            f"the lowest measurable FAR is {meta['lowest_count']}/Tb = "
+            f"{meta['lowest_far_per_hour']:.3g} /h ({meta['lowest_far_per_year']:,.0f} /yr)."
+        )
+    return out
