@@ -148,6 +148,7 @@ class LocalStore(ArtifactStore):
         base, now = self.root / folder, time.time()
         if base.is_dir():
             remove_dead(base, _STAGING)
+            remove_dead(base.parent, f".{base.name}.json~")
         try:
             return {p.name: now - p.stat().st_mtime for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")}
         except FileNotFoundError:
