@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do $$p -c 'import sys; sys.exit(not (3,11)<=sys.version_info[:2]<(3,14))' 2>/dev/null && { command -v $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL = ./docker/install.sh "$(PYTHON)" $(VENV)
+INSTALL = ./.ci/install.sh "$(PYTHON)" $(VENV)
 
 .PHONY: help install install-dev demo demo-real test test-slow lint clean
 
@@ -15,10 +15,10 @@ help:
 	@echo "make lint       ruff"
 	@echo "make clean      removes .venv and runs/demo"
 
-$(BIN)/.installed: pyproject.toml constraints.txt docker/install.sh
+$(BIN)/.installed: pyproject.toml constraints.txt .ci/install.sh
 	$(INSTALL) "." && touch $@
 
-$(BIN)/.installed-dev: pyproject.toml constraints.txt docker/install.sh
+$(BIN)/.installed-dev: pyproject.toml constraints.txt .ci/install.sh
 	$(INSTALL) ".[dev]" && touch $@ $(BIN)/.installed
 
 install: $(BIN)/.installed

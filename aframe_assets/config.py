@@ -59,13 +59,17 @@ class Segments(Section):
     train_min_duration: Seconds = Field(default=1024, gt=0)
     test_min_duration: Seconds = Field(default=128, gt=0)
     max_duration: Seconds = Field(default=20000, description="longest chunk; -1 never cuts")
-    min_valid_duration: Seconds = Field(default=15000, ge=0, description="training chunks are given to validation, latest first, until this much")
+    min_valid_duration: Seconds = Field(
+        default=15000, ge=0, description="training chunks are given to validation, latest first, until this much"
+    )
 
 
 class Simulated(Section):
     """Simulated noise: coloured Gaussian noise, spectral lines, glitches; a function of (seed, ifo, GPS)."""
 
-    asd: dict[str, str] = Field(default_factory=dict, description="ifo -> name of a packaged noise curve of bilby (as 'aLIGO_O4_high_asd.txt') or a file")
+    asd: dict[str, str] = Field(
+        default_factory=dict, description="ifo -> name of a packaged noise curve of bilby (as 'aLIGO_O4_high_asd.txt') or a file"
+    )
     lines: list[Hertz] = Field(default=[36.0, 60.0, 500.0, 1000.0])
     line_snr: float = Field(default=30.0, ge=0, description="amplitude of a line over the noise in one second")
     glitch_rate: float = Field(default=20.0, ge=0, description="glitches per hour and detector")
@@ -117,7 +121,9 @@ class Injections(Section):
 
     prior: str = "end_o3_ratesandpops"
     num_signals: int = Field(default=500_000, ge=0)
-    spacing: Seconds = Field(default=16, ge=0, description="seconds between the end of one waveform and the start of the next; may be negative down to -duration")
+    spacing: Seconds = Field(
+        default=16, description="seconds between the end of one waveform and the start of the next; may be negative down to -duration"
+    )
     buffer: Seconds = Field(default=16, ge=0)
     jitter: Seconds = Field(default=0.1, ge=0)
 
@@ -130,6 +136,8 @@ class Architecture(Section):
     width: int = Field(default=64, ge=1)
     kernel_size: int = Field(default=3, ge=1)
     norm_groups: int = Field(default=16, ge=1)
+    stem_kernel: int = Field(default=7, ge=1)
+    stem_stride: int = Field(default=2, ge=1)
 
 
 class Training(Section):
@@ -141,10 +149,16 @@ class Training(Section):
     learning_rate: float = Field(default=5.85e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     pct_lr_ramp: float = Field(default=0.115, gt=0, lt=1)
+    gradient_clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient of a step")
     waveform_prob: float = Field(default=0.277, ge=0, le=1)
     swap_prob: float = Field(default=0.014, ge=0, le=1)
     mute_prob: float = Field(default=0.055, ge=0, le=1)
-    glitch_prob: float = Field(default=0.0, ge=0, le=1, description="simulated single-detector glitches added to this share of kernels, per detector")
+    glitch_prob: float = Field(
+        default=0.0, ge=0, le=1, description="simulated single-detector glitches added to this share of kernels, per detector"
+    )
+    psd_block: Seconds = Field(
+        default=32, gt=0, description="background whitened with one PSD, that of the psd_length before it, as in inference"
+    )
     left_pad: Seconds = 0.25
     right_pad: Seconds = 0.05
     min_snr: float = Field(default=4, gt=0)
@@ -167,7 +181,9 @@ class Tune(Section):
     num_rounds: int = Field(default=4, ge=1)
     trials_per_round: int = Field(default=2, ge=1)
     max_epochs: int = Field(default=50, ge=1)
-    space: dict[str, dict[str, Any]] = Field(default={"learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}}, description="training.KEY -> optuna float range")
+    space: dict[str, dict[str, Any]] = Field(
+        default={"learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}}, description="training.KEY -> optuna float range"
+    )
 
 
 class Model(Section):
@@ -179,23 +195,32 @@ class Model(Section):
 
 class Engine(Section):
     platform: Literal["auto", "onnxruntime", "torch"] = "auto"
-    parity_tolerance: float = Field(default=1e-3, gt=0, description="largest accepted |difference| of logits between engine and torch model")
+    parity_tolerance: float = Field(
+        default=1e-3, gt=0, description="largest accepted |difference| of logits between engine and torch model"
+    )
 
 
 class Inference(Section):
     """Timeslides (reference 2.5, 2.11)."""
 
     inference_rate: Hertz = Field(default=4, gt=0)
-    batch_size: int = Field(default=128, ge=1, description="windows per engine call; also the PSD block, batch_size / inference_rate seconds")
+    batch_size: int = Field(
+        default=128, ge=1, description="windows per engine call; also the PSD block, batch_size / inference_rate seconds"
+    )
     integration_window_length: Seconds = Field(default=1.5, gt=0)
     cluster_window_length: Seconds = Field(default=8, gt=0)
     Tb: Seconds = Field(default=31_536_000, ge=0, description="background livetime wanted; sets the number of slides")
     num_slides: int | None = Field(default=None, ge=0, description="overrides Tb")
     shifts: list[float] = Field(default=[0, 1], description="seconds each detector is shifted by in slide 1; slide i uses i times this")
     slide_mode: Literal["linear", "ring"] = "linear"
-    psd_source: Literal["preceding", "segment"] = Field(default="preceding", description="'preceding': each block is whitened with the psd_length before it; 'segment': one PSD of the whole chunk")
+    psd_source: Literal["preceding", "segment"] = Field(
+        default="preceding",
+        description="'preceding': each block is whitened with the psd_length before it; 'segment': one PSD of the whole chunk",
+    )
     zero_lag: bool = True
-    exclude_catalog: str | None = Field(default=None, description="event catalogue (CSV with GPS column); slid outputs that touch a merger are dropped")
+    exclude_catalog: str | None = Field(
+        default=None, description="event catalogue (CSV with GPS column); slid outputs that touch a merger are dropped"
+    )
     exclude_pad: Seconds = Field(default=0.5, ge=0, description="seconds around a catalogue merger that an output may not touch")
     merger_time_rate: Hertz = Field(default=64, gt=0, description="rate at which a candidate is re-scored to find merger_time")
     recovery_window: Seconds = Field(default=1.0, gt=0, description="an injection is recovered by the loudest event within this time of it")

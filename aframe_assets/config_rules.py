@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def violations(config: Config) -> list[str]:
         refuse("conditioning.lowpass", cond.lowpass, f"expected above highpass {cond.highpass:g} Hz")
     if wave.right_pad >= wave.duration:
         refuse("waveforms.right_pad", wave.right_pad, f"expected less than waveforms.duration {wave.duration:g} s")
+    if c.injections.spacing <= -wave.duration:
+        refuse("injections.spacing", c.injections.spacing, f"expected above -waveforms.duration, {-wave.duration:g} s")
     need = cond.psd_length if inf.psd_source == "preceding" else 0.0
     need += cond.kernel_length + cond.fduration
     for role in ("train", "test"):
@@ -44,9 +47,17 @@ def violations(config: Config) -> list[str]:
         floor = cond.psd_length + cond.kernel_length + cond.fduration if role == "train" else need
         if shortest < floor:
             if cond.kernel_length > shortest:
-                refuse("conditioning.kernel_length", cond.kernel_length, f"expected a kernel shorter than the shortest segment, segments.{role}_min_duration {shortest:g} s")
+                refuse(
+                    "conditioning.kernel_length",
+                    cond.kernel_length,
+                    f"expected a kernel shorter than the shortest segment, segments.{role}_min_duration {shortest:g} s",
+                )
             elif cond.psd_length > shortest:
-                refuse("conditioning.psd_length", cond.psd_length, f"expected a PSD shorter than the shortest data, segments.{role}_min_duration {shortest:g} s")
+                refuse(
+                    "conditioning.psd_length",
+                    cond.psd_length,
+                    f"expected a PSD shorter than the shortest data, segments.{role}_min_duration {shortest:g} s",
+                )
             else:
                 refuse(f"segments.{role}_min_duration", shortest, f"expected at least psd_length + kernel_length + fduration = {floor:g} s")
     if 0 < seg.max_duration < max(need, cond.psd_length + cond.kernel_length + cond.fduration):
@@ -66,7 +77,7 @@ def violations(config: Config) -> list[str]:
             if value is None and not (c.model.weights and key.startswith("train")):
                 refuse(f"segments.{key}", value, "expected a GPS time in seconds")
     known = [(k, v) for k, v in times if v is not None]
-    for (k0, v0), (k1, v1) in zip(known, known[1:], strict=False):
+    for (k0, v0), (k1, v1) in pairwise(known):
         if v1 < v0:
             refuse(f"segments.{k1}", v1, f"expected not before {k0} {v0:g}")
     if seg.source == "files" and set(seg.files) != set(c.ifos):
@@ -75,6 +86,8 @@ def violations(config: Config) -> list[str]:
         refuse("segments.fixed", seg.fixed, "expected at least one [start, stop) pair")
     if (seg.source == "strain_files" or c.strain.source == "files") and not c.strain.files:
         refuse("strain.files", c.strain.files, "expected at least one file, folder or glob")
+    if c.strain.source == "simulated" and not set(c.ifos) <= set(c.strain.simulated.asd):
+        refuse("strain.simulated.asd", c.strain.simulated.asd, f"expected a noise curve for each of ifos {c.ifos}")
     if c.strain.source == "frames" and set(c.strain.channels) != set(c.ifos):
         refuse("strain.channels", c.strain.channels, f"expected one channel for each of ifos {c.ifos}")
     return out

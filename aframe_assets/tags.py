@@ -9,7 +9,14 @@ RESOURCES_TAG = "aframe/resources"
 
 
 def resources(
-    *, cpus: int = 1, memory_gb: float = 2, gpus: int = 0, gpu_memory_gb: float = 0, time_min: int = 60, disk_gb: float = 2, container: str = "cpu"
+    *,
+    cpus: int = 1,
+    memory_gb: float = 2,
+    gpus: int = 0,
+    gpu_memory_gb: float = 0,
+    time_min: int = 60,
+    disk_gb: float = 2,
+    container: str = "cpu",
 ) -> dict[str, str]:
     """The op tags of a step that needs this much: cores, GB, minutes."""
     return {

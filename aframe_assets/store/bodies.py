@@ -93,7 +93,11 @@ def _check_record(check: Check, blocking: Mapping[str, bool]) -> dict[str, Any]:
 def _check_result(record: Mapping[str, Any]) -> dg.AssetCheckResult:
     severity = dg.AssetCheckSeverity.ERROR if record["severity"] == "error" else dg.AssetCheckSeverity.WARN
     return dg.AssetCheckResult(
-        check_name=record["name"], passed=record["passed"], severity=severity, description=record["description"] or None, metadata=record["metadata"]
+        check_name=record["name"],
+        passed=record["passed"],
+        severity=severity,
+        description=record["description"] or None,
+        metadata=record["metadata"],
     )
 
 
@@ -285,7 +289,11 @@ def partitioned_asset(
             text = "; ".join(f"{k}: {v}" for k, v in failed.items())
             fraction = len(handles) / len(context.partition_keys)
             if fraction < workspace.config.execution.min_segment_fraction:
-                print(f"aframe: {name} failed for {len(failed)} of {len(context.partition_keys)} segments: {text}", file=sys.stderr, flush=True)
+                print(
+                    f"aframe: {name} failed for {len(failed)} of {len(context.partition_keys)} segments: {text}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 raise dg.Failure(description=f"{name} failed for {len(failed)} segments: {text}", allow_retries=False)
             context.log.warning(f"{name} goes on without {len(failed)} segments: {text}")
         fresh = {k for chunk in made for k in chunk}
@@ -405,7 +413,12 @@ def _manifest_check_whole(asset: str, name: str, blocking: bool) -> Any:
     from aframe_assets.tags import resources
 
     @dg.asset_check(
-        name=name, asset=asset, blocking=blocking, required_resource_keys={"experiment"}, op_tags=resources(**GLUE), description=f"'{name}' of {asset}."
+        name=name,
+        asset=asset,
+        blocking=blocking,
+        required_resource_keys={"experiment"},
+        op_tags=resources(**GLUE),
+        description=f"'{name}' of {asset}.",
     )
     def check(context):
         manifest = context.resources.experiment.workspace().store.manifest(asset)
@@ -413,5 +426,3 @@ def _manifest_check_whole(asset: str, name: str, blocking: bool) -> Any:
         return _check_result(record)
 
     return check
-
-

@@ -145,6 +145,10 @@ class Workspace:
             from aframe_assets.segments.source_identity import source_identity
 
             return {"files": source_identity(self.config)}
+        if asset == "background" and self.config.strain.source == "simulated":
+            from aframe_assets.strain.simulated import curves_identity
+
+            return {"asd": curves_identity(self.config)}
         return {}
 
     def _available(self, wanted: lineage.Input, asset: str) -> dict[str, Handle]:

@@ -84,6 +84,13 @@ def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:
     return f, np.sqrt(a) if path.name.endswith("psd.txt") else a
 
 
+def curves_identity(config: Config) -> dict[str, str]:
+    """Identity of the noise curves' bytes, so that an edited curve makes its noise anew."""
+    curves = config.strain.simulated.asd
+    digest = hashlib.sha256(b"".join(packaged_curve(curves[ifo]).read_bytes() for ifo in sorted(curves))).hexdigest()
+    return {"key": digest, "sha256": digest}
+
+
 class SimulatedNoise:
     """Noise of one detector.
 
