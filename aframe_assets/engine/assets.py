@@ -40,7 +40,12 @@ def make_exported_model(job: Job) -> Product:
         "onnx": compare(OnnxRuntimeEngine(files[ONNX_FILE], signature, {}).infer, network, windows, EXPORT_TOLERANCE).as_dict(),
         "torch.export": compare(TorchEngine(files[TORCH_FILE], signature, {}).infer, network, windows, EXPORT_TOLERANCE).as_dict(),
     }
-    meta = {"parity": found, "max_difference": max(p["max_difference"] for p in found.values()), "ifos": list(signature.ifos), "kernel": signature.kernel}
+    meta = {
+        "parity": found,
+        "max_difference": max(p["max_difference"] for p in found.values()),
+        "ifos": list(signature.ifos),
+        "kernel": signature.kernel,
+    }
     return Product(files, meta, [parity_check("exported_equals_torch", found)])
 
 
@@ -55,7 +60,13 @@ def make_engine(job: Job) -> Product:
     record = build_engine(exported, job.scratch, settings.platform, settings.parity_tolerance, read_description(exported))
     signature = Signature.read(exported / SIGNATURE_FILE)
     for name, found in record["measured"].items():
-        job.log.info("%s: %.3f ms per window on %d threads, largest difference %.2g", name, found["ms_per_window"], found["threads"], found["parity"]["max_difference"])
+        job.log.info(
+            "%s: %.3f ms per window on %d threads, largest difference %.2g",
+            name,
+            found["ms_per_window"],
+            found["threads"],
+            found["parity"]["max_difference"],
+        )
     meta = {
         "platform": record["platform"],
         "ms_per_window": record["ms_per_window"],

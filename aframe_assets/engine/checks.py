@@ -23,7 +23,11 @@ def parity_check(name: str, found: Mapping[str, Mapping[str, Any]]) -> Check:
         name,
         all(p["passed"] for p in found.values()),
         description=text,
-        metadata={"max_difference": found[worst]["max_difference"], "tolerance": found[worst]["tolerance"], "windows": found[worst]["windows"]},
+        metadata={
+            "max_difference": found[worst]["max_difference"],
+            "tolerance": found[worst]["tolerance"],
+            "windows": found[worst]["windows"],
+        },
     )
 
 

@@ -75,7 +75,10 @@ class _Base:
         """See `Engine.infer`."""
         wanted = (len(self.ifos), self.kernel)
         if windows.ndim != 3 or windows.shape[1:] != wanted:
-            raise ValueError(f"engine got windows of shape {windows.shape}; expected (batch, {wanted[0]}, {wanted[1]}): {self.ifos}, {self.kernel} samples")
+            raise ValueError(
+                f"engine got windows of shape {windows.shape}; expected (batch, {wanted[0]}, {wanted[1]}): "
+                f"{self.ifos}, {self.kernel} samples"
+            )
         windows = np.ascontiguousarray(windows, dtype=np.float32)
         out = np.empty(len(windows), np.float32)
         for i in range(0, len(windows), self.batch):
@@ -143,7 +146,9 @@ def _milliseconds(engine: _Base, num: int, repeats: int = 3) -> dict[int, float]
     return best
 
 
-def build_engine(exported: Path, folder: Path, platform: Platform = "auto", tolerance: float = 1e-3, bundle: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def build_engine(
+    exported: Path, folder: Path, platform: Platform = "auto", tolerance: float = 1e-3, bundle: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Choose a platform and write the engine.
 
     'auto' measures every platform on this machine and takes the fastest that passes parity with the torch program; ONNX
@@ -209,7 +214,9 @@ def load_engine(folder: Path, threads: int | None = None) -> Engine:
     except FileNotFoundError:
         raise ValueError(f"{folder}: no {ENGINE_FILE}; expected a folder that `aframe run --until engine` made") from None
     except (json.JSONDecodeError, KeyError) as e:
-        raise ValueError(f"{folder / ENGINE_FILE}: not an engine ({type(e).__name__}: {e}); build it again with `aframe run --until engine`") from None
+        raise ValueError(
+            f"{folder / ENGINE_FILE}: not an engine ({type(e).__name__}: {e}); build it again with `aframe run --until engine`"
+        ) from None
     if not (folder / file).is_file():
         raise ValueError(f"{folder}: {ENGINE_FILE} asks for {file}, which is missing; build the engine again")
     return kind(folder / file, Signature.read(folder / SIGNATURE_FILE), record["bundle"], record["batch"], threads)

@@ -44,7 +44,9 @@ class Signature:
         values = dict(conditioning) if isinstance(conditioning, Mapping) else conditioning.model_dump(mode="json")
         kernel = values["kernel_length"] * sample_rate
         if abs(kernel - round(kernel)) > 1e-6:
-            raise ValueError(f"kernel_length {values['kernel_length']:g} s at {sample_rate:g} Hz is {kernel:g} samples; expected a whole number")
+            raise ValueError(
+                f"kernel_length {values['kernel_length']:g} s at {sample_rate:g} Hz is {kernel:g} samples; expected a whole number"
+            )
         return cls(tuple(ifos), float(sample_rate), round(kernel), values)
 
     @classmethod
@@ -54,7 +56,9 @@ class Signature:
             values = json.loads(Path(path).read_text())
             return cls(tuple(values["ifos"]), float(values["sample_rate"]), int(values["kernel"]), dict(values["conditioning"]))
         except (json.JSONDecodeError, KeyError, TypeError) as e:
-            raise ValueError(f"{path}: not the signature of an exported network ({type(e).__name__}: {e}); export the model again") from None
+            raise ValueError(
+                f"{path}: not the signature of an exported network ({type(e).__name__}: {e}); export the model again"
+            ) from None
 
     def write(self, path: Path) -> None:
         Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n")

@@ -2,9 +2,11 @@
 
 | model | platform | input -> output |
 |---|---|---|
-| ``snapshotter`` | onnxruntime_onnx, sequences with implicit state, direct | ``stream`` (1, ifo, batch * stride) -> ``windows`` (batch, ifo, kernel) |
+| ``snapshotter`` | onnxruntime_onnx | ``stream`` (1, ifo, batch * stride) -> ``windows`` (batch, ifo, kernel) |
 | ``aframe`` | onnxruntime_onnx | ``input_0`` (any, ifo, kernel) -> ``discriminator`` (any, 1) |
 | ``aframe-stream`` | ensemble | ``stream`` -> ``discriminator`` |
+
+The snapshotter serves sequences (batching 'direct') and keeps its state inside the server.
 
 Streams are whitened: the client whitens each detector once for all its slides, so the repository has no
 preprocessor and the state is that of the windows alone, int((kernel_length - 1 / rate) * sample_rate) samples. It

@@ -33,8 +33,7 @@ def integrate(scores: np.ndarray, size: int) -> np.ndarray:
 
 def cluster(statistic: np.ndarray, rate: float, window_length: float) -> np.ndarray:
     """Indices of the events of one time series, ascending. See `cluster_slides`."""
-    rows, columns = cluster_slides(np.asarray(statistic)[None], rate, window_length)
-    return columns
+    return cluster_slides(np.asarray(statistic)[None], rate, window_length)[1]
 
 
 def cluster_slides(statistic: np.ndarray, rate: float, window_length: float) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +56,9 @@ def cluster_slides(statistic: np.ndarray, rate: float, window_length: float) -> 
     """
     half = int(rate * window_length) // 2
     if half < 1:
-        raise ValueError(f"cluster_window_length {window_length:g} s at {rate:g} Hz is {int(rate * window_length)} samples; expected at least 2")
+        raise ValueError(
+            f"cluster_window_length {window_length:g} s at {rate:g} Hz is {int(rate * window_length)} samples; expected at least 2"
+        )
     statistic = np.asarray(statistic, np.float64)
     slides, size = statistic.shape
     if not slides or not size:

@@ -53,31 +53,56 @@ class Calibration:
         return {"offset": self.offset, "width90": self.width90, "num": self.num}
 
 
-def rescore(
-    windows: SlidWindows, engine: Scorer, right_edge: float, *, whitened_start: float, sample_rate: float, rate: float, batch: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of windows with right edges within REACH of `right_edge`, at `rate` or above.
+@dataclass(frozen=True)
+class Rescorer:
+    """Scores around a candidate, finely.
 
-    Args:
-        windows: slid streams.
+    Attributes:
+        windows: streams of the slide that the candidate was found in.
         engine: the network.
-        right_edge: GPS seconds in the frame of shift 0.
-        whitened_start: GPS seconds of sample 0 of the frame.
+        whitened_start: GPS seconds of sample 0 of the unshifted frame.
         sample_rate: Hz.
+        kernel_length, integration: seconds.
         rate: windows per second wanted; the next rate above whose step is a whole number of samples is used.
         batch: windows per engine call.
-
-    Returns:
-        (right edges in GPS seconds, scores), windows outside the data left out.
+        early: seconds that the event-time convention puts events before right edge - integration (0 but for upstream V1).
     """
-    step = max(1, int(sample_rate // rate))
-    centre = round((right_edge - whitened_start) * sample_rate) - windows.kernel
-    count = int(REACH * sample_rate) // step
-    frame = centre + np.arange(-count, count + 1) * step
-    frame = frame[frame >= 0]
-    scores = windows.score(engine, frame, batch)
-    kept = np.isfinite(scores)
-    return whitened_start + (frame[kept] + windows.kernel) / sample_rate, scores[kept]
+
+    windows: SlidWindows
+    engine: Scorer
+    whitened_start: float
+    sample_rate: float
+    kernel_length: float
+    integration: float
+    rate: float
+    batch: int
+    early: float = 0.0
+
+    def scores(self, right_edge: float) -> tuple[np.ndarray, np.ndarray]:
+        """Right edges (GPS seconds) within REACH of `right_edge`, and their scores; windows outside the data are left out."""
+        step = max(1, int(self.sample_rate // self.rate))
+        centre = round((right_edge - self.whitened_start) * self.sample_rate) - self.windows.kernel
+        count = int(REACH * self.sample_rate) // step
+        frame = centre + np.arange(-count, count + 1) * step
+        frame = frame[frame >= 0]
+        scores = self.windows.score(self.engine, frame, self.batch)
+        kept = np.isfinite(scores)
+        return self.whitened_start + (frame[kept] + self.windows.kernel) / self.sample_rate, scores[kept]
+
+    def raw(self, detection_time: float) -> float:
+        """Uncalibrated merger time of the event at `detection_time`, GPS seconds; NaN when no plateau is found."""
+        right_edge = detection_time + self.integration + self.early
+        edges, scores = self.scores(right_edge)
+        # the integrated output peaks once the plateau is inside the integration window; half a kernel of slack
+        low, high = right_edge - self.integration - self.kernel_length / 2, right_edge + self.kernel_length / 2
+        found = plateau(edges, scores, low, high)
+        return float("nan") if found is None else (found[0] + found[1]) / 2 - self.kernel_length / 2
+
+
+def merger_time(rescorer: Rescorer, detection_time: float, calibration: Calibration) -> tuple[float, float] | None:
+    """Merger time in GPS seconds and its 90 % width in seconds, or None when no plateau is found."""
+    raw = rescorer.raw(detection_time)
+    return None if np.isnan(raw) else (raw - calibration.offset, calibration.width90)
 
 
 def plateau(right_edges: np.ndarray, scores: np.ndarray, low: float, high: float) -> tuple[float, float] | None:
@@ -111,15 +136,3 @@ def plateau(right_edges: np.ndarray, scores: np.ndarray, low: float, high: float
     gain = np.where(fits, inside**2 / (size * np.maximum(n - size, 1)), -1.0)
     best = int(np.argmax(gain))
     return float(right_edges[first[best]]), float(right_edges[last[best]])
-
-
-def raw_estimate(right_edges: np.ndarray, scores: np.ndarray, right_edge: float, *, kernel_length: float, integration: float) -> float:
-    """Uncalibrated merger time, GPS seconds; NaN when no plateau is found.
-
-    Args:
-        right_edges, scores: as `rescore` gives.
-        right_edge: of the window at which the integrated output peaked.
-        kernel_length, integration: seconds; the plateau's centre lies within the integration, or half a kernel off it.
-    """
-    found = plateau(right_edges, scores, right_edge - integration - kernel_length / 2, right_edge + kernel_length / 2)
-    return float("nan") if found is None else (found[0] + found[1]) / 2 - kernel_length / 2

@@ -18,7 +18,7 @@ import numpy as np
 from aframe_assets.config import Inference
 from aframe_assets.inference.clustering import cluster_slides, integrate
 from aframe_assets.inference.events import recover, recovered
-from aframe_assets.inference.merger_time import raw_estimate, rescore
+from aframe_assets.inference.merger_time import Rescorer
 from aframe_assets.inference.streaming import Scorer
 from aframe_assets.inference.whitened import WhitenedChunk, support
 from aframe_assets.inference.windows import SlidWindows, needed
@@ -40,7 +40,7 @@ class SlideResults:
         foreground: every injection with the loudest event near it (statistic -inf without one).
         merger_residuals: raw merger time - true one of a sample of loud recovered injections, seconds.
         expected: livetime that the geometry says 'background' and 'zero_lag' should have, seconds.
-        windows: number of windows evaluated for 'background', 'zero_lag', 'foreground', 'merger_time'.
+        windows: number of windows evaluated for 'background', 'zero_lag' and 'foreground'.
         seconds: wall time spent in the network and in everything else.
     """
 
@@ -75,7 +75,7 @@ class _Pass:
     geometry: SlideGeometry
     engine: _Clock
     inference: Inference
-    windows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("background", "zero_lag", "foreground", "merger_time"), 0))
+    windows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("background", "zero_lag", "foreground"), 0))
 
     def __post_init__(self) -> None:
         rate, fs = self.inference.inference_rate, self.chunk.sample_rate
@@ -84,8 +84,9 @@ class _Pass:
         expected = round((self.geometry.duration - self.geometry.settle - self.geometry.fduration) * fs)
         if size != max(0, expected) or abs(self.chunk.whitened_start - self.geometry.whitened_start) > 0.5 / fs:
             raise ValueError(
-                f"whitened strain at GPS {self.chunk.gps_start:g} has {size} samples from {self.chunk.whitened_start:.6f}; the geometry of the slides expects"
-                f" {expected} from {self.geometry.whitened_start:.6f}: conditioning and inference settings must be those the injections were placed with"
+                f"whitened strain at GPS {self.chunk.gps_start:g} has {size} samples from "
+                f"{self.chunk.whitened_start:.6f}; the geometry of the slides expects {expected} from {self.geometry.whitened_start:.6f}: "
+                "conditioning and inference settings must be those the injections were placed with"
             )
 
     def slid(self, streams: Sequence[np.ndarray], shift: Shift) -> SlidWindows:
@@ -108,6 +109,22 @@ class _Pass:
         missing = integrate(np.isnan(scores).astype(float), size) > 0
         return np.where(valid & ~missing, integrate(scores, size), -np.inf)
 
+    def rescorer(self, slid: SlidWindows) -> Rescorer:
+        """For events of the slide `slid`."""
+        g, i = self.geometry, self.inference
+        early = 1 / g.inference_rate if i.event_time_convention == "upstream_v1" else 0.0
+        return Rescorer(
+            slid,
+            self.engine,
+            g.whitened_start,
+            self.chunk.sample_rate,
+            g.kernel_length,
+            g.integration_window_length,
+            i.merger_time_rate,
+            i.batch_size,
+            early,
+        )
+
     def events(self, geometry: SlideGeometry, rows: list[tuple[Shift, np.ndarray]]) -> EventSet:
         """Events of several slides; `Tb` counts their outputs."""
         length = max((len(y) for _, y in rows), default=0)
@@ -119,6 +136,25 @@ class _Pass:
         times = _times(geometry, length, self.inference)
         live = float((table > -np.inf).sum()) / self.inference.inference_rate
         return EventSet(table[slide, sample], times[sample], shifts[slide], live)
+
+
+@dataclass(frozen=True)
+class ZeroLag:
+    """Events of unslid data, first and last detection time, GPS seconds, and what finds their merger times."""
+
+    events: EventSet
+    span: tuple[float, float]
+    rescorer: Rescorer
+
+
+def score_zero_lag(chunk: WhitenedChunk, geometry: SlideGeometry, engine: Scorer, inference: Inference) -> ZeroLag:
+    """The zero lag alone, as in `run_slides`."""
+    run, zero, plain = _Pass(chunk, geometry, _Clock(engine), inference), tuple(0.0 for _ in chunk.streams), replace(geometry, mergers=())
+    scores, valid = run.scores(plain, zero, "zero_lag")
+    events = run.events(plain, [(zero, run.statistic(scores, valid))])
+    times = _times(plain, len(valid), inference)[valid]
+    span = (float(times[0]), float(times[-1])) if len(times) else (plain.whitened_start, plain.whitened_start)
+    return ZeroLag(events, span, run.rescorer(run.slid(chunk.streams, zero)))
 
 
 def run_slides(
@@ -212,7 +248,7 @@ def _foreground(run: _Pass, shifts: list[Shift], kept, signals: Path | None, bac
         # the sample is spread over the slides, and within a slide over its loud injections
         share = (n + 1) * num_calibrate // len(shifts) - n * num_calibrate // len(shifts)
         chosen = _spread(np.flatnonzero((recover(*args) >= 0) & (statistic > loud)), share)
-        residuals += [_raw_merger_time(run, slid, times[i]) - responses.injection_time[i] for i in chosen]
+        residuals += [run.rescorer(slid).raw(times[i]) - responses.injection_time[i] for i in chosen]
     return _joined(signals, parts, live), np.array(residuals, float)
 
 
@@ -220,7 +256,8 @@ def _inject(run: _Pass, responses: InterferometerResponseSet, shift: Shift) -> t
     """Streams with the signals of one slide, where each signal starts in each detector, and the signals."""
     waveforms, chunk = responses.strain(), run.chunk
     # one start for all detectors, then whole-sample shifts: delays between detectors are those inside the waveforms
-    starts = chunk.starts(responses.injection_time, responses.coalescence)[:, None] + np.array([round(s * chunk.sample_rate) for s in shift])
+    shifted = np.array([round(s * chunk.sample_rate) for s in shift])
+    starts = chunk.starts(responses.injection_time, responses.coalescence)[:, None] + shifted
     if run.geometry.ring:
         first = chunk.settle + chunk.crop
         ring = round(run.geometry.whitened_duration * chunk.sample_rate)
@@ -249,23 +286,11 @@ def _spread(indices: np.ndarray, num: int) -> np.ndarray:
     return indices if len(indices) <= num else indices[np.linspace(0, len(indices) - 1, num).astype(int)] if num else indices[:0]
 
 
-def _raw_merger_time(run: _Pass, slid: SlidWindows, detection_time: float) -> float:
-    g, fs, inference = run.geometry, run.chunk.sample_rate, run.inference
-    right_edge = detection_time + g.integration_window_length
-    if inference.event_time_convention == "upstream_v1":
-        right_edge += 1 / g.inference_rate
-    edges, scores = rescore(
-        slid, run.engine, right_edge, whitened_start=g.whitened_start, sample_rate=fs, rate=inference.merger_time_rate, batch=inference.batch_size
-    )
-    run.windows["merger_time"] += len(edges)
-    return raw_estimate(edges, scores, right_edge, kernel_length=g.kernel_length, integration=g.integration_window_length)
-
-
 def _joined(signals: Path, parts: list, live: float) -> RecoveredInjectionSet:
     """One set of all slides; metadata are those of the signals' file, once."""
     head = InterferometerResponseSet.read_metadata(signals)
     head.pop("length")
-    names = [n for n in InterferometerResponseSet.PARAMETERS]
+    names = InterferometerResponseSet.PARAMETERS
     return RecoveredInjectionSet(
         **{n: np.concatenate([getattr(r, n) for r, _, _ in parts]) for n in names},
         detection_statistic=np.concatenate([s for _, s, _ in parts]),

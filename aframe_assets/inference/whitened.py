@@ -16,6 +16,7 @@ import torch
 from aframe_assets.config import Conditioning
 from aframe_assets.inference.streaming import StreamingWhitener, pieces
 from aframe_assets.strain.conditioning import Whitener
+from aframe_assets.waveforms.inject import add_signals
 
 _PIECE = 64.0
 """Seconds of strain handled at a time."""
@@ -85,7 +86,9 @@ class WhitenedChunk:
             streams.append(np.concatenate(parts))
             psds.append(tuple(machine.psds))
         if len(set(sizes)) != 1:
-            raise ValueError(f"strain at GPS {gps_start:g} has unequal lengths {sizes} samples; expected the same stretch of every detector")
+            raise ValueError(
+                f"strain at GPS {gps_start:g} has unequal lengths {sizes} samples; expected the same stretch of every detector"
+            )
         return cls(tuple(streams), tuple(psds), gps_start, sample_rate, machine.settle, machine.crop, machine.block, whitener)
 
     @property
@@ -94,11 +97,8 @@ class WhitenedChunk:
         return self.gps_start + (self.settle + self.crop) / self.sample_rate
 
     def starts(self, times: np.ndarray, coalescence: int) -> np.ndarray:
-        """Strain sample at which a waveform begins so that its sample `coalescence` is the one at or before GPS `times`.
-
-        A tolerance of a millionth of a sample keeps times that lie on a sample where they are.
-        """
-        return np.floor((np.asarray(times) - self.gps_start) * self.sample_rate + 1e-6).astype(np.int64) - coalescence
+        """Strain sample at which a waveform begins whose sample `coalescence` is the one nearest to GPS `times`."""
+        return np.round((np.asarray(times) - self.gps_start) * self.sample_rate).astype(np.int64) - coalescence
 
     def with_signals(self, starts: np.ndarray, waveforms: np.ndarray) -> tuple[np.ndarray, ...]:
         """The streams with signals added; signals may overlap (they add) and may reach over the ends (they are cut).
@@ -129,18 +129,9 @@ class WhitenedChunk:
         near = (starts < first + size) & (starts + waveforms.shape[1] > first)
         for start in starts[near]:
             touched[max(0, start - first - 2 * self.crop) : start + waveforms.shape[1] - first] = True
-        signal = place(size, starts[near] - first, waveforms[near])
+        # in units of samples
+        signal = add_signals(np.zeros(size), first, 1.0, waveforms[near], starts[near], 0)
         return signal, touched if touched.any() else None
-
-
-def place(size: int, starts: np.ndarray, waveforms: np.ndarray) -> np.ndarray:
-    """Zeros (size,) with waveforms (n, samples) added from samples `starts`; overlaps add, ends are cut."""
-    out = np.zeros(size)
-    for start, w in zip(starts, waveforms, strict=True):
-        a, b = max(start, 0), min(start + len(w), size)
-        if b > a:
-            out[a:b] += w[a - start : b - start]
-    return out
 
 
 def support(waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

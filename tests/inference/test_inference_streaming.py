@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_any_chunking_whitens_to_the_same_bits(whitener, strain, mean, given):
     expected = np.concatenate([whole.update(strain[0]), whole.finish()])
     edges = cuts(np.random.default_rng(int(mean)), strain.shape[1], mean)
     parts = StreamingWhitener(whitener, int(8 * RATE), psd)
-    got = np.concatenate([*(parts.update(strain[0, a:b]) for a, b in zip(edges, edges[1:], strict=False)), parts.finish()])
+    got = np.concatenate([*(parts.update(strain[0, a:b]) for a, b in pairwise(edges)), parts.finish()])
     assert np.array_equal(got, expected)
 
 
@@ -75,7 +76,7 @@ def test_snapshotter_gives_every_window_once(stride, mean):
     data = rng.standard_normal((2, 3001)).astype(np.float32)
     expected = np.lib.stride_tricks.sliding_window_view(data, kernel, axis=1)[:, ::stride].transpose(1, 0, 2)
     machine, edges = WindowSnapshotter(2, kernel, stride), cuts(rng, data.shape[1], mean)
-    got = np.concatenate([machine.update(data[:, a:b]).copy() for a, b in zip(edges, edges[1:], strict=False)])
+    got = np.concatenate([machine.update(data[:, a:b]).copy() for a, b in pairwise(edges)])
     assert np.array_equal(got, expected)
 
 
@@ -88,7 +89,7 @@ def test_scores_do_not_depend_on_chunks(whitener, strain, mean):
     whole, parts = scorer(one), scorer(many)
     expected = np.concatenate([whole.update(strain), whole.finish()])
     edges = cuts(np.random.default_rng(1), strain.shape[1], mean)
-    got = np.concatenate([*(parts.update(strain[:, a:b]) for a, b in zip(edges, edges[1:], strict=False)), parts.finish()])
+    got = np.concatenate([*(parts.update(strain[:, a:b]) for a, b in pairwise(edges)), parts.finish()])
     assert np.array_equal(got, expected)
     assert len(got) == (int(35 * RATE) - 768) // 128 + 1
     assert set(many.sizes) == {32} and len(many.sizes) == len(one.sizes)
@@ -120,7 +121,13 @@ def literal_clustering(y, rate, window_length):
 @pytest.mark.parametrize("size", [1, 5, 40, 3001])
 def test_clustering_is_the_walk_of_the_reference(rate, length, size):
     rng = np.random.default_rng(size)
-    rows = [rng.standard_normal(size), np.round(rng.standard_normal(size), 1), np.zeros(size), np.cumsum(rng.standard_normal(size)), np.arange(size) * 1.0]
+    rows = [
+        rng.standard_normal(size),
+        np.round(rng.standard_normal(size), 1),
+        np.zeros(size),
+        np.cumsum(rng.standard_normal(size)),
+        np.arange(size) * 1.0,
+    ]
     rows.append(np.where(rng.random(size) < 0.6, -np.inf, rng.standard_normal(size)))
     rows.append(np.full(size, -np.inf))
     y = np.stack(rows)

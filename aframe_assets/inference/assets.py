@@ -1,0 +1,183 @@
+"""The assets ``inference_results`` (one artifact a segment) and ``events``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aframe_assets.inference.checks import EVENT_CHECKS, RESULT_CHECKS
+from aframe_assets.store.bodies import partitioned_asset, plain_asset, plot_markdown
+from aframe_assets.store.job import Job, Product
+from aframe_assets.tags import resources
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+    from aframe_assets.engine.engine import Engine
+
+INJECTIONS = "waveforms.hdf5"
+
+
+def _require_settings(engine: Engine, config: Config) -> None:
+    """Refuse an engine that was trained on other data than it would now be shown."""
+    from aframe_assets.config import Conditioning
+
+    own = {
+        "ifos": list(engine.ifos),
+        "sample_rate": engine.sample_rate,
+        **{f"conditioning.{k}": v for k, v in Conditioning.model_validate(engine.conditioning)},
+    }
+    now = {"ifos": list(config.ifos), "sample_rate": config.sample_rate, **{f"conditioning.{k}": v for k, v in config.conditioning}}
+    different = [f"{k} = {now[k]}: the model was made with {v}" for k, v in own.items() if now[k] != v]
+    if different:
+        raise ValueError("; ".join(different) + "; set these keys to the model's values, or use another model")
+
+
+def make_inference_results(job: Job) -> Product:
+    """Zero lag, slides and injections of one chunk. A chunk that is not of the test role gives empty sets without livetime."""
+    from aframe_assets.inference.aggregate import BACKGROUND, FOREGROUND, ZERO_LAG
+    from aframe_assets.inference.checks import accounted_check, livetime_check
+    from aframe_assets.waveforms.ledger import EventSet, RecoveredInjectionSet
+
+    if job.row["role"] == "test":
+        out, shifts = _search(job)
+        background, zero_lag, foreground = out.background, out.zero_lag, out.foreground
+        expected, residuals, windows = out.expected, [float(r) for r in out.merger_residuals if r == r], out.windows
+        total = max(1, sum(windows.values()))
+        job.log.info(
+            "%s: %d slides, %d windows, network %.3f ms and all else %.3f ms per window; livetime %g s",
+            job.partition, len(shifts), total, 1e3 * out.seconds["network"] / total, 1e3 * out.seconds["other"] / total, background.Tb,
+        )  # fmt: skip
+    else:
+        background, zero_lag, foreground = EventSet(), EventSet(), RecoveredInjectionSet()
+        expected, residuals, windows, shifts = {"background": 0.0, "zero_lag": 0.0}, [], {}, []
+    files = {}
+    for name, events in ((BACKGROUND, background), (ZERO_LAG, zero_lag), (FOREGROUND, foreground)):
+        files[name] = events.write(job.scratch / name)
+    livetime = {"background": background.Tb, "zero_lag": zero_lag.Tb}
+    meta = {
+        "livetime": livetime,
+        "expected_livetime": expected,
+        "Tb": background.Tb,
+        "T0": zero_lag.Tb,
+        "num_slides": len(shifts),
+        "num_background": len(background),
+        "num_zero_lag": len(zero_lag),
+        "num_foreground": len(foreground),
+        "merger_residuals": residuals,
+        "kernel_length": job.config.conditioning.kernel_length,
+        "inference_rate": job.config.inference.inference_rate,
+        "windows": windows,
+    }
+    checks = [
+        livetime_check("livetime_as_expected", livetime, expected, job.config.inference.inference_rate),
+        accounted_check(len(foreground), job.handle("injections").meta["num_signals"] if job.row["role"] == "test" else 0),
+    ]
+    return Product(files, meta, checks)
+
+
+def _search(job: Job) -> tuple[Any, list[tuple[float, ...]]]:
+    from aframe_assets.engine.engine import load_engine
+    from aframe_assets.inference.slides import run_slides
+    from aframe_assets.inference.whitened import WhitenedChunk
+    from aframe_assets.segments.catalog import catalog_times
+    from aframe_assets.segments.geometry import SlideGeometry, num_slides, shift_vectors
+    from aframe_assets.strain.background_file import read_background
+
+    config = job.config
+    engine = load_engine(job.path("engine"))
+    _require_settings(engine, config)
+    mergers = catalog_times(config.inference.exclude_catalog)
+    rows = [r for r in job.handle("segments").meta["rows"].values() if r["role"] == "test"]
+    slides = num_slides(config, [SlideGeometry.of(config, r["gps_start"], r["gps_stop"], mergers) for r in rows])
+    shifts = shift_vectors(slides, config.inference.shifts)
+    geometry = SlideGeometry.of(config, job.row["gps_start"], job.row["gps_stop"], mergers)
+    path = job.path("background", job.handle("background").files[0].name)
+    # one detector's strain in memory at a time
+    strain = (read_background(path, [ifo]).strain[ifo] for ifo in config.ifos)
+    chunk = WhitenedChunk.of(
+        strain,
+        job.row["gps_start"],
+        config.sample_rate,
+        config.conditioning,
+        block=config.psd_block,
+        psd_source=config.inference.psd_source,
+    )
+    return run_slides(chunk, geometry, engine, config.inference, shifts, job.path("injections", INJECTIONS)), shifts
+
+
+def make_events(job: Job) -> Product:
+    """All chunks' events in one set each, with the calibration of merger times."""
+    import math
+
+    import numpy as np
+
+    from aframe_assets.inference.aggregate import (
+        BACKGROUND,
+        FOREGROUND,
+        REJECTED,
+        ZERO_LAG,
+        aggregate_events,
+        aggregate_foreground,
+        aggregate_rejected,
+    )
+    from aframe_assets.inference.checks import livetime_check, louder_check, sane_check
+    from aframe_assets.inference.merger_time import Calibration
+    from aframe_assets.inference.plots import statistics_plot
+
+    results = job.inputs["inference_results"]
+    order = sorted(results)
+    out = job.scratch
+    kernel = max((results[p].meta["kernel_length"] for p in order), default=0.0)
+    rate = max((results[p].meta["inference_rate"] for p in order), default=1.0)
+
+    def paths(asset: str, name: str) -> list[Any]:
+        return [job.path(asset, name, p) for p in order]
+
+    background = aggregate_events(paths("inference_results", BACKGROUND), out / BACKGROUND, rate)
+    zero_lag = aggregate_events(paths("inference_results", ZERO_LAG), out / ZERO_LAG, rate)
+    foreground = aggregate_foreground(paths("inference_results", FOREGROUND), out / FOREGROUND)
+    rejected = aggregate_rejected(paths("injections", REJECTED), out / REJECTED)
+    residuals = np.array([r for p in order for r in results[p].meta["merger_residuals"]])
+    due = {k: math.fsum(results[p].meta["expected_livetime"][k] for p in order) for k in ("background", "zero_lag")}
+    meta = {
+        "Tb": background.Tb,
+        "T0": zero_lag.Tb,
+        "num_background": len(background),
+        "num_zero_lag": len(zero_lag),
+        "num_foreground": len(foreground),
+        "num_found": int(np.isfinite(foreground.detection_statistic).sum()),
+        "num_rejected": rejected,
+        "num_segments": len(order),
+        "merger_time_calibration": Calibration.of(residuals, kernel).as_meta(),
+    }
+    stats = background.detection_statistic, zero_lag.detection_statistic, foreground.detection_statistic
+    checks = [
+        livetime_check("livetime_is_the_sum", {"background": background.Tb, "zero_lag": zero_lag.Tb}, due, rate),
+        sane_check(*stats),
+        louder_check(stats[0], stats[2]),
+    ]
+    files = {name: out / name for name in (BACKGROUND, ZERO_LAG, FOREGROUND, REJECTED)}
+    return Product(files, meta, checks, {"statistics": plot_markdown("Events", statistics_plot(*stats, background.Tb))})
+
+
+def assets(config: Config) -> list[Any]:
+    """Definitions of this room."""
+    return [
+        *partitioned_asset(
+            "inference_results",
+            make_inference_results,
+            config,
+            description="Zero-lag, background and foreground events of all slides of this segment, with their livetime.",
+            tags=resources(cpus=1, memory_gb=4, time_min=480, disk_gb=4),
+            kinds={"hdf5"},
+            checks=RESULT_CHECKS,
+        ),
+        plain_asset(
+            "events",
+            make_events,
+            config,
+            description="Events of the whole search, sorted, with injection parameters and rejected draws; total livetime Tb.",
+            tags=resources(cpus=1, memory_gb=4, time_min=60, disk_gb=4),
+            kinds={"hdf5"},
+            checks=EVENT_CHECKS,
+        ),
+    ]

@@ -1,0 +1,166 @@
+"""Candidates in strain files: read, whiten, score, cluster, and find when each merged.
+
+Everything is as in the zero lag of a search with the same settings, so that the search's background gives the FAR.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aframe_assets.config import SECONDS_PER_YEAR, Conditioning, Config
+from aframe_assets.engine.engine import Engine
+from aframe_assets.inference.merger_time import Calibration, merger_time
+from aframe_assets.inference.slides import score_zero_lag
+from aframe_assets.inference.whitened import WhitenedChunk
+from aframe_assets.segments.geometry import SlideGeometry
+from aframe_assets.strain.files import StrainError, describe_all, require_overlap, resampled_stretch
+from aframe_assets.waveforms.ledger import EventSet
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One event of the zero lag.
+
+    Attributes:
+        detection_time: GPS seconds, right edge of the last kernel less the integration window.
+        merger_time: GPS seconds, or None when no plateau was found.
+        merger_time_width90: length of the interval that holds it at 90 %, seconds, from injections; the kernel's without any.
+        detection_statistic: integrated logit.
+        far: Hz; None without a background.
+        far_is_limit: nothing in the background is as loud, the rate is below `far`.
+    """
+
+    detection_time: float
+    merger_time: float | None
+    merger_time_width90: float | None
+    detection_statistic: float
+    far: float | None
+    far_is_limit: bool
+
+    @property
+    def far_per_year(self) -> float | None:
+        return None if self.far is None else self.far * SECONDS_PER_YEAR
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What was found in some files.
+
+    Attributes:
+        candidates: loudest first.
+        ifos: detectors.
+        analysed: (first, last) detection time of each stretch that was scored, GPS seconds.
+        livetime: seconds of output.
+        skipped: stretches that were too short, (start, stop) GPS seconds.
+        background_livetime: seconds behind the FARs, 0 without a background.
+        calibration: of the merger times; its `num` is 0 when it is nominal.
+    """
+
+    candidates: tuple[Candidate, ...]
+    ifos: tuple[str, ...]
+    analysed: tuple[tuple[float, float], ...]
+    livetime: float
+    skipped: tuple[tuple[float, float], ...]
+    background_livetime: float
+    calibration: Calibration
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        values = asdict(self)
+        values["candidates"] = [asdict(c) | {"far_per_year": c.far_per_year} for c in self.candidates]
+        return values
+
+
+def shortest(conditioning: Conditioning, integration: float) -> float:
+    """Seconds of strain that give one output: PSD length + kernel + fduration + integration."""
+    return conditioning.psd_length + conditioning.kernel_length + conditioning.fduration + integration
+
+
+def detect(
+    files: Sequence[str | Path],
+    engine: Engine,
+    config: Config,
+    calibration: Calibration | None = None,
+    background: EventSet | None = None,
+    *,
+    max_candidates: int = 10,
+) -> Detection:
+    """Search strain files of all detectors of `engine`.
+
+    Args:
+        files: strain files, folders or globs, in any layout that `aframe_assets.strain.files` reads.
+        engine: the network; detectors, sample rate and conditioning are its own.
+        config: rates, windows and data quality of the search that `background` comes from.
+        calibration: of merger times, from that search.
+        background: its slid events and their livetime.
+        max_candidates: how many, loudest first, are kept and re-scored.
+
+    Raises:
+        StrainError: unreadable file, missing detector, no common time, or strain that is too short; names files and numbers.
+    """
+    conditioning = Conditioning.model_validate(engine.conditioning)
+    infos = describe_all(files)
+    science = require_overlap(infos, engine.ifos, config.strain.min_dq)
+    common = science[engine.ifos[0]]
+    for ifo in engine.ifos[1:]:
+        common = common & science[ifo]
+    stretches = [(float(a), float(b)) for a, b in common]
+    need = shortest(conditioning, config.inference.integration_window_length)
+    long_enough = [s for s in stretches if s[1] - s[0] >= need]
+    if not long_enough:
+        raise StrainError(_too_short(infos, stretches, need, conditioning, config))
+    skipped = tuple(s for s in stretches if s not in long_enough)
+    for a, b in skipped:
+        log.warning("GPS %.10g to %.10g: %g s of common strain, shorter than the %g s needed; skipped", a, b, b - a, need)
+    calibration = calibration or _nominal(engine, conditioning)
+    found, analysed, livetime = [], [], 0.0
+    for start, stop in long_enough:
+        strain = (resampled_stretch(infos, ifo, start, stop, engine.sample_rate, min_dq=config.strain.min_dq).strain for ifo in engine.ifos)
+        chunk = WhitenedChunk.of(
+            strain, start, engine.sample_rate, conditioning, block=config.psd_block, psd_source=config.inference.psd_source
+        )
+        settled = config.model_copy(update={"conditioning": conditioning})
+        scored = score_zero_lag(chunk, SlideGeometry.of(settled, start, stop), engine, config.inference)
+        livetime += scored.events.Tb
+        if scored.events.Tb:
+            analysed.append(scored.span)
+        found += [(s, t, scored) for s, t in zip(scored.events.detection_statistic, scored.events.detection_time, strict=True)]
+    found.sort(key=lambda f: -f[0])
+    candidates = tuple(
+        _candidate(s, t, merger_time(scored.rescorer, t, calibration), background) for s, t, scored in found[:max_candidates]
+    )
+    return Detection(
+        candidates, tuple(engine.ifos), tuple(analysed), livetime, skipped, background.Tb if background is not None else 0.0, calibration
+    )
+
+
+def _candidate(statistic: float, detection_time: float, merger: tuple[float, float] | None, background: EventSet | None) -> Candidate:
+    far, limit = None, False
+    if background is not None and background.Tb > 0:
+        louder = int((background.detection_statistic >= statistic).sum())
+        far, limit = max(louder, 1) / background.Tb, louder == 0
+    time, width = merger or (None, None)
+    return Candidate(float(detection_time), time, width, float(statistic), far, limit)
+
+
+def _nominal(engine: Engine, conditioning: Conditioning) -> Calibration:
+    """Without injections: the centre of the plateau that training asked for, known to a kernel."""
+    pads = engine.bundle.get("placement", {})
+    offset = (pads.get("right_pad", 0.0) - pads.get("left_pad", 0.0)) / 2
+    return Calibration(offset, conditioning.kernel_length, 0)
+
+
+def _too_short(infos: Sequence[Any], stretches: Sequence[tuple[float, float]], need: float, c: Conditioning, config: Config) -> str:
+    longest = max(stretches, key=lambda s: s[1] - s[0])
+    integration = config.inference.integration_window_length
+    return (
+        f"{'; '.join(map(str, infos))}: the longest common stretch, GPS {longest[0]:.10g} to {longest[1]:.10g}, "
+        f"has {longest[1] - longest[0]:g} s; expected at least {need:g} s = psd_length {c.psd_length:g} "
+        f"+ kernel_length {c.kernel_length:g} + fduration {c.fduration:g} + integration_window_length {integration:g}; give longer files, or neighbouring ones together"
+    )
