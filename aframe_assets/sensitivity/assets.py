@@ -45,9 +45,9 @@ def make_sensitive_volume(job: Job) -> Product:
     for text in (*meta["warnings"], *caveats(meta)):
         job.log.warning(text)
     measured = {r["far"]: r["threshold"] for r in m.curves.rows if r["status"] != "not_measurable"}
-    thresholds = [(f"FAR {far:g} {unit}", x) for far, x in measured.items()]
+    thresholds = [(f"FAR {far:g} {unit.removeprefix('1')}", x) for far, x in measured.items()]
     if not thresholds and len(m.curves.thresholds):
-        thresholds = [(f"FAR {m.curves.fars[0] * plots.UNITS[unit]:.3g} {unit}", float(m.curves.thresholds[0]))]
+        thresholds = [(f"FAR {m.curves.fars[0] * plots.UNITS[unit]:.3g} {unit.removeprefix('1')}", float(m.curves.thresholds[0]))]
     figures = [
         plots.volume_figure(m.curves, unit, s.min_effective_samples),
         plots.background_figure(m.background, unit, m.draws.statistic[m.draws.statistic > float("-inf")]),
@@ -55,7 +55,7 @@ def make_sensitive_volume(job: Job) -> Product:
     ]
     if thresholds:
         figures.append(plots.found_missed_figure(m.draws, thresholds[0][1], thresholds[0][0]))
-    title = f"{config.name}: sensitive volume" + (" (an exercise, not a measurement)" if s.exercise else "")
+    title = "Sensitive volume" + (" (an exercise, not a measurement)" if s.exercise else "")
     png = plots.volume_png(m.curves, unit, s.min_effective_samples, title)
     out = job.scratch
     (out / "sensitive_volume.png").write_bytes(png)

@@ -80,6 +80,7 @@ def volume_png(curves: Curves, unit: str, min_effective: float, note: str = "") 
                 ax.errorbar(x, row["volume"], row["error"], xerr=x * half, fmt="o", ms=4, color=colour, capsize=2)
     if len(curves.fars):
         ax.set_xscale("log")
+    ax.margins(y=0.1)
     ax.set_ylim(bottom=0)
     ax.set_xlabel(f"false-alarm rate [{unit}]")
     ax.set_ylabel(r"sensitive volume [Gpc$^3$]")
@@ -148,7 +149,7 @@ def volume_figure(curves: Curves, unit: str, min_effective: float) -> Figure:
             error_y={"type": "data", "array": [r["error"] for r in rows]},
             error_x={"type": "data", "array": [a * r["far_relative_error"] for a, r in zip(x, rows, strict=True)]},
         )
-    figure.update_xaxes(type="log", title=f"false-alarm rate [{unit}]", exponentformat="power")
+    figure.update_xaxes(type="log", title=f"false-alarm rate [{unit}]", exponentformat="power", dtick=1)
     figure.update_yaxes(rangemode="tozero", title="sensitive volume [Gpc³]")
     return make_figure(
         "volume",
@@ -197,10 +198,17 @@ def background_figure(background: Background, unit: str, found: np.ndarray | Non
             name="share of injections above",
         )
         figure.update_layout(
-            yaxis2={"overlaying": "y", "side": "right", "title": "share of recovered injections", "range": [0, 1.02], "showgrid": False}
+            yaxis2={
+                "overlaying": "y",
+                "side": "right",
+                "title": "share of recovered injections",
+                "range": [0, 1.02],
+                "showgrid": False,
+                "tickmode": "auto",
+            }
         )
     figure.update_xaxes(title="detection statistic")
-    figure.update_layout(yaxis={"type": "log", "title": f"false-alarm rate [{unit}]", "exponentformat": "power"})
+    figure.update_layout(yaxis={"type": "log", "title": f"false-alarm rate [{unit}]", "exponentformat": "power", "dtick": 1})
     return make_figure(
         "background",
         "Background",
@@ -223,8 +231,8 @@ def found_missed_figure(draws: Draws, threshold: float, far_text: str) -> Figure
     figure = go.Figure()
     for mask, name, colour, symbol in ((~found, "missed", "#999999", "x-thin"), (found, "found", COLOURS[0], "circle")):
         marker = {"color": colour, "symbol": symbol, "size": 5, "opacity": 0.7, "line": {"width": 1, "color": colour}}
-        figure.add_scattergl(x=chirp[mask], y=z[mask], mode="markers", marker=marker, name=f"{name} ({mask.sum():,} shown)")
-    figure.update_xaxes(type="log", title="source-frame chirp mass [M☉]")
+        figure.add_scatter(x=chirp[mask], y=z[mask], mode="markers", marker=marker, name=f"{name} ({mask.sum():,} shown)")
+    figure.update_xaxes(type="log", title="source-frame chirp mass [M☉]", tickvals=[2, 5, 10, 20, 30, 50, 100])
     figure.update_yaxes(title="redshift", rangemode="tozero")
     return make_figure(
         "found-missed",
@@ -255,7 +263,7 @@ def efficiency_figure(draws: Draws, thresholds: Sequence[tuple[str, float]]) -> 
                 line={"color": COLOURS[i % len(COLOURS)]},
                 error_y={"type": "data", "array": np.sqrt(share * (1 - share) / np.maximum(number, 1))},
             )
-    figure.update_xaxes(type="log", title="network SNR")
+    figure.update_xaxes(type="log", title="network SNR", tickvals=[4, 5, 6, 8, 10, 15, 20, 30, 50, 100])
     figure.update_yaxes(range=[0, 1.03], title="share found")
     return make_figure(
         "efficiency",
@@ -297,7 +305,7 @@ def zero_lag_figure(statistics: np.ndarray, livetime: float, background: Backgro
         hovertemplate="statistic %{x:.3f}<br>%{y} as loud<extra></extra>",
     )
     figure.update_xaxes(title="detection statistic")
-    figure.update_yaxes(type="log", title="number of events as loud or louder", range=[-1, np.log10(max(10, 2 * len(loudest)))])
+    figure.update_yaxes(type="log", dtick=1, title="number of events as loud or louder", range=[-1, np.log10(max(10, 2 * len(loudest)))])
     return make_figure(
         "zero-lag",
         "Zero lag against background",

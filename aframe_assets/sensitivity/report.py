@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata, resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.sensitivity.candidates import MATCH_WINDOW, analysed_catalog, match
@@ -108,7 +109,7 @@ def render(m: Material) -> str:
         zero_lag_text=_zero_lag_text(m),
         candidates=[_candidate_row(c, m.candidates["far_unit"]) for c in m.candidates["candidates"][:SHOWN]],
         catalog_rows=None if m.catalog is None else _catalog_rows(m),
-        catalog_name=config.sensitivity.catalog,
+        catalog_name=Path(config.sensitivity.catalog or "").name,
         match_window=f"{MATCH_WINDOW:g}",
         roles=_roles(m),
         stretches=[
@@ -158,7 +159,9 @@ def _cards(m: Material) -> list[dict[str, str]]:
         {
             "label": "Loudest zero-lag event",
             "value": "none" if loudest is None else loudest["catalog_name"] or f"{loudest['detection_statistic']:.3g}",
-            "more": "" if loudest is None else f"FAR {_far(loudest, m.candidates['far_unit'])} {m.candidates['far_unit']}",
+            "more": ""
+            if loudest is None
+            else f"FAR {_far(loudest, m.candidates['far_unit'])} {m.candidates['far_unit'].removeprefix('1')}",
         },
     ]
 
@@ -183,7 +186,7 @@ def _far(c: Mapping[str, Any], unit: str) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}" if 0.001 <= value <= 0.999 else f"{value:.1e}" if value < 0.5 else "> 0.999"
+    return "" if value is None else "< 0.001" if value < 0.001 else "> 0.999" if value > 0.999 else f"{value:.3f}"
 
 
 def _candidate_row(c: Mapping[str, Any], unit: str) -> dict[str, Any]:
@@ -215,7 +218,7 @@ def _catalog_rows(m: Material) -> list[dict[str, str]]:
             row |= {
                 "outcome": f"rank {c['rank']}, {c['detection_time'] - gps:+.2f} s",
                 "statistic": f"{c['detection_statistic']:.3f}",
-                "far": f"{_far(c, unit)} {unit}",
+                "far": f"{_far(c, unit)} {unit.removeprefix('1')}",
                 "p_astro": _p(c["p_astro"]),
             }
         out.append(row)
@@ -230,7 +233,7 @@ def _zero_lag_text(m: Material) -> str:
         bound = m.volume["far_limit_per_year"] if unit == "1/yr" else m.volume["far_limit_per_year"] / 8766
         text += (
             f"{limits} of them {'is' if limits == 1 else 'are'} louder than all background: "
-            f"only a limit, FAR < 1/Tb = {bound:.3g} {unit}, is known. "
+            f"only a limit, FAR < 1/Tb = {bound:.3g} {unit.removeprefix('1')}, is known. "
             if limits
             else "None is louder than all background. "
         )
@@ -294,9 +297,9 @@ def _training_figure(text: str | None) -> list[Figure]:
         x, y = zip(*points, strict=True)
         line = {"color": COLOURS[i % len(COLOURS)]}
         figure.add_scatter(x=x, y=y, mode="lines+markers", name=name.replace("_", " "), line=line, secondary_y="loss" not in name)
-    figure.update_xaxes(title="epoch")
+    figure.update_xaxes(title="epoch", **({"dtick": 1} if len(rows) <= 20 else {}))
     figure.update_yaxes(title="loss", secondary_y=False)
-    figure.update_yaxes(title="validation metric", secondary_y=True, showgrid=False)
+    figure.update_yaxes(title="validation metric", secondary_y=True, showgrid=False, tickmode="auto")
     return [make_figure("training", "Training", "Training loss (left) and validation metric (right) per epoch.", figure, 360)]
 
 

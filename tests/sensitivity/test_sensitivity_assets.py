@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -138,7 +139,7 @@ def made(tmp_path_factory):
 
 
 def test_volume_of_the_planted_horizon(made):
-    r, products = made
+    _r, products = made
     meta = products["sensitive_volume"].meta
     truth = comoving_volume(0, HORIZON, time_dilated=True)
     assert len(meta["rows"]) == 12 and all(x["status"] == "measured" for x in meta["rows"])
@@ -213,7 +214,7 @@ def test_report_works_offline_and_has_ordered_headings(made):
     assert "<script src" not in page
     levels = [int(x) for x in re.findall(r"<h([1-6])", body)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert '<html lang="en">' in body and body.count("<figcaption>") == body.count("<figure>") >= 5
 
 
@@ -234,14 +235,11 @@ def test_rounding(value, error, text):
     assert rounded(value, error) == text
 
 
-def test_compatible_mode_and_rates_per_year(made, tmp_path):
-    r, products = made
+def test_compatible_mode_and_rates_per_year(made):
+    r, _products = made
     config = build_config(
         {"preset": "demo", "sensitivity": {"aframe_compatible": True, "fars_per_hour": [], "fars_per_year": [300, 10_000], "max_far": 2e4}}
     )
-    other = Room(tmp_path, config)
-    other.handles["events"] = r.handles["events"]
-    other.store = r.store
     with r.store.scratch() as scratch:
         product = room.make_sensitive_volume(Job(config, "x", None, r.handles, None, r.store, scratch, scratch, logging.getLogger("test")))
     rows = product.meta["rows"]
