@@ -9,6 +9,7 @@ import resource
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,10 @@ from aframe_assets.store import open_store
 from aframe_assets.store.handle import Handle
 from aframe_assets.store.job import Check, Job, Product
 from aframe_assets.store.workspace import MissingArtifact, Wanted, Workspace
+
+# backfill_policy and blocking checks are marked beta; saying so once per asset and process buries what matters.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 Make = Callable[[Job], Product]
 

@@ -12,7 +12,9 @@ from aframe_assets.store.io_managers import io_manager_for
 from aframe_assets.store.job import Check, Product
 from aframe_assets.tags import resources
 
-ROWS = {f"{1000 + 100 * i}-100": {"gps_start": 1000 + 100 * i, "gps_stop": 1100 + 100 * i, "role": "test", "fingerprint": ""} for i in range(5)}
+ROWS = {
+    f"{1000 + 100 * i}-100": {"gps_start": 1000 + 100 * i, "gps_stop": 1100 + 100 * i, "role": "test", "fingerprint": ""} for i in range(5)
+}
 FURNITURE = {"description": "a toy asset that stands for the real one in tests", "tags": resources(), "kinds": {"toy"}}
 
 
@@ -147,7 +149,7 @@ def test_seeds_depend_on_experiment_asset_and_partition_only(toy):
     toy.run()
     store = toy.store()
     texts = {p: store.open_local(store.manifest("background", p).handle, "x.txt").read_text() for p in ROWS}
-    assert len(set(t.split()[1] for t in texts.values())) == 5
+    assert len({t.split()[1] for t in texts.values()}) == 5
     again = Toy(toy.root.parent / "again")
     again.run(["segments"], keys=())
     again.run(["background"], keys=("1200-100", "1200-100"))

@@ -81,7 +81,7 @@ def test_furniture(tmp_path):
 def test_every_op_says_what_it_needs(tmp_path):
     defs = _defs(tmp_path)
     job = defs.resolve_implicit_global_asset_job_def()
-    ops = [n for n in job.graph.iterate_op_defs()]
+    ops = list(job.graph.iterate_op_defs())
     assert len(ops) > 20
     for op in ops:
         assert RESOURCES_TAG in op.tags, f"{op.name} has no {RESOURCES_TAG} tag"

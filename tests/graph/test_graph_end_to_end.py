@@ -66,7 +66,9 @@ def test_the_whole_graph_on_s3_gives_equal_results(tiny_run, new_run, tiny):
             "AWS_SECRET_ACCESS_KEY": "not-so-secret-value",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        client = boto3.client("s3", endpoint_url=env["AWS_ENDPOINT_URL"], aws_access_key_id="test", aws_secret_access_key="x", region_name="us-east-1")
+        client = boto3.client(
+            "s3", endpoint_url=env["AWS_ENDPOINT_URL"], aws_access_key_id="test", aws_secret_access_key="x", region_name="us-east-1"
+        )
         client.create_bucket(Bucket="search")
         run = new_run("on s3", env).init("--store", "s3://search/runs/tiny")
         run.run()
