@@ -73,7 +73,9 @@ def merge_validation(job: Job, shards: list[Handle]) -> Product:
     w = job.config.waveforms
     path, meta, found = _merged(job, shards, WaveformSet, VALIDATION, w.num_validation_signals)
     snr = WaveformSet.read(path, waveforms=False).snr
-    return Product({VALIDATION: path}, meta, [*found, checks.snr_distribution(snr, w.snr_threshold)])
+    return Product(
+        {VALIDATION: path}, meta, [*found, checks.snr_threshold(snr, w.snr_threshold), checks.snr_distribution(snr, w.snr_threshold)]
+    )
 
 
 def make_injections(job: Job) -> Product:
@@ -109,6 +111,7 @@ def make_injections(job: Job) -> Product:
     found = [
         checks.count(len(placed), sum(len(s.times) for s in slides), draws.num_injections),
         checks.finite(checks.silent_or_not_finite(placed.waveforms), draws.num_failed),
+        checks.snr_threshold(placed.snr, config.waveforms.snr_threshold),
         checks.snr_distribution(placed.snr, config.waveforms.snr_threshold),
     ]
     return Product(files, meta, found)

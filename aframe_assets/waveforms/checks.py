@@ -9,11 +9,11 @@ from aframe_assets.store.job import Check
 if TYPE_CHECKING:
     import numpy as np
 
-COUNT, FINITE, SNR = "count", "finite", "snr_distribution"
+COUNT, FINITE, THRESHOLD, TAIL = "count", "finite", "snr_threshold", "snr_distribution"
 RAW_CHECKS = [(COUNT, True), (FINITE, True)]
 """(name, blocking) of the checks of a set without a cut on SNR."""
-CHECKS = [*RAW_CHECKS, (SNR, True)]
-TAIL = (1.0, 6.0)
+CHECKS = [*RAW_CHECKS, (THRESHOLD, True), (TAIL, False)]
+EXPONENTS = (1.0, 6.0)
 """Plausible exponents of the survival function of SNR, N(>rho) ~ rho^-a: 3 for sources even in Euclidean space
 (p(rho) ~ rho^-4); less where the population ends before the threshold's horizon does."""
 TAIL_SIGNALS = 100
@@ -45,21 +45,24 @@ def silent_or_not_finite(waveforms: dict[str, np.ndarray]) -> int:
     return int((~np.isfinite(peaks).all(axis=0) | ~(peaks > 0).any(axis=0)).sum())
 
 
+def snr_threshold(snr: np.ndarray, threshold: float) -> Check:
+    """No signal below the network SNR asked for."""
+    below = int((snr < threshold).sum())
+    text = f"{below} signals lie below network SNR {threshold:g}" if below else ""
+    return Check(THRESHOLD, not below, "error", text, {"threshold": threshold, "below": below})
+
+
 def snr_distribution(snr: np.ndarray, threshold: float) -> Check:
-    """No SNR below threshold (an error), and a power-law tail of plausible exponent (a warning)."""
+    """A power-law tail of plausible exponent, by Hill's estimator; not judged below `TAIL_SIGNALS` signals."""
     import numpy as np
 
-    below = int((snr < threshold).sum())
-    meta: dict[str, Any] = {"threshold": threshold, "signals": len(snr)}
+    meta: dict[str, Any] = {"signals": len(snr)}
     if len(snr):
         meta |= {"lowest": float(snr.min()), "median": float(np.median(snr)), "highest": float(snr.max())}
-    if below:
-        return Check(SNR, False, "error", f"{below} signals lie below network SNR {threshold:g}", meta)
     if len(snr) < TAIL_SIGNALS or threshold <= 0:
-        return Check(SNR, True, "error", "", meta)
-    # Hill's estimator of the exponent
+        return Check(TAIL, True, "warn", "", meta)
     exponent = len(snr) / float(np.log(snr / threshold).sum())
     meta["tail_exponent"] = exponent
-    good = TAIL[0] <= exponent <= TAIL[1]
-    text = "" if good else f"N(> rho) falls as rho^-{exponent:.2f}; expected an exponent between {TAIL[0]:g} and {TAIL[1]:g}, 3 nearby"
-    return Check(SNR, good, "warn", text, meta)
+    good = EXPONENTS[0] <= exponent <= EXPONENTS[1]
+    span = f"between {EXPONENTS[0]:g} and {EXPONENTS[1]:g}, 3 nearby"
+    return Check(TAIL, good, "warn", "" if good else f"N(> rho) falls as rho^-{exponent:.2f}; expected an exponent {span}", meta)
