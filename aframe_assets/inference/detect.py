@@ -162,5 +162,6 @@ def _too_short(infos: Sequence[Any], stretches: Sequence[tuple[float, float]], n
     return (
         f"{'; '.join(map(str, infos))}: the longest common stretch, GPS {longest[0]:.10g} to {longest[1]:.10g}, "
         f"has {longest[1] - longest[0]:g} s; expected at least {need:g} s = psd_length {c.psd_length:g} "
-        f"+ kernel_length {c.kernel_length:g} + fduration {c.fduration:g} + integration_window_length {integration:g}; give longer files, or neighbouring ones together"
+        f"+ kernel_length {c.kernel_length:g} + fduration {c.fduration:g} + integration_window_length {integration:g}; "
+        "give longer files, or neighbouring ones together"
     )

@@ -226,7 +226,7 @@ def _times(geometry: SlideGeometry, length: int, inference: Inference) -> np.nda
 
 def _foreground(run: _Pass, shifts: list[Shift], kept, signals: Path | None, background: EventSet, num_calibrate: int):
     """Injections of every slide that has some, and raw merger-time residuals of a sample."""
-    if not shifts:
+    if signals is None:
         return RecoveredInjectionSet(), np.empty(0)
     loud = np.quantile(background.detection_statistic, 0.99) if len(background) else -np.inf
     parts, residuals, live = [], [], 0.0
@@ -291,6 +291,9 @@ def _joined(signals: Path, parts: list, live: float) -> RecoveredInjectionSet:
     head = InterferometerResponseSet.read_metadata(signals)
     head.pop("length")
     names = InterferometerResponseSet.PARAMETERS
+    if not parts:
+        # draws that were all rejected still count
+        return RecoveredInjectionSet(**head)
     return RecoveredInjectionSet(
         **{n: np.concatenate([getattr(r, n) for r, _, _ in parts]) for n in names},
         detection_statistic=np.concatenate([s for _, s, _ in parts]),
