@@ -39,7 +39,9 @@ class RunDirectory:
         else:
             candidate = Path.cwd()
         if not (candidate / "aframe.yaml").is_file():
-            raise ConfigError(f"{candidate}: is not a run directory (no aframe.yaml); make one with `aframe init {candidate} --preset demo`")
+            raise ConfigError(
+                f"{candidate}: is not a run directory (no aframe.yaml); make one with `aframe init {candidate} --preset demo`"
+            )
         return cls(candidate.resolve())
 
     @property

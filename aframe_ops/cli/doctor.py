@@ -98,7 +98,8 @@ def _database(run: RunDirectory, site: SiteConfig) -> Iterator[Finding]:
         remote = site.executor.backend != "local"
         text = f"DAGSTER_HOME {home} is on {kind}, where SQLite may lose or lock its database"
         yield Finding(
-            "error" if remote else "warning", text + ("; steps on other machines need PostgreSQL" if remote else "; use a local disk if you can")
+            "error" if remote else "warning",
+            text + ("; steps on other machines need PostgreSQL" if remote else "; use a local disk if you can"),
         )
     else:
         yield Finding("ok", f"DAGSTER_HOME {home} on {kind or 'a local disk'}")
@@ -116,7 +117,10 @@ def _store(site: SiteConfig) -> Iterator[Finding]:
     except Exception as e:  # whatever is wrong with a store is what the user wants to know
         yield Finding("error", f"store {site.store_url}: cannot be written: {e}")
         return
-    yield Finding("ok" if good else "error", f"store {site.store_url}: " + ("written and read back" if good else "what was written is not what was read"))
+    yield Finding(
+        "ok" if good else "error",
+        f"store {site.store_url}: " + ("written and read back" if good else "what was written is not what was read"),
+    )
 
 
 def filesystem(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -45,33 +46,35 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        from aframe_assets.store.errors import StoreError
-
         try:
             function(*args, **kwargs)
-        except ConfigError as e:
+        except Exception as e:
+            # Errors of our own classes are written for users; anything else is a defect and keeps its trace.
+            if not type(e).__module__.startswith(("aframe_assets", "aframe_ops")):
+                raise
             for line in str(e).splitlines():
                 typer.echo(f"aframe: {line}", err=True)
-            raise typer.Exit(USAGE) from None
-        except StoreError as e:
-            typer.echo(f"aframe: {e}", err=True)
-            raise typer.Exit(FAILED) from None
+            raise typer.Exit(USAGE if isinstance(e, ConfigError) else FAILED) from None
 
     return guarded
 
 
 @app.command(
-    epilog="Example: aframe init runs/demo --preset demo\n\nExample: aframe init runs/real --preset events --strain data/strain --weights runs/demo"
+    epilog="Example: aframe init runs/demo --preset demo\n\n"
+    "Example: aframe init runs/real --preset events --strain data/strain --weights runs/demo"
 )
 @command
 def init(
     directory: Annotated[Path, typer.Argument(help="Directory to make.", show_default=False)],
     preset: Annotated[Preset, typer.Option(help="The experiment to start from.", show_default=False)],
     strain: Annotated[str | None, typer.Option(help="File or folder of strain files to analyse.", show_default=False)] = None,
-    store: Annotated[str | None, typer.Option(help="Where results are kept: a folder or s3://bucket/prefix.", show_default="DIRECTORY/store")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Where results are kept: a folder or s3://bucket/prefix.", show_default="DIRECTORY/store")
+    ] = None,
     profile: Annotated[str, typer.Option(help="Where steps run.")] = "local",
     weights: Annotated[
-        str | None, typer.Option(help="Model bundle, or run directory with a trained model, to use instead of training.", show_default=False)
+        str | None,
+        typer.Option(help="Model bundle, or run directory with a trained model, to use instead of training.", show_default=False),
     ] = None,
 ) -> None:
     """Makes a run directory; one that holds the same experiment is left as it is."""
@@ -80,7 +83,7 @@ def init(
     run, new = initialise(directory, preset.value, overrides=overrides_of(strain, weights), store=store, profile=profile)
     out = console()
     out.print(f"{run.path}: {'new run directory' if new else 'is this experiment already'} (preset {preset.value})", soft_wrap=True)
-    out.print(f"next: aframe run {directory}", soft_wrap=True)
+    out.print(f"next: aframe run {shlex.quote(str(directory))}", soft_wrap=True)
 
 
 @app.command(epilog="Example: aframe run runs/demo --until psd")

@@ -67,7 +67,14 @@ class Progress:
         self.console = console
         self.failed: dict[str, str] = {}
         self._steps: dict[str, _Step] = {}
-        self._live = Live(get_renderable=self._running, console=console, refresh_per_second=4, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._live = Live(
+            get_renderable=self._running,
+            console=console,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -87,7 +94,7 @@ class Progress:
     def handle(self, event: Any) -> None:
         """Takes note of one Dagster event."""
         kind, key = event.event_type_value, event.step_key
-        if kind == "RUN_FAILURE" or key is None:
+        if key is None:
             return
         if kind == "STEP_WORKER_STARTING":
             self._steps[key] = _Step(time.monotonic())
@@ -105,6 +112,7 @@ class Progress:
             self._line("↻", "yellow", key, step, f"again: {_reason(event)}")
             del self._steps[key]
         elif kind == "STEP_SUCCESS":
+            step.since = time.monotonic() - event.step_success_data.duration_ms / 1000
             self._line("✓", "green", key, step, _summary(step))
             del self._steps[key]
         elif kind == "STEP_FAILURE":

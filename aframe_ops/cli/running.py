@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -128,6 +129,7 @@ def _instance(run: RunDirectory) -> Iterator:
 
 
 def _one_run(run: RunDirectory, instance, console: Console, states: dict[str, AssetState], verbose: bool) -> None:
+    from dagster import DagsterEventType
     from dagster._core.errors import DagsterExecutionInterruptedError
     from dagster._utils.interrupts import capture_interrupts
 
@@ -162,7 +164,7 @@ def _one_run(run: RunDirectory, instance, console: Console, states: dict[str, As
         try:
             for event in execute(instance, names, keys, started=started):
                 progress.handle(event)
-                success = success or event.event_type_value == "RUN_SUCCESS"
+                success = success or event.event_type == DagsterEventType.RUN_SUCCESS
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             pass
     if not success:
@@ -175,5 +177,5 @@ def _report_failure(console: Console, progress, logs: Path, run: RunDirectory) -
         console.print(f"{len(progress.failed)} step{'s' * (len(progress.failed) > 1)} failed; output of every step: {logs}", style="red")
     else:
         console.print(f"interrupted; output of every step: {logs}", style="yellow")
-    here = "" if Path.cwd() == run.path else f" {os.path.relpath(run.path)}"
+    here = "" if Path.cwd() == run.path else f" {shlex.quote(os.path.relpath(run.path))}"
     console.print(f"`aframe run{here}` continues from here; `aframe status{here} --why` says what is missing")

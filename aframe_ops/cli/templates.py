@@ -54,11 +54,14 @@ preset: {preset}
 """
     if overrides:
         text += yaml.safe_dump(dict(overrides), sort_keys=False, allow_unicode=True)
-    return text + """\
+    return (
+        text
+        + """\
 # For example:
 # inference:
 #   cluster_window_length: 4 s
 """
+    )
 
 
 def site(store: str | None, profile: str) -> str:
@@ -84,8 +87,8 @@ def activation(prefix: Path, env: Mapping[str, str]) -> str:
     if script.exists():
         return f". {shlex.quote(str(script))}"
     if env.get("CONDA_PREFIX") == str(prefix):
-        return f"export PATH={shlex.quote(str(prefix / 'bin'))}:\"$PATH\" CONDA_PREFIX={shlex.quote(str(prefix))}"
-    return f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:\"$PATH\""
+        return f'export PATH={shlex.quote(str(prefix / "bin"))}:"$PATH" CONDA_PREFIX={shlex.quote(str(prefix))}'
+    return f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"'
 
 
 def environment(variables: Mapping[str, str], activate: str) -> str:

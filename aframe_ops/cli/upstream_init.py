@@ -59,7 +59,7 @@ def offline(
         keep_identity(run.path / "env.sh", os.environ)
     out = console()
     out.print(f"{run.path}: {'new run directory' if new else 'is this experiment already'} (preset {MODES[mode.value]})", soft_wrap=True)
-    out.print(f"next: {run.path / 'run.sh'}", soft_wrap=True)
+    out.print(f"next: {shlex.quote(str(run.path / 'run.sh'))}", soft_wrap=True)
 
 
 def strain_of(env: Mapping[str, str]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import dagster as dg
 from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.executor.step_delegating import CheckStepHealthResult, StepHandler, StepHandlerContext
-
 from dagster_shared.record import replace
 
 from aframe_assets.tags import RESOURCES_TAG
@@ -168,9 +167,7 @@ class Handler(StepHandler):
     def terminate_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
         attempt = Attempt.of(step_handler_context)
         message = self.stop(attempt)
-        yield DagsterEvent.engine_event(
-            step_handler_context.get_step_context(attempt.step), f"{self.name}: {message}", EngineEventData()
-        )
+        yield DagsterEvent.engine_event(step_handler_context.get_step_context(attempt.step), f"{self.name}: {message}", EngineEventData())
 
     @staticmethod
     def _reported(context: StepHandlerContext, attempt: Attempt) -> bool:

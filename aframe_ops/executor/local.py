@@ -52,11 +52,12 @@ class ForkedWorkers:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **setup.env},
+                # Importing the definitions may load numpy; its threads would not survive the forks.
+                env={**os.environ, **setup.env, "OPENBLAS_NUM_THREADS": "1"},
             )
         self._channel = ours
         self._buffer = b""
-        self._started: set[str] = set()
+        self._started: dict[str, int | None] = {}
         self.alive = True
         self._log = folder / "forkserver.log"
 
@@ -65,7 +66,7 @@ class ForkedWorkers:
             self._channel.sendall(json.dumps(message).encode() + b"\n")
 
     def start(self, name: str, spec: Path) -> None:
-        self._started.add(name)
+        self._started[name] = None
         self._send({"start": name, "spec": str(spec)})
 
     def signal(self, name: str, number: int) -> None:
@@ -84,14 +85,19 @@ class ForkedWorkers:
             if not data:
                 reason = f"the fork server of this run ended (see {self._log}), and its process with it"
                 ended |= dict.fromkeys(self._started, reason)
+                for pid in filter(None, self._started.values()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)  # the worker died with its parent; what it had started did not
                 self._started.clear()
                 self.alive = False
                 break
             *lines, self._buffer = (self._buffer + data).split(b"\n")
             for line in lines:
                 message = json.loads(line)
-                if "ended" in message:
-                    self._started.discard(message["ended"])
+                if "started" in message:
+                    self._started[message["started"]] = message["pid"]
+                else:
+                    self._started.pop(message["ended"], None)
                     ended[message["ended"]] = describe(message["status"])
         return ended
 

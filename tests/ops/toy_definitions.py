@@ -18,9 +18,9 @@ NOTES = Path(os.environ["TOY"])
 ONCE = dg.RetryPolicy(max_retries=1)
 
 
-def note(name: str, **values) -> int:
-    """Appends to ``name.jsonl``; returns how many lines there were."""
-    path = NOTES / f"{name}.jsonl"
+def note(file: str, /, **values) -> int:
+    """Appends to ``file.jsonl``; returns how many lines there were."""
+    path = NOTES / f"{file}.jsonl"
     before = len(path.read_text().splitlines()) if path.exists() else 0
     with path.open("a") as f:
         f.write(json.dumps({"pid": os.getpid(), "time": time.time(), **values}) + "\n")
