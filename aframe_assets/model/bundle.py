@@ -1,0 +1,165 @@
+"""A model as a folder that explains itself: weights, what goes in and comes out, how strain is conditioned, how it was made.
+
+model.safetensors   weights
+bundle.json         description; see `describe`
+metrics.csv         a row per epoch
+config.json         the resolved config sections that made it
+logs/               CSV and TensorBoard logs
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from aframe_assets.config import Architecture, Conditioning
+from aframe_assets.model.resnet import build_network
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+
+FORMAT = "aframe-bundle/1"
+WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
+
+
+class BundleError(ValueError):
+    """A model bundle that cannot be used; the message names the file, the key, the value and what was expected."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained network and everything a consumer must know.
+
+    Attributes:
+        network: in eval mode, on the CPU; (batch, num_ifos, kernel) float32 whitened strain -> (batch, 1) logits.
+        architecture: it was built from this.
+        ifos: detectors in the order of the input's channels.
+        sample_rate: Hz.
+        conditioning: how strain must be whitened before it.
+        metrics: validation metrics of the kept epoch.
+        description: the whole of bundle.json.
+    """
+
+    network: torch.nn.Module
+    architecture: Architecture
+    ifos: list[str]
+    sample_rate: float
+    conditioning: Conditioning
+    metrics: dict[str, float]
+    description: dict[str, Any]
+
+    @property
+    def kernel_size(self) -> int:
+        """Samples of the input."""
+        return round(self.conditioning.kernel_length * self.sample_rate)
+
+
+def describe(config: Config, metrics: Mapping[str, float], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of bundle.json for a network of `config`."""
+    kernel = round(config.conditioning.kernel_length * config.sample_rate)
+    return {
+        "format": FORMAT,
+        "name": config.name,
+        "architecture": config.model.architecture.model_dump(mode="json"),
+        "ifos": list(config.ifos),
+        "sample_rate": config.sample_rate,
+        "conditioning": config.conditioning.model_dump(mode="json"),
+        "input": {
+            "name": "whitened",
+            "shape": ["batch", len(config.ifos), kernel],
+            "dtype": "float32",
+            "meaning": "strain of each detector in the order of ifos, whitened to unit variance as aframe_assets.strain.conditioning does",
+        },
+        "output": {
+            "name": "logit",
+            "shape": ["batch", 1],
+            "dtype": "float32",
+            "meaning": "log odds of a signal whose merger lies in the kernel",
+        },
+        "placement": {
+            "left_pad": config.model.training.left_pad,
+            "right_pad": config.model.training.right_pad,
+            "unit": "s from the kernel's edges",
+        },
+        "metrics": dict(metrics),
+        "provenance": dict(provenance),
+        "licence": "MIT (code and weights); weights trained on GWOSC strain: credit GWOSC, CC BY 4.0",
+    }
+
+
+def save_bundle(
+    folder: Path,
+    network: torch.nn.Module,
+    config: Config,
+    *,
+    metrics: Mapping[str, float],
+    provenance: Mapping[str, Any],
+    metrics_csv: Path | None = None,
+    logs: Path | None = None,
+) -> Path:
+    """Write a bundle into `folder` (made if absent) and return it.
+
+    Args:
+        network: of `config.model.architecture` for `config.ifos`.
+        metrics: of the kept epoch.
+        provenance: how it was made.
+        metrics_csv, logs: training record and logs to put in.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / WEIGHTS)
+    (folder / DESCRIPTION).write_text(json.dumps(describe(config, metrics, provenance), indent=1, sort_keys=True))
+    sections = config.model_dump(mode="json", include={"ifos", "sample_rate", "seed", "conditioning", "waveforms", "model"})
+    (folder / "config.json").write_text(json.dumps(sections, indent=1, sort_keys=True))
+    if metrics_csv:
+        shutil.copyfile(metrics_csv, folder / "metrics.csv")
+    if logs:
+        shutil.copytree(logs, folder / "logs", dirs_exist_ok=True)
+    return folder
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """bundle.json of `folder`. Raises BundleError when it is absent, unreadable or of another format."""
+    path = Path(folder) / DESCRIPTION
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BundleError(f"{path}: not found; expected a model bundle: a folder with {DESCRIPTION} and {WEIGHTS}") from None
+    except (OSError, ValueError) as e:
+        raise BundleError(f"{path}: cannot be read as JSON ({e}); copy the bundle again") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        form = found.get("format") if isinstance(found, dict) else None
+        raise BundleError(f"{path}: format = {form!r}: expected {FORMAT!r}")
+    return found
+
+
+def load_bundle(folder: Path | str) -> Bundle:
+    """The bundle in `folder`.
+
+    Raises:
+        BundleError: a file is missing or damaged, or the weights are not those of the architecture.
+    """
+    folder = Path(folder)
+    d = read_description(folder)
+    try:
+        architecture = Architecture.model_validate(d["architecture"])
+        conditioning = Conditioning.model_validate(d["conditioning"])
+        network = build_network(architecture, len(d["ifos"]))
+    except (KeyError, ValueError) as e:
+        raise BundleError(f"{folder / DESCRIPTION}: {e}") from None
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except FileNotFoundError:
+        raise BundleError(f"{folder / WEIGHTS}: not found; the bundle is incomplete, copy it again") from None
+    except (OSError, SafetensorError) as e:
+        raise BundleError(f"{folder / WEIGHTS}: cannot be read ({e}); the file is damaged, copy it again") from None
+    except RuntimeError as e:
+        raise BundleError(f"{folder / WEIGHTS}: weights are not those of the architecture in {DESCRIPTION}: {e}") from None
+    return Bundle(network.eval(), architecture, list(d["ifos"]), float(d["sample_rate"]), conditioning, dict(d["metrics"]), d)

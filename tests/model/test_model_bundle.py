@@ -1,0 +1,188 @@
+"""Bundles: round trip, damage, import from a folder or a run, disagreement with the experiment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from aframe_assets.model.bundle import BundleError, load_bundle, save_bundle
+from aframe_assets.model.importing import WeightsError, check_agreement, disagreements, find_bundle, weights_identity
+from aframe_assets.model.resnet import build_network
+from aframe_assets.store import KeyParts, open_store
+
+METRICS = {"valid_auroc": 0.9, "valid_efficiency": 0.8, "train_loss": 0.3}
+
+
+@pytest.fixture
+def bundle(tiny_config, tmp_path):
+    config = tiny_config()
+    torch.manual_seed(0)
+    network = build_network(config.model.architecture, 2).eval()
+    return network, config, save_bundle(tmp_path / "bundle", network, config, metrics=METRICS, provenance={"seed": 1})
+
+
+def test_round_trip(bundle):
+    network, config, folder = bundle
+    loaded = load_bundle(folder)
+    x = torch.randn(3, 2, 512)
+    assert torch.equal(loaded.network(x), network(x)) and not loaded.network.training
+    assert loaded.ifos == ["H1", "L1"] and loaded.sample_rate == 512 and loaded.kernel_size == 512
+    assert loaded.conditioning == config.conditioning and loaded.metrics == METRICS
+    assert loaded.description["input"]["shape"] == ["batch", 2, 512] and loaded.description["licence"]
+
+
+def test_damage_is_named(bundle, tmp_path):
+    _, _, folder = bundle
+    with pytest.raises(BundleError, match=r"bundle\.json: not found"):
+        load_bundle(tmp_path)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:100])
+    with pytest.raises(BundleError, match=r"model\.safetensors: cannot be read"):
+        load_bundle(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"model\.safetensors: not found"):
+        load_bundle(folder)
+    (folder / "model.safetensors").write_bytes(weights)
+    description = json.loads((folder / "bundle.json").read_text())
+    description["architecture"]["width"] = 8
+    (folder / "bundle.json").write_text(json.dumps(description))
+    with pytest.raises(BundleError, match="weights are not those of the architecture"):
+        load_bundle(folder)
+    (folder / "bundle.json").write_text(json.dumps({"format": "other/1"}))
+    with pytest.raises(BundleError, match=r"format = 'other/1': expected 'aframe-bundle/1'"):
+        load_bundle(folder)
+
+
+def test_weights_may_be_a_bundle_folder(bundle, tmp_path):
+    _, _, folder = bundle
+    assert find_bundle(str(folder)) == folder
+    one = weights_identity(str(folder))
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert weights_identity(str(copy)) == one
+    (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes() + b"x")
+    assert weights_identity(str(copy)) != one
+
+
+@pytest.mark.parametrize("root", [None, "elsewhere/artifacts"])
+def test_weights_may_be_a_run_directory(bundle, tmp_path, root):
+    _, _, folder = bundle
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "site.yaml").write_text(f"store: {{root: {root}}}\n" if root else "executor: {backend: local}\n")
+    with pytest.raises(WeightsError, match=r"holds no model yet; run `aframe run .*run --until model`"):
+        find_bundle(str(run))
+    store = open_store(str(run / (root or "store")))
+    parts = KeyParts(asset="model", code_version="1", partition=None, config={}, inputs={})
+    handle = store.publish(parts, folder, {})
+    assert load_bundle(find_bundle(str(run))).metrics == METRICS
+    assert weights_identity(str(run)) == handle.identity
+    store.record_failure(parts.model_copy(update={"code_version": "2"}), "it broke")
+    with pytest.raises(WeightsError, match="it broke"):
+        find_bundle(str(run))
+
+
+def test_weights_that_are_not_there(tmp_path):
+    for value, message in (
+        (str(tmp_path / "nothing"), "not found; expected a bundle folder"),
+        (str(tmp_path), "neither a bundle folder"),
+        ("pretrained", "no weights are shipped"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            weights_identity(value)
+
+
+def test_disagreements_are_named_with_key_value_and_expectation(bundle, tiny_config):
+    _, config, folder = bundle
+    assert check_agreement(folder, config)["ifos"] == ["H1", "L1"]
+    other = config.model_copy(
+        update={
+            "ifos": ["H1", "V1"],
+            "sample_rate": 1024.0,
+            "conditioning": config.conditioning.model_copy(update={"kernel_length": 2.0, "psd_length": 64.0, "highpass": 20.0}),
+        }
+    )
+    with pytest.raises(WeightsError) as e:
+        check_agreement(folder, other)
+    lines = str(e.value).splitlines()[1:]
+    keys = ["ifos", "sample_rate", "conditioning.kernel_length", "conditioning.psd_length", "conditioning.highpass"]
+    assert [line.split(" = ")[0] for line in lines] == keys
+    assert lines[3].startswith("conditioning.psd_length = 64.0: expected 4.0")
+    changed = config.model_copy(update={"conditioning": config.conditioning.model_copy(update={"fduration": 2.0, "fftlength": 2.0})})
+    assert len(disagreements(json.loads((folder / "bundle.json").read_text()), changed)) == 2
+
+
+def test_planning_with_weights_loads_no_torch(bundle):
+    _, _, folder = bundle
+    code = (
+        f"import sys; from aframe_assets.model.importing import weights_identity as w; w({str(folder)!r}); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def make_job(config, store, scratch, inputs, asset="model"):
+    from aframe_assets.store.job import Job
+
+    work = scratch.parent / f"work-{asset}"
+    for folder in (scratch, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Job(config, asset, None, inputs, None, store, scratch, work, logging.getLogger("test"))
+
+
+@pytest.fixture
+def published(tiny_data, tmp_path):
+    """A store with what `model` reads, and the handles."""
+    store = open_store(str(tmp_path / "store"))
+
+    def publish(asset, files, meta, partition=None):
+        return store.publish(KeyParts(asset=asset, code_version="1", partition=partition, config={}, inputs={}), files, meta)
+
+    roles = {}
+    for role, paths in tiny_data.background.items():
+        keys = []
+        for path in paths:
+            key = path.stem.removeprefix("background-")
+            publish("background", {path.name: path}, {}, key)
+            keys.append(key)
+        roles[role] = {"partitions": keys}
+    index = tmp_path / "background_index.json"
+    index.write_text(json.dumps(roles))
+    handles = {
+        "background_index": publish("background_index", {index.name: index}, {"roles": roles}),
+        "training_waveforms": publish("training_waveforms", {tiny_data.training.name: tiny_data.training}, {}),
+        "validation_waveforms": publish("validation_waveforms", {tiny_data.validation.name: tiny_data.validation}, {}),
+    }
+    return SimpleNamespace(store=store, handles=handles)
+
+
+def test_the_body_trains_a_bundle_and_another_experiment_imports_it(published, tiny_config, tmp_path):
+    from aframe_assets.model.assets import make_model
+
+    config = tiny_config(max_epochs=2)
+    product = make_model(make_job(config, published.store, tmp_path / "scratch", published.handles))
+    assert {p.name for p in product.files.iterdir()} == {"bundle.json", "model.safetensors", "metrics.csv", "config.json", "logs"}
+    assert {c.name for c in product.checks} == {"validation_metric_above_chance", "training_loss_finite"}
+    assert product.checks[1].passed and "base64" in product.markdown["learning_curve"]
+    bundle = load_bundle(product.files)
+    assert bundle.description["provenance"]["inputs"]["training_waveforms"] == published.handles["training_waveforms"].identity
+    changed = config.model_copy(update={"model": config.model.model_copy(update={"weights": str(product.files)})})
+    imported = make_model(make_job(changed, published.store, tmp_path / "scratch2", {}))
+    assert imported.meta["imported"] and imported.meta["valid_auroc"] == product.meta["valid_auroc"]
+    a, b = load_bundle(imported.files).network.state_dict(), bundle.network.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in b)
+
+
+def test_a_missing_role_is_an_error(published, tiny_config, tmp_path):
+    from aframe_assets.model.assets import background_files
+
+    index = published.handles["background_index"]
+    meta = index.model_copy(update={"meta": {"roles": {"train": index.meta["roles"]["train"]}}})
+    job = make_job(tiny_config(), published.store, tmp_path / "scratch", {**published.handles, "background_index": meta})
+    with pytest.raises(ValueError, match="no background of role 'validation'"):
+        background_files(job)

@@ -1,0 +1,128 @@
+"""Training resumes where it was killed and ends as an undisturbed one; its record is whole."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aframe_assets.config_load import resolved_text
+from aframe_assets.model.training import newest_checkpoint, train
+
+SCRIPT = """
+import sys, logging
+from pathlib import Path
+from aframe_assets.config import Config
+from aframe_assets.model.training import train
+config, work, training, validation, *background = sys.argv[1:]
+logging.basicConfig(level=logging.INFO)
+train(Config.model_validate_json(Path(config).read_text()), background={"train": [Path(b) for b in background[:-1]],
+      "validation": [Path(background[-1])]}, training_signals=Path(training), validation_signals=Path(validation),
+      workdir=Path(work), seed=3)
+"""
+
+
+def run(config, data, workdir: Path, **changes):
+    arguments = {"training_signals": data.training, "validation_signals": data.validation, "seed": 3} | changes
+    return train(config, background=data.background, workdir=workdir, **arguments)
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_config, tiny_data, tmp_path_factory):
+    return run(tiny_config(), tiny_data, tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_training_gives_the_best_epoch_and_its_record(undisturbed):
+    assert [r["epoch"] for r in undisturbed.history] == [0, 1, 2] and undisturbed.history[-1]["step"] == 18
+    best = max(undisturbed.history, key=lambda r: r["valid_auroc"])
+    assert undisturbed.metrics["valid_auroc"] == best["valid_auroc"] and undisturbed.resumed_from == 0
+    assert all(np.isfinite(list(r.values())).all() for r in undisturbed.history)
+    assert not undisturbed.network.training
+    assert list(undisturbed.logs.glob("tensorboard/events*")) and list(undisturbed.logs.glob("csv/*/metrics.csv"))
+
+
+def test_kill_and_resume_equals_undisturbed(undisturbed, tiny_config, tiny_data, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(resolved_text(tiny_config()))
+    work = tmp_path / "work"
+    names = [str(p) for p in (*tiny_data.background["train"], *tiny_data.background["validation"])]
+    command = [sys.executable, "-c", SCRIPT, str(config), str(work), str(tiny_data.training), str(tiny_data.validation), *names]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((work / "checkpoints").glob("last-*.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline, "the training ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = newest_checkpoint(work / "checkpoints")[1]["epoch"] + 1
+    assert done < 3
+    resumed = run(tiny_config(), tiny_data, work)
+    assert resumed.resumed_from == done
+    assert same(resumed.network, undisturbed.network)
+    assert resumed.history == undisturbed.history and resumed.best_epoch == undisturbed.best_epoch
+
+
+def test_a_checkpoint_cut_short_is_passed_over(undisturbed, tiny_config, tiny_data, tmp_path):
+    run(tiny_config(max_epochs=1), tiny_data, tmp_path)
+    best, last = sorted((tmp_path / "checkpoints").glob("*.ckpt"))
+    last.write_bytes(last.read_bytes()[:5000])
+    assert newest_checkpoint(tmp_path / "checkpoints")[0] == best
+    # nothing readable at all: from the beginning
+    best.write_bytes(b"")
+    again = run(tiny_config(), tiny_data, tmp_path)
+    assert again.resumed_from == 0 and same(again.network, undisturbed.network)
+
+
+def test_a_finished_training_is_not_repeated(undisturbed, tiny_config, tiny_data):
+    before = time.monotonic()
+    again = run(tiny_config(), tiny_data, undisturbed.logs.parent)
+    assert again.resumed_from == 3 and same(again.network, undisturbed.network) and time.monotonic() - before < 2
+    assert again.history == undisturbed.history
+
+
+def test_early_stopping_ends_it_and_stays_ended(tiny_config, tiny_data, tmp_path):
+    config = tiny_config(max_epochs=8, patience=1, learning_rate=1e-9)
+    first = run(config, tiny_data, tmp_path)
+    assert len(first.history) < 8
+    again = run(config, tiny_data, tmp_path)
+    assert again.history == first.history and same(again.network, first.network)
+
+
+def test_log_lines_where_there_is_no_terminal(tiny_config, tiny_data, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="aframe_assets.model.training"):
+        run(tiny_config(max_epochs=1), tiny_data, tmp_path)
+    assert any("epoch 1 of 1 done" in m and "valid_auroc" in m for m in caplog.messages)
+
+
+def test_it_learns(tiny_config, tiny_data, tmp_path):
+    config = tiny_config(max_epochs=3, batches_per_epoch=60, min_snr=25, learning_rate=2e-2, glitch_prob=0.0, gradient_clip=5.0)
+    result = run(config, tiny_data, tmp_path)
+    assert result.metrics["valid_auroc"] > 0.9 and result.history[-1]["train_loss"] < 0.6 * result.history[0]["train_loss"]
+
+
+def test_divergence_is_an_error_that_says_what_to_do(tiny_config, tiny_data, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"lower model\.training\.learning_rate"):
+        run(tiny_config(learning_rate=1e30), tiny_data, tmp_path)
+
+
+def test_metrics_csv_has_a_row_per_epoch(undisturbed, tmp_path):
+    from aframe_assets.model.progress import learning_curve, write_rows
+
+    with write_rows(undisturbed.history, tmp_path / "metrics.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert [float(r["valid_auroc"]) for r in rows] == [r["valid_auroc"] for r in undisturbed.history]
+    assert learning_curve(undisturbed.history).startswith(b"\x89PNG") and len(learning_curve(undisturbed.history)) < 150_000
