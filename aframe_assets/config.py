@@ -10,6 +10,7 @@ environment variables ``AFRAME__SECTION__KEY``.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -21,16 +22,18 @@ _SECONDS = {"s": 1.0, "ms": 1e-3, "min": 60.0, "h": 3600.0, "day": 86400.0, "d":
 _HERTZ = {"Hz": 1.0, "kHz": 1e3, "mHz": 1e-3}
 
 
+_NUMBER_AND_UNIT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z]+)")
+
+
 def _quantity(table: dict[str, float], kind: str):
     def parse(value: Any) -> Any:
-        if not isinstance(value, str):
+        found = _NUMBER_AND_UNIT.fullmatch(value.strip()) if isinstance(value, str) else None
+        if found is None:
             return value
-        number, _, unit = value.strip().partition(" ")
-        if not unit:
-            return value
-        if unit.strip() not in table:
-            raise ValueError(f"unit '{unit.strip()}' is not a unit of {kind}; use a plain number or one of {', '.join(table)}")
-        return float(number) * table[unit.strip()]
+        number, unit = found.groups()
+        if unit not in table:
+            raise ValueError(f"unit '{unit}' is not a unit of {kind}; use a plain number or one of {', '.join(table)}")
+        return float(number) * table[unit]
 
     return BeforeValidator(parse)
 
@@ -40,7 +43,7 @@ Hertz = Annotated[float, _quantity(_HERTZ, "frequency")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Segments(Section):

@@ -56,8 +56,10 @@ def _environment(env: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]
         keys = [k if k == "Tb" else k.lower() for k in keys]
         keys = ["Tb" if k == "tb" else k for k in keys]
         node = tree
-        for key in keys[:-1]:
+        for i, key in enumerate(keys[:-1]):
             node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{name}: {'.'.join(keys[: i + 1])} has a value of its own, it is not a section")
         try:
             node[keys[-1]] = yaml.safe_load(env[name])
         except yaml.YAMLError:
@@ -123,7 +125,10 @@ def load_config(path: str | os.PathLike[str] | None = None, *, env: Mapping[str,
     env = os.environ if env is None else env
     path = Path(path or env.get("AFRAME_CONFIG") or "aframe.yaml")
     if path.suffix == ".json":
-        text = path.read_text()
+        try:
+            text = path.read_text()
+        except OSError as e:
+            raise ConfigError(f"{path}: cannot be read ({e.strerror}); a resolved experiment is gone, start the run again") from None
         if hashlib.sha256(text.encode()).hexdigest()[:16] != path.stem:
             raise ConfigError(f"{path}: its content does not match its name; a resolved experiment is never edited, start the run again")
         return Config.model_validate_json(text)
@@ -136,17 +141,28 @@ def _absolute(config: Config, base: Path) -> Config:
     """Relative paths in an experiment are relative to its file, whatever directory a step runs in."""
 
     def fix(value: str) -> str:
-        ifo, named, path = value.partition("=")
-        if named and len(ifo) == 2:  # strain.files may say which detector a file is of: H1=PATH
-            return f"{ifo}={fix(path)}"
-        value = os.path.expanduser(value)
-        return value if "://" in value else str((base / value).resolve()) if not os.path.isabs(value) else value
+        return value if "://" in value or os.path.isabs(value) else str((base / value).resolve())
 
-    strain = config.strain.model_copy(update={"files": [fix(f) for f in config.strain.files]})
-    segments = config.segments.model_copy(update={"files": {k: fix(v) for k, v in config.segments.files.items()}})
+    def name_or_file(value: str | None) -> str | None:
+        # Priors, noise curves and catalogues may be named or be files; a file beside the experiment is the file.
+        return fix(value) if value and (base / value).is_file() else value
+
+    strain, waveforms = config.strain, config.waveforms
+    simulated = strain.simulated.model_copy(update={"asd": {k: name_or_file(v) for k, v in strain.simulated.asd.items()}})
     weights = config.model.weights
-    model = config.model.model_copy(update={"weights": fix(weights) if weights and weights != "pretrained" else weights})
-    return config.model_copy(update={"strain": strain, "segments": segments, "model": model})
+    return config.model_copy(
+        update={
+            "strain": strain.model_copy(update={"files": [fix(f) for f in strain.files], "simulated": simulated}),
+            "segments": config.segments.model_copy(update={"files": {k: fix(v) for k, v in config.segments.files.items()}}),
+            "model": config.model.model_copy(update={"weights": fix(weights) if weights and weights != "pretrained" else weights}),
+            "waveforms": waveforms.model_copy(
+                update={"prior": name_or_file(waveforms.prior), "validation_prior": name_or_file(waveforms.validation_prior)}
+            ),
+            "injections": config.injections.model_copy(update={"prior": name_or_file(config.injections.prior)}),
+            "inference": config.inference.model_copy(update={"exclude_catalog": name_or_file(config.inference.exclude_catalog)}),
+            "sensitivity": config.sensitivity.model_copy(update={"catalog": name_or_file(config.sensitivity.catalog)}),
+        }
+    )
 
 
 def resolved_text(config: Config) -> str:

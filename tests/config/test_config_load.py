@@ -1,0 +1,222 @@
+"""An experiment: precedence, refusals, and the resolved form that every step reads."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from aframe_assets.config import SECONDS_PER_YEAR, Config
+from aframe_assets.config_load import (
+    ConfigError,
+    build_config,
+    config_hash,
+    load_config,
+    merge,
+    preset,
+    preset_names,
+    resolved_text,
+    write_resolved,
+)
+
+
+def experiment(tmp_path, **values):
+    path = tmp_path / "aframe.yaml"
+    path.write_text(yaml.safe_dump({"preset": "demo", **values}))
+    return path
+
+
+def refusal(data, env=None) -> str:
+    with pytest.raises(ConfigError) as e:
+        build_config({"preset": "demo", **data}, env=env or {}, source="aframe.yaml")
+    return str(e.value)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_possible(name):
+    over = {}
+    if name == "events":  # needs its files and weights, which `aframe init` asks for
+        over = {"strain": {"files": ["x.hdf5"]}, "model": {"weights": "/bundle"}}
+    assert build_config({"preset": name, **over}).preset == name
+
+
+def test_the_presets_are_those_of_the_design():
+    assert preset_names() == ["demo", "events", "o3", "review", "small", "tune"]
+
+
+def test_o3_has_upstream_values():
+    # reference 3.1, 3.3: Aframe's O3 configuration
+    c = build_config({"preset": "o3"})
+    assert (c.segments.train_start, c.segments.train_stop, c.segments.test_stop) == (1240579783, 1241443783, 1244035783)
+    assert (c.sample_rate, c.conditioning.kernel_length, c.conditioning.psd_length, c.conditioning.fduration) == (2048, 1.5, 64, 1)
+    assert (c.inference.inference_rate, c.inference.integration_window_length, c.inference.cluster_window_length) == (4, 1.5, 8)
+    assert c.inference.Tb == 31_536_000 and c.conditioning.highpass == 32
+    t = c.model.training
+    assert (t.batch_size, t.batches_per_epoch, t.max_epochs) == (384, 3700, 200)
+    assert c.injections.num_signals == 500_000 and c.waveforms.snr_threshold == 4
+    assert SECONDS_PER_YEAR == 365.25 * 86400
+
+
+def test_review_is_the_known_small_data_set():
+    c = build_config({"preset": "review"})
+    # reference 8.3 and review.cfg
+    assert (c.segments.train_start, c.segments.train_stop, c.segments.test_stop) == (1250900000, 1250909263, 1251109263)
+    assert c.inference.Tb == 2_592_000 and c.injections.num_signals == 100_000 and c.inference.integration_window_length == 1
+
+
+def test_precedence_is_preset_file_environment(tmp_path):
+    assert preset("demo")["inference"]["num_slides"] != 7
+    path = experiment(tmp_path, inference={"num_slides": 7, "cluster_window_length": 6}, seed=5)
+    env = {"AFRAME__INFERENCE__NUM_SLIDES": "9", "AFRAME__SEED": "6", "AFRAME__INFERENCE__TB": "1000", "AFRAME_CONFIG": "ignored"}
+    c = load_config(path, env=env)
+    assert (c.inference.num_slides, c.inference.cluster_window_length, c.seed, c.inference.Tb) == (9, 6, 6, 1000)
+    assert c.conditioning.psd_length == preset("demo")["conditioning"]["psd_length"]
+    assert load_config(path, env={}).seed == 5
+
+
+def test_environment_reaches_lists_and_deep_keys():
+    c = build_config({"preset": "demo"}, env={"AFRAME__MODEL__TRAINING__BATCH_SIZE": "64", "AFRAME__INFERENCE__SHIFTS": "[0, 2]"})
+    assert c.model.training.batch_size == 64 and c.inference.shifts == [0, 2]
+
+
+def test_environment_alone_may_choose_the_preset():
+    assert build_config({}, env={"AFRAME__PRESET": "small"}).preset == "small"
+
+
+def test_the_file_of_the_environment_is_read_when_none_is_named(tmp_path):
+    path = experiment(tmp_path, seed=11)
+    assert load_config(env={"AFRAME_CONFIG": str(path)}).seed == 11
+
+
+def test_units():
+    c = build_config(
+        {"preset": "demo", "inference": {"Tb": "2 h", "cluster_window_length": "500ms"}, "sample_rate": "2.048e0 kHz"},
+    )
+    assert (c.inference.Tb, c.inference.cluster_window_length, c.sample_rate) == (7200, 0.5, 2048)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"inference": {"clusterwindow": 4}}, ["inference.clusterwindow = 4", "unknown key"]),
+        ({"colour": "blue"}, ["colour = 'blue'", "unknown key"]),
+        ({"inference": {"cluster_window_length": "4 Hz"}}, ["inference.cluster_window_length = '4 Hz'", "'Hz' is not a unit of time"]),
+        ({"sample_rate": "2048 s"}, ["sample_rate = '2048 s'", "'s' is not a unit of frequency"]),
+        ({"inference": {"cluster_window_length": "four s"}}, ["inference.cluster_window_length = 'four s'", "number"]),
+        ({"inference": {"cluster_window_length": float("inf")}}, ["inference.cluster_window_length = inf", "finite"]),
+        ({"inference": {"cluster_window_length": -1}}, ["inference.cluster_window_length = -1", "greater than 0"]),
+        ({"conditioning": {"kernel_length": 2000}}, ["conditioning.kernel_length = 2000", "shorter than the shortest segment", "300 s"]),
+        ({"conditioning": {"psd_length": 500}}, ["conditioning.psd_length = 500", "shorter than the shortest data", "300 s"]),
+        ({"inference": {"inference_rate": 3}}, ["inference.inference_rate = 3", "divides sample_rate 2048"]),
+        ({"conditioning": {"fftlength": 2.5}}, ["conditioning.fftlength = 2.5", "less than or equal to 2"]),
+        ({"conditioning": {"highpass": 1024}}, ["conditioning.highpass = 1024", "below the Nyquist frequency 1024"]),
+        ({"inference": {"shifts": [0, 1, 2]}}, ["inference.shifts", "one shift for each of ifos"]),
+        ({"inference": {"shifts": [0, 0]}}, ["inference.shifts", "at least one above 0"]),
+        ({"ifos": ["H1", "H1"]}, ["ifos", "each detector once"]),
+        ({"segments": {"test_stop": 1}}, ["segments.test_stop = 1", "not before test_start"]),
+        ({"segments": {"train_start": None}}, ["segments.train_start = None", "GPS time"]),
+        ({"segments": {"fixed": []}}, ["segments.fixed", "at least one"]),
+        ({"strain": {"source": "files"}}, ["strain.files", "at least one file"]),
+        ({"strain": {"source": "frames"}}, ["strain.channels", "one channel for each"]),
+        ({"preset": "demoo"}, ["preset = demoo", "demo, events, o3"]),
+        ({"model": {"training": {"waveform_prob": 0.9, "mute_prob": 0.2}}}, ["model.training.waveform_prob", "<= 1"]),
+        ({"injections": {"spacing": -9}}, ["injections.spacing = -9", "-8 s"]),
+    ],
+)
+def test_refused_with_key_value_and_expectation(data, words):
+    text = refusal(data)
+    assert all(w in text for w in words), text
+
+
+def test_all_refusals_at_once():
+    text = refusal({"inference": {"inference_rate": 3, "shifts": [0, 1, 2]}, "ifos": ["H1", "H1"]})
+    assert len(text.splitlines()) == 3 and all(line.startswith("aframe.yaml: ") for line in text.splitlines())
+    text = refusal({"colour": 1, "seed": -1, "inference": {"cluster_window_length": "1 kg"}})
+    assert len(text.splitlines()) == 3
+
+
+def test_a_refused_variable_is_named():
+    text = refusal({}, env={"AFRAME__CONDITIONING__PSD_LENGTH": "8 m"})
+    assert text.startswith("AFRAME__CONDITIONING__PSD_LENGTH: conditioning.psd_length = '8 m'")
+    assert "AFRAME__SEEED" in refusal({}, env={"AFRAME__SEEED": "1"})
+
+
+def test_a_variable_that_goes_through_a_value_is_refused():
+    text = refusal({}, env={"AFRAME__SEED": "1", "AFRAME__SEED__DEEP": "2"})
+    assert "AFRAME__SEED" in text and "section" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("a: [", "is not YAML"), ("- 1\n- 2", "expected a mapping"), ("just words", "expected a mapping")]
+)
+def test_files_that_are_not_experiments(tmp_path, text, words):
+    path = tmp_path / "aframe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as e:
+        load_config(path, env={})
+    assert str(path) in str(e.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
+        load_config(tmp_path / "absent.yaml", env={})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / f"{'0' * 16}.json", env={})
+
+
+def test_a_section_that_is_not_a_mapping():
+    assert "inference" in refusal({"inference": 4})
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path = experiment(folder, strain={"source": "files", "files": ["../data/*.hdf5", "/abs/x.hdf5"]}, model={"weights": "bundle"})
+    c = load_config(path, env={})
+    assert c.strain.files == [str(tmp_path / "data/*.hdf5"), "/abs/x.hdf5"]
+    assert c.model.weights == str(folder / "bundle")
+
+
+def test_a_name_stays_a_name_and_a_file_beside_the_experiment_is_the_file(tmp_path):
+    (tmp_path / "mine.prior").touch()
+    path = experiment(tmp_path, waveforms={"prior": "mine.prior"}, sensitivity={"catalog": "packaged"})
+    c = load_config(path, env={})
+    assert c.waveforms.prior == str(tmp_path / "mine.prior")
+    assert (c.sensitivity.catalog, c.injections.prior) == ("packaged", "demo_mixture")
+
+
+def test_resolved_is_read_as_it_stands(tmp_path):
+    c = build_config({"preset": "demo", "seed": 3})
+    path = write_resolved(c, tmp_path / "resolved")
+    assert path.name == f"{config_hash(c)}.json"
+    assert load_config(path, env={"AFRAME__SEED": "4"}) == c
+    assert write_resolved(c, tmp_path / "resolved") == path and len(list(path.parent.iterdir())) == 1
+    assert Config.model_validate_json(resolved_text(c)) == c
+
+
+def test_a_resolved_experiment_is_never_edited(tmp_path):
+    path = write_resolved(build_config({"preset": "demo"}), tmp_path)
+    data = json.loads(path.read_text())
+    data["seed"] = 99
+    path.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match="never edited"):
+        load_config(path)
+
+
+def test_the_hash_depends_on_values_alone():
+    a = build_config({"preset": "demo", "inference": {"num_slides": 30}})
+    b = build_config({"preset": "demo", "inference": {"num_slides": 31}})
+    assert config_hash(a) == config_hash(build_config({"inference": {"num_slides": 30}, "preset": "demo"})) != config_hash(b)
+
+
+def test_merge_replaces_lists_and_joins_mappings():
+    assert merge({"a": {"x": 1, "y": [1, 2]}, "b": 1}, {"a": {"y": [3]}, "c": 2}) == {"a": {"x": 1, "y": [3]}, "b": 1, "c": 2}
+
+
+def test_select_gives_the_named_values_only():
+    c = build_config({"preset": "demo"})
+    chosen = c.select(("seed", "inference.cluster_window_length", "waveforms"))
+    assert set(chosen) == {"seed", "inference.cluster_window_length", "waveforms"}
+    assert chosen["inference.cluster_window_length"] == 8 and chosen["waveforms"]["prior"] == c.waveforms.prior
