@@ -48,7 +48,7 @@ def build_defs(
     assets = [a for a in items if isinstance(a, dg.AssetsDefinition) and not isinstance(a, dg.AssetChecksDefinition)]
     checks = [a for a in items if isinstance(a, dg.AssetChecksDefinition)]
     experiment = Experiment(config_json=resolved_text(config), store_url=store_url, cache_dir=cache_dir, cache_gb=cache_gb)
-    made = {"experiment": experiment, "io_manager": io_manager_for(store_url, cache_dir=cache_dir)}
+    made = {"experiment": experiment, "io_manager": io_manager_for(store_url, cache_dir=cache_dir, cache_bytes=int(cache_gb * 1e9))}
     return dg.Definitions(
         assets=assets, asset_checks=checks, resources={**made, **(resources or {})}, executor=executor, sensors=list(sensors)
     )

@@ -7,7 +7,7 @@ sha256 of each input (DESIGN, decision 1). `execution` settings, run ids, hosts 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Node:
-    """An asset: what decides whether an artifact of it is the wanted one."""
+    """An asset: what decides whether an artifact of it is the wanted one.
+
+    `files` are config values that may name a file (a prior, a catalogue); then its content is part of the key.
+    """
 
     name: str
     group: str
@@ -46,6 +49,7 @@ class Node:
     config: tuple[str, ...]
     inputs: tuple[Input, ...] = field(default=())
     partitioned: bool = False
+    files: tuple[str, ...] = ()
 
 
 _ALL = [
@@ -71,6 +75,7 @@ _ALL = [
         "waveforms",
         "1",
         ("sample_rate", "seed", "waveforms"),
+        files=("waveforms.prior",),
     ),
     Node(
         "validation_waveforms",
@@ -78,6 +83,7 @@ _ALL = [
         "1",
         ("ifos", "sample_rate", "seed", "waveforms", "conditioning"),
         (Input("psd", "roles", ("validation",)),),
+        files=("waveforms.prior", "waveforms.validation_prior"),
     ),
     Node(
         "injections",
@@ -102,6 +108,7 @@ _ALL = [
         ),
         (Input("segments", "row"), Input("segments", "roles", ("test",)), Input("psd", "roles", ("test",))),
         partitioned=True,
+        files=("injections.prior", "inference.exclude_catalog"),
     ),
     Node(
         "tuned_model",
@@ -144,6 +151,7 @@ _ALL = [
             Input("engine"),
         ),
         partitioned=True,
+        files=("inference.exclude_catalog",),
     ),
     Node("events", "inference", "1", (), (Input("inference_results", "all", ("test",)), Input("injections", "all", ("test",)))),
     Node(
@@ -152,8 +160,16 @@ _ALL = [
         "1",
         ("sensitivity", "injections.prior", "inference.recovery_window"),
         (Input("events"),),
+        files=("injections.prior",),
     ),
-    Node("candidates", "sensitivity", "1", ("ifos", "sensitivity"), (Input("events"), Input("sensitive_volume"))),
+    Node(
+        "candidates",
+        "sensitivity",
+        "1",
+        ("ifos", "sensitivity"),
+        (Input("events"), Input("sensitive_volume")),
+        files=("sensitivity.catalog",),
+    ),
     Node(
         "report",
         "sensitivity",
@@ -191,7 +207,7 @@ def graph(config: Config) -> dict[str, Node]:
         if node.name in absent:
             continue
         inputs = tuple(i for i in node.inputs if not (i.optional and (i.asset in absent or config.model.weights)))
-        out[node.name] = Node(node.name, node.group, node.code_version, node.config, inputs, node.partitioned)
+        out[node.name] = replace(node, inputs=inputs)
     return out
 
 

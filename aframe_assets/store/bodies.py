@@ -254,11 +254,8 @@ def partitioned_asset(
 
     def plan_keys(context):
         workspace = context.resources.experiment.workspace()
-        pending = []
-        for key in context.partition_keys:
-            wanted = _wanted(workspace, name, key)
-            if workspace.store.complete(wanted.parts) is None:
-                pending.append(key)
+        complete = workspace.store.complete_many(_wanted(workspace, name, key).parts for key in context.partition_keys)
+        pending = [key for key in context.partition_keys if key not in complete]
         size = workspace.config.execution.segments_per_step
         return [pending[i : i + size] for i in range(0, len(pending), size)]
 
@@ -281,15 +278,8 @@ def partitioned_asset(
 
     def collect_all(context, made):
         workspace = context.resources.experiment.workspace()
-        handles, failed = {}, {}
-        for key in context.partition_keys:
-            wanted = _wanted(workspace, name, key)
-            handle = workspace.store.complete(wanted.parts)
-            manifest = workspace.store.manifest(name, key)
-            if handle is not None:
-                handles[key] = handle
-            else:
-                failed[key] = _why_incomplete(manifest)
+        handles = workspace.store.complete_many(_wanted(workspace, name, key).parts for key in context.partition_keys)
+        failed = {key: _why_incomplete(workspace.store.manifest(name, key)) for key in context.partition_keys if key not in handles}
         if failed:
             text = "; ".join(f"{k}: {v}" for k, v in failed.items())
             fraction = len(handles) / len(context.partition_keys)

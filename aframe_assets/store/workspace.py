@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aframe_assets import lineage
@@ -137,6 +138,17 @@ class Workspace:
 
     def _external(self, asset: str) -> dict[str, dict[str, str]]:
         """Identities of things outside the store that `asset` reads."""
+        return self._named_files(asset) | self._sources(asset)
+
+    def _named_files(self, asset: str) -> dict[str, dict[str, str]]:
+        out = {}
+        for key, value in self.config.select(self.graph[asset].files).items():
+            if isinstance(value, str) and Path(value).is_file():
+                digest = hashlib.sha256(Path(value).read_bytes()).hexdigest()
+                out[key] = {"key": digest, "sha256": digest}
+        return out
+
+    def _sources(self, asset: str) -> dict[str, dict[str, str]]:
         if asset == "model" and self.config.model.weights:
             from aframe_assets.model.importing import weights_identity
 
