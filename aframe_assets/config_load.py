@@ -141,6 +141,10 @@ def _absolute(config: Config, base: Path) -> Config:
     """Relative paths in an experiment are relative to its file, whatever directory a step runs in."""
 
     def fix(value: str) -> str:
+        ifo, named, path = value.partition("=")
+        if named and len(ifo) == 2:  # strain.files may say which detector a file is of: H1=PATH
+            return f"{ifo}={fix(path)}"
+        value = os.path.expanduser(value)
         return value if "://" in value or os.path.isabs(value) else str((base / value).resolve())
 
     def name_or_file(value: str | None) -> str | None:

@@ -50,7 +50,6 @@ class Workspace:
 
     config: Config
     store: ArtifactStore
-    externals: Mapping[str, Any] = field(default_factory=dict)
     _manifests: dict[str, dict[str | None, Manifest]] = field(default_factory=dict, repr=False)
     _wanted: dict[tuple[str, str | None], Wanted] = field(default_factory=dict, repr=False)
 

@@ -220,3 +220,11 @@ def test_select_gives_the_named_values_only():
     chosen = c.select(("seed", "inference.cluster_window_length", "waveforms"))
     assert set(chosen) == {"seed", "inference.cluster_window_length", "waveforms"}
     assert chosen["inference.cluster_window_length"] == 8 and chosen["waveforms"]["prior"] == c.waveforms.prior
+
+
+def test_files_are_relative_to_the_experiment_and_may_name_their_detector(tmp_path):
+    path = tmp_path / "aframe.yaml"
+    path.write_text("preset: events\nstrain: {files: ['H1=a.hdf', 'b/*.hdf5', /abs/c]}\nmodel: {weights: demo}\n")
+    config = load_config(path, env={})
+    assert config.strain.files == [f"H1={tmp_path}/a.hdf", f"{tmp_path}/b/*.hdf5", "/abs/c"]
+    assert config.model.weights == f"{tmp_path}/demo"
