@@ -149,7 +149,7 @@ def _summary(step: _Step) -> str:
         parts.append(size(made.get("nbytes", 0)))
         if made["partition"]:
             parts.append(f"segment {made['partition']}")
-        shown = {k: v for k, v in made.items() if k not in _HIDDEN | {"asset", "partition"} and not isinstance(v, str)}
+        shown = {k: v for k, v in made.items() if k not in _HIDDEN | {"asset", "partition"} and not isinstance(v, str | bool)}
         parts += [f"{k} {_number(v)}" for k, v in list(shown.items())[:_SHOWN]]
     bad = [name for name, passed in step.checks if not passed]
     if bad:

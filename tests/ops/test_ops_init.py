@@ -1,0 +1,174 @@
+"""Run directories: what `aframe init` writes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from aframe_assets.config_load import load_config
+from aframe_ops.cli.main import app
+from aframe_ops.cli.templates import DAGSTER_YAML, activation
+from aframe_ops.cli.upstream_init import app as upstream
+from aframe_ops.site import load_site
+
+FILES = ["aframe.yaml", "dagster_home/dagster.yaml", "env.sh", "run.sh", "site.yaml", "workspace.yaml"]
+
+
+def call(*args, program=app):
+    return CliRunner().invoke(program, [str(a) for a in args])
+
+
+def test_files_of_a_new_run_directory(tmp_path):
+    run = tmp_path / "my run's dir"
+    result = call("init", run, "--preset", "demo")
+    assert result.exit_code == 0, result.output
+    assert sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()) == FILES
+    assert yaml.safe_load((run / "aframe.yaml").read_text()) == {"preset": "demo"}
+    assert load_config(run / "aframe.yaml", env={}).preset == "demo"
+    assert os.stat(run / "run.sh").st_mode & 0o777 == 0o755
+    dagster = yaml.safe_load((run / "dagster_home" / "dagster.yaml").read_text())
+    assert dagster["telemetry"] == {"enabled": False} and dagster["nux"] == {"enabled": False}
+    assert "pools" not in dagster.get("concurrency", {}) and "storage" not in dagster
+    site = load_site(run / "site.yaml", env={})
+    assert site.store_url == str(run / "store") and site.executor.backend == "local"
+
+
+def test_the_environment_works_from_anywhere_with_spaces_and_quotes_in_the_path(tmp_path):
+    run = tmp_path / "my run's $HOME dir"
+    call("init", run, "--preset", "demo")
+    shell = f'. "{str(run).replace("$", chr(92) + "$")}/env.sh" && printf "%s\\n" "$DAGSTER_HOME" "$DAGSTER_MODULE_NAME" "$AFRAME_CONFIG" "$(command -v aframe)"'
+    for sh in ("sh", "bash"):
+        done = subprocess.run([sh, "-c", shell], capture_output=True, text=True, cwd="/", check=True)
+        home, module, config, program = done.stdout.splitlines()
+        assert (home, module, config) == (str(run / "dagster_home"), "aframe_ops.definitions", str(run / "aframe.yaml"))
+        assert program.endswith("/bin/aframe")
+
+
+def test_run_sh_starts_in_its_own_directory(tmp_path):
+    run = tmp_path / "a b"
+    call("init", run, "--preset", "demo")
+    done = subprocess.run([run / "run.sh", "--help"], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0 and "--until" in done.stdout
+
+
+def test_activation_of_other_environments(tmp_path):
+    assert activation(tmp_path, {"CONDA_PREFIX": str(tmp_path)}).startswith(f"export PATH={tmp_path}/bin")
+    assert activation(tmp_path, {}).startswith("export PATH=/")
+
+
+def test_again_changes_nothing_but_puts_lost_files_back(tmp_path):
+    run = tmp_path / "run"
+    call("init", run, "--preset", "demo")
+    (run / "aframe.yaml").write_text("preset: demo\ninference: {cluster_window_length: 4}\n")
+    (run / "env.sh").unlink()
+    before = {f: (run / f).read_bytes() for f in FILES if f != "env.sh"}
+    result = call("init", run, "--preset", "demo")
+    assert result.exit_code == 0 and "already" in result.output
+    assert {f: (run / f).read_bytes() for f in before} == before
+    assert (run / "env.sh").exists()
+
+
+def test_another_experiment_in_the_same_directory_is_refused(tmp_path):
+    run = tmp_path / "run"
+    call("init", run, "--preset", "demo")
+    result = call("init", run, "--preset", "o3")
+    assert result.exit_code == 2 and "preset is demo, asked for o3" in result.output
+    assert call("init", run, "--preset", "demo", "--store", "s3://bucket/x").exit_code == 2
+    assert call("init", run, "--preset", "demo", "--strain", tmp_path).exit_code == 2
+
+
+def test_strain_weights_and_store(tmp_path):
+    (tmp_path / "strain").mkdir()
+    (tmp_path / "strain" / "x.hdf5").touch()
+    (tmp_path / "weights").mkdir()
+    run = tmp_path / "run"
+    args = (
+        "init",
+        run,
+        "--preset",
+        "events",
+        "--strain",
+        tmp_path / "strain",
+        "--weights",
+        tmp_path / "weights",
+        "--store",
+        "s3://bucket/run",
+    )
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    config = load_config(run / "aframe.yaml", env={})
+    assert (config.strain.source, config.segments.source) == ("files", "strain_files")
+    assert config.strain.files == [str(tmp_path / "strain")] and config.model.weights == str(tmp_path / "weights")
+    assert load_site(run / "site.yaml", env={}).store_url == "s3://bucket/run"
+    assert call(*args).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--preset", "demo", "--strain", "/not/there"], "--strain /not/there: no such file or folder"),
+        (["--preset", "demo", "--weights", "/not/there"], "--weights /not/there: no such folder"),
+        (["--preset", "demo", "--profile", "moon"], "--profile moon: expected one of local"),
+        (["--preset", "events"], "strain.files"),
+    ],
+)
+def test_refusals_leave_nothing_behind(tmp_path, args, words):
+    result = call("init", tmp_path / "run", *args)
+    assert result.exit_code == 2 and words in result.output
+    assert all(line.startswith("aframe: ") for line in result.output.splitlines())
+    assert not (tmp_path / "run").exists()
+
+
+def test_usage_errors_exit_2(tmp_path):
+    assert call("init", tmp_path / "x", "--preset", "nope").exit_code == 2
+    assert call("init", tmp_path / "x").exit_code == 2
+    assert call("run", tmp_path / "not-there").exit_code == 2
+    assert call("nonsense").exit_code == 2
+
+
+def test_every_command_has_an_example():
+    for words in (["init"], ["run"], ["plan"], ["status"], ["reap"], ["segments", "list"], ["config", "show"], ["detect"], ["doctor"]):
+        result = call(*words, "--help")
+        assert result.exit_code == 0 and f"Example: aframe {' '.join(words)}" in result.output, words
+    result = call("offline", "--help", program=upstream)
+    assert result.exit_code == 0 and "Example: aframe-init offline" in result.output
+
+
+def test_the_shipped_dagster_home_is_the_same():
+    shipped = Path(__file__).resolve().parents[2] / "dagster_home" / "dagster.yaml"
+    assert yaml.safe_load(shipped.read_text()) == yaml.safe_load(DAGSTER_YAML)
+
+
+@pytest.mark.parametrize(("mode", "preset"), [("sandbox", "o3"), ("tune", "tune"), ("review", "review")])
+def test_upstream_spelling(tmp_path, mode, preset):
+    run = tmp_path / mode
+    assert call("offline", "--mode", mode, "-d", run, "--s3-bucket", "s3://b/x", program=upstream).exit_code == 0
+    assert load_config(run / "aframe.yaml", env={}).preset == preset
+    assert load_site(run / "site.yaml", env={}).store_url == "s3://b/x"
+    assert call("offline", "--mode", mode, "-d", run, "--s3-bucket", "s3://b/x", program=upstream).exit_code == 0
+
+
+def test_upstream_variables(tmp_path, monkeypatch):
+    for name in ("train", "test", "results"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("AFRAME_TRAIN_BACKGROUND_DIR", str(tmp_path / "train"))
+    monkeypatch.setenv("AFRAME_TEST_BACKGROUND_DIR", str(tmp_path / "test"))
+    monkeypatch.setenv("AFRAME_RESULTS_DIR", str(tmp_path / "results"))
+    monkeypatch.setenv("LIGO_USERNAME", "albert.einstein")
+    monkeypatch.setenv("LIGO_GROUP", "ligo.dev.o4.cbc")
+    run = tmp_path / "run"
+    result = call("offline", "-d", run, program=upstream)
+    assert result.exit_code == 0, result.output
+    assert load_config(run / "aframe.yaml", env={}).strain.files == [str(tmp_path / "train"), str(tmp_path / "test")]
+    assert load_site(run / "site.yaml", env={}).store_url == str(tmp_path / "results")
+    assert "export LIGO_USERNAME=albert.einstein" in (run / "env.sh").read_text()
+
+
+def test_upstream_bucket_must_be_s3(tmp_path):
+    result = call("offline", "-d", tmp_path / "run", "--s3-bucket", "bucket", program=upstream)
+    assert result.exit_code == 2 and "begins with s3://" in result.output

@@ -1,0 +1,196 @@
+"""`aframe run` and what looks at a run, on the first assets of the real graph with minutes of data."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from aframe_ops.cli.main import app
+
+TINY = {
+    "preset": "demo",
+    "segments": {
+        "fixed": [[1240600000, 1240600064], [1240600100, 1240600164], [1240610000, 1240610064], [1240610100, 1240610164]],
+        "train_min_duration": 32,
+        "test_min_duration": 32,
+        "min_valid_duration": 32,
+    },
+    "execution": {"segments_per_step": 2},
+}
+
+
+def aframe(*args, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "aframe_ops.cli.main", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
+
+
+def in_directory(run: Path, command: str) -> subprocess.CompletedProcess:
+    """A shell in the run directory after ``. ./env.sh``."""
+    return subprocess.run(["bash", "-c", f". ./env.sh && {command}"], capture_output=True, text=True, cwd=run, timeout=120)
+
+
+def make(path: Path) -> Path:
+    assert CliRunner().invoke(app, ["init", str(path), "--preset", "demo"]).exit_code == 0
+    (path / "aframe.yaml").write_text(yaml.safe_dump(TINY))
+    return path
+
+
+def ours(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("aframe:")]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    run = make(tmp_path_factory.mktemp("run") / "run dir")
+    return run, aframe("run", run, "--until", "background_index")
+
+
+def test_run_makes_what_is_missing(done):
+    run, result = done
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "$ dagster asset materialize --select segments\n" in result.stdout
+    line = "$ dagster asset materialize --select background,background_index --partition-range 1240600000-64...1240610100-64"
+    assert line in result.stdout
+    for words in ("✓ segments", "✓ background (make 2)", "✓ background_index", "4 segments"):
+        assert words in result.stdout
+    assert ours(result.stderr) == []
+
+
+def test_the_same_again_does_nothing_and_is_quick(done):
+    run, _ = done
+    before = sorted((run / "dagster_home").rglob("*.db"))
+    start = time.monotonic()
+    result = aframe("run", run, "--until", "background_index")
+    assert result.returncode == 0 and "nothing to do" in result.stdout
+    assert time.monotonic() - start < 20
+    assert sorted((run / "dagster_home").rglob("*.db")) == before
+
+
+def test_status_plan_and_segments(done):
+    run, _ = done
+    status = json.loads(aframe("status", run, "--json").stdout)
+    assets = {a["asset"]: a for a in status["assets"]}
+    assert assets["background"]["complete"] == assets["background"]["expected"] == 4
+    assert assets["background_index"]["done"] and not assets["model"]["done"]
+    assert assets["psd"]["why"] == {"": "never made"} and assets["validation_waveforms"]["why"] == {"": "waits for psd"}
+    keys = [line.split()[0] for line in aframe("segments", "list", run).stdout.splitlines()]
+    assert keys == ["1240600000-64", "1240600100-64", "1240610000-64", "1240610100-64"]
+    assert len(aframe("segments", "list", run, "--role", "test").stdout.splitlines()) == 2
+    assert "nothing to do" in aframe("plan", run, "--until", "background_index").stdout
+    assert "model" in aframe("plan", run).stdout
+
+
+def test_status_names_the_first_thing_that_differs(done):
+    run, _ = done
+    env = {**os.environ, "AFRAME__STRAIN__SIMULATED__GLITCH_RATE": "31"}
+    result = subprocess.run(
+        [sys.executable, "-m", "aframe_ops.cli.main", "status", run, "--json"], env=env, capture_output=True, text=True, check=True
+    )
+    why = {a["asset"]: a["why"] for a in json.loads(result.stdout)["assets"]}
+    assert set(why["background"].values()) == {"config strain.simulated.glitch_rate: 30.0 -> 31.0"}
+    assert why["background_index"] == {"": "waits for background"} and why["psd"] == {"": "waits for background_index"}
+
+
+def test_dagster_commands_in_the_directory(done):
+    run, _ = done
+    shown = in_directory(run, "dagster definitions validate")
+    assert shown.returncode == 0, shown.stderr
+    again = in_directory(run, "dagster asset materialize --select '*background_index' --partition-range 1240600000-64...1240610100-64")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_missing_upstream_is_one_line_that_names_it_and_the_command(done):
+    run, _ = done
+    result = in_directory(run, "dagster asset materialize --select sensitive_volume")
+    assert result.returncode == 1
+    (line,) = ours(result.stdout + result.stderr)
+    assert "sensitive_volume needs events" in line and "aframe run --until events" in line
+
+
+def test_a_changed_experiment_keeps_no_old_segments(tmp_path):
+    from dagster import DagsterInstance
+
+    run = make(tmp_path / "run")
+    assert aframe("run", run, "--until", "segments").returncode == 0
+    data = yaml.safe_load((run / "aframe.yaml").read_text())
+    data["segments"]["fixed"][2] = [1240610000, 1240610048]
+    (run / "aframe.yaml").write_text(yaml.safe_dump(data))
+    assert aframe("run", run, "--until", "segments").returncode == 0
+    with DagsterInstance.from_config(str(run / "dagster_home")) as instance:
+        keys = instance.get_dynamic_partitions("segments")
+    assert sorted(keys) == ["1240600000-64", "1240600100-64", "1240610000-48", "1240610100-64"]
+
+
+def test_kill_of_the_whole_command_then_the_same_again(tmp_path):
+    run = make(tmp_path / "run")
+    command = [sys.executable, "-m", "aframe_ops.cli.main", "run", str(run), "--until", "background_index"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not list((run / "logs").glob("*/*make_background*.err")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    result = aframe("run", run, "--until", "background_index")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "of this directory had died; marked failed" in result.stdout
+    listed = in_directory(run, "dagster run list").stdout
+    assert "STARTED" not in listed
+
+
+def test_two_at_once_are_refused(tmp_path):
+    from filelock import FileLock
+
+    run = make(tmp_path / "run")
+    with FileLock(run / ".run.lock"):
+        result = aframe("run", run)
+    assert result.returncode == 2 and "another `aframe run` is running here" in result.stderr
+
+
+def test_config_show(tmp_path):
+    run = make(tmp_path / "run")
+    shown = yaml.safe_load(aframe("config", "show", run).stdout)
+    assert shown["segments"]["train_min_duration"] == 32 and shown["preset"] == "demo"
+    resolved = aframe("config", "show", run, "--resolved")
+    assert json.loads(resolved.stdout)["preset"] == "demo" and resolved.stderr.startswith("hash ")
+
+
+def test_refused_experiments_exit_2_with_every_reason(tmp_path):
+    run = make(tmp_path / "run")
+    (run / "aframe.yaml").write_text("preset: demo\ncolour: blue\nseed: -1\n")
+    for words in (["run"], ["status"], ["plan"]):
+        result = aframe(*words, run)
+        assert result.returncode == 2 and len(ours(result.stderr)) == 2, result.stderr
+    (run / "aframe.yaml").write_text("preset: demo\n")
+    (run / "site.yaml").write_text("executor: {backend: moon}\n")
+    result = aframe("run", run)
+    assert result.returncode == 2 and "executor.backend = 'moon'" in result.stderr
+    assert aframe("run", make(tmp_path / "other"), "--until", "nothing").returncode == 2
+
+
+def test_doctor(tmp_path):
+    run = make(tmp_path / "run")
+    result = aframe("doctor", run)
+    assert result.returncode == 0, result.stdout
+    assert "written and read back" in result.stdout and "dagster 1." in result.stdout
+    (run / "site.yaml").write_text("store: {root: /proc/nothing}\n")
+    result = aframe("doctor", run)
+    assert result.returncode == 1 and "cannot be written" in result.stdout
+
+
+def test_imports_are_light():
+    code = (
+        "import sys, time; t = time.process_time(); import aframe_ops.definitions; s = time.process_time() - t;"
+        "bad = {'torch', 'lightning', 'gwpy', 'boto3', 'kubernetes'} & set(sys.modules); print(s, bad or '')"
+    )
+    seconds, _, bad = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip().partition(" ")
+    assert float(seconds) < 3 and not bad
