@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -119,7 +120,10 @@ class TorchEngine(_Base):
 
         super().__init__(signature, bundle, batch, threads)
         torch.set_num_threads(self.threads)
-        self._program = torch.export.load(str(model)).module()
+        with warnings.catch_warnings():
+            # torch's own reader makes a tensor of a read-only buffer, and warns of it
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            self._program = torch.export.load(str(model)).module()
 
     def _call(self, windows: np.ndarray) -> np.ndarray:
         import torch

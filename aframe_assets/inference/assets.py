@@ -40,7 +40,11 @@ def make_inference_results(job: Job) -> Product:
     if job.row["role"] == "test":
         out, shifts = _search(job)
         background, zero_lag, foreground = out.background, out.zero_lag, out.foreground
-        expected, residuals, windows = out.expected, [float(r) for r in out.merger_residuals if r == r], out.windows
+        expected, residuals, windows = (
+            out.expected,
+            [[float(x) for x in row] for row in out.merger_residuals if (row == row).all()],
+            out.windows,
+        )
         total = max(1, sum(windows.values()))
         job.log.info(
             "%s: %d slides, %d windows, network %.3f ms and all else %.3f ms per window; livetime %g s",

@@ -118,7 +118,8 @@ def detect(
     skipped = tuple(s for s in stretches if s not in long_enough)
     for a, b in skipped:
         log.warning("GPS %.10g to %.10g: %g s of common strain, shorter than the %g s needed; skipped", a, b, b - a, need)
-    calibration = calibration or _nominal(engine, conditioning)
+    if calibration is None or not calibration.num:
+        calibration = _nominal(engine, conditioning)
     found, analysed, livetime = [], [], 0.0
     for start, stop in long_enough:
         strain = (resampled_stretch(infos, ifo, start, stop, engine.sample_rate, min_dq=config.strain.min_dq).strain for ifo in engine.ifos)
@@ -150,10 +151,8 @@ def _candidate(statistic: float, detection_time: float, merger: tuple[float, flo
 
 
 def _nominal(engine: Engine, conditioning: Conditioning) -> Calibration:
-    """Without injections: the centre of the plateau that training asked for, known to a kernel."""
-    pads = engine.bundle.get("placement", {})
-    offset = (pads.get("right_pad", 0.0) - pads.get("left_pad", 0.0)) / 2
-    return Calibration(offset, conditioning.kernel_length, 0)
+    """Without injections: the end of the plateau that training asked for, known to a kernel."""
+    return Calibration(-engine.bundle.get("placement", {}).get("left_pad", 0.0), conditioning.kernel_length, 0)
 
 
 def _too_short(infos: Sequence[Any], stretches: Sequence[tuple[float, float]], need: float, c: Conditioning, config: Config) -> str:

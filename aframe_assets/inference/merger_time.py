@@ -1,21 +1,29 @@
 """When did it merge: a candidate re-scored finely, its plateau, and the calibration of both on injections.
 
 A network trained with the merger anywhere between left_pad after the left edge and right_pad before the right edge
-of the kernel answers with a plateau: high while the merger is inside, low otherwise. As a function of the right edge R
-the plateau is centred at merger + kernel / 2 + (right_pad - left_pad) / 2. We fit two levels with free edges, take the
-centre, subtract kernel / 2, and learn what is left (the offset) and its spread from injections.
+of the kernel answers with a plateau: high while the merger is inside, low otherwise. As a function of the right edge R it
+begins at merger + right_pad and ends at merger + kernel - left_pad. We fit two levels with free edges, and take the
+beginning, the end or the centre, each less its part of the kernel, as a raw time. Which of them is sharpest depends on the
+network (a loud inspiral may be seen before its merger is inside, which smears the beginning): injections decide, and tell
+the offset and the spread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from aframe_assets.inference.streaming import Scorer
 from aframe_assets.inference.windows import SlidWindows
+
+EDGES = ("first", "centre", "last")
+"""Points of the plateau that a raw time is taken from."""
+
+NOMINAL_EDGE = "last"
+"""Used without injections: the merger leaves the kernel at a moment, it enters it gradually."""
 
 REACH = 3.0
 """Seconds on each side of a candidate that are re-scored."""
@@ -26,6 +34,7 @@ class Calibration:
     """What injections say about raw merger times.
 
     Attributes:
+        edge: point of the plateau that is used, one of EDGES: the one with the narrowest residuals.
         offset: median of raw estimate - true merger time, seconds; subtracted from every estimate.
         width90: length of the interval that holds 90 % of the residuals, seconds.
         num: injections behind it; with 0 the offset is nominal and the width that of the whole kernel.
@@ -34,23 +43,25 @@ class Calibration:
     offset: float
     width90: float
     num: int
+    edge: str = NOMINAL_EDGE
 
     @classmethod
     def of(cls, residuals: np.ndarray, kernel_length: float) -> Calibration:
-        """From raw estimate - true merger time of injections, seconds."""
-        residuals = np.asarray(residuals, float)
-        residuals = residuals[np.isfinite(residuals)]
+        """From raw estimates - true merger time of injections, seconds, (n, len(EDGES)); rows that are not finite are left out."""
+        residuals = np.asarray(residuals, float).reshape(-1, len(EDGES))
+        residuals = residuals[np.isfinite(residuals).all(axis=1)]
         if not len(residuals):
             return cls(0.0, kernel_length, 0)
-        low, high = np.quantile(residuals, [0.05, 0.95])
-        return cls(float(np.median(residuals)), float(high - low), len(residuals))
+        low, high = np.quantile(residuals, [0.05, 0.95], axis=0)
+        best = int(np.argmin(high - low))
+        return cls(float(np.median(residuals[:, best])), float(high[best] - low[best]), len(residuals), EDGES[best])
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Calibration:
-        return cls(float(meta["offset"]), float(meta["width90"]), int(meta["num"]))
+        return cls(float(meta["offset"]), float(meta["width90"]), int(meta["num"]), str(meta["edge"]))
 
     def as_meta(self) -> dict[str, Any]:
-        return {"offset": self.offset, "width90": self.width90, "num": self.num}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -89,19 +100,22 @@ class Rescorer:
         kept = np.isfinite(scores)
         return self.whitened_start + (frame[kept] + self.windows.kernel) / self.sample_rate, scores[kept]
 
-    def raw(self, detection_time: float) -> float:
-        """Uncalibrated merger time of the event at `detection_time`, GPS seconds; NaN when no plateau is found."""
+    def raw(self, detection_time: float) -> np.ndarray:
+        """Uncalibrated merger times of the event at `detection_time` from each of EDGES, GPS seconds; NaN without a plateau."""
         right_edge = detection_time + self.integration + self.early
         edges, scores = self.scores(right_edge)
         # the integrated output peaks once the plateau is inside the integration window; half a kernel of slack
         low, high = right_edge - self.integration - self.kernel_length / 2, right_edge + self.kernel_length / 2
         found = plateau(edges, scores, low, high)
-        return float("nan") if found is None else (found[0] + found[1]) / 2 - self.kernel_length / 2
+        if found is None:
+            return np.full(len(EDGES), np.nan)
+        first, last = found
+        return np.array([first, (first + last) / 2 - self.kernel_length / 2, last - self.kernel_length])
 
 
 def merger_time(rescorer: Rescorer, detection_time: float, calibration: Calibration) -> tuple[float, float] | None:
     """Merger time in GPS seconds and its 90 % width in seconds, or None when no plateau is found."""
-    raw = rescorer.raw(detection_time)
+    raw = float(rescorer.raw(detection_time)[EDGES.index(calibration.edge)])
     return None if np.isnan(raw) else (raw - calibration.offset, calibration.width90)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from aframe_assets.config import Inference
 from aframe_assets.inference.clustering import cluster_slides, integrate
 from aframe_assets.inference.events import recover, recovered
-from aframe_assets.inference.merger_time import Rescorer
+from aframe_assets.inference.merger_time import EDGES, Rescorer
 from aframe_assets.inference.streaming import Scorer
 from aframe_assets.inference.whitened import WhitenedChunk, support
 from aframe_assets.inference.windows import SlidWindows, needed
@@ -38,7 +38,7 @@ class SlideResults:
     Attributes:
         background, zero_lag: events; their `Tb` is the livetime of the outputs that were scored.
         foreground: every injection with the loudest event near it (statistic -inf without one).
-        merger_residuals: raw merger time - true one of a sample of loud recovered injections, seconds.
+        merger_residuals: raw merger times - true one of a sample of loud recovered injections, seconds (n, len(EDGES)).
         expected: livetime that the geometry says 'background' and 'zero_lag' should have, seconds.
         windows: number of windows evaluated for 'background', 'zero_lag' and 'foreground'.
         seconds: wall time spent in the network and in everything else.
@@ -227,7 +227,7 @@ def _times(geometry: SlideGeometry, length: int, inference: Inference) -> np.nda
 def _foreground(run: _Pass, shifts: list[Shift], kept, signals: Path | None, background: EventSet, num_calibrate: int):
     """Injections of every slide that has some, and raw merger-time residuals of a sample."""
     if signals is None:
-        return RecoveredInjectionSet(), np.empty(0)
+        return RecoveredInjectionSet(), np.empty((0, len(EDGES)))
     loud = np.quantile(background.detection_statistic, 0.99) if len(background) else -np.inf
     parts, residuals, live = [], [], 0.0
     for n, shift in enumerate(shifts):
@@ -249,7 +249,7 @@ def _foreground(run: _Pass, shifts: list[Shift], kept, signals: Path | None, bac
         share = (n + 1) * num_calibrate // len(shifts) - n * num_calibrate // len(shifts)
         chosen = _spread(np.flatnonzero((recover(*args) >= 0) & (statistic > loud)), share)
         residuals += [run.rescorer(slid).raw(times[i]) - responses.injection_time[i] for i in chosen]
-    return _joined(signals, parts, live), np.array(residuals, float)
+    return _joined(signals, parts, live), np.array(residuals, float).reshape(-1, len(EDGES))
 
 
 def _inject(run: _Pass, responses: InterferometerResponseSet, shift: Shift) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:

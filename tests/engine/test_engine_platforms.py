@@ -64,6 +64,7 @@ def test_onnx_equals_torch_at_any_batch(network, exported, batch):
     assert np.abs(out[:, 0] - logits(network, windows)).max() < 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
 def test_torch_export_equals_torch(network, exported):
     windows = probes(2, 384, RATE, 7)
     program = torch.export.load(str(exported / TORCH_FILE)).module()

@@ -159,12 +159,20 @@ def test_merger_time_of_a_perfect_network(offset):
         detection = np.floor((true - start) * 4) / 4 + start  # a coarse time on the inference grid
         residuals.append(rescorer.raw(detection) - true)
     calibration = Calibration.of(np.array(residuals), 1.5)
-    # left_pad 0.25 s, right_pad 26 samples: the centre is off by half their difference
-    assert abs(calibration.offset - (26 / fs - 0.25) / 2) < 1 / 64 and calibration.width90 < 2 / 64 and calibration.num == 20
+    # left_pad 0.25 s, right_pad 26 samples: the plateau begins and ends that much inside the kernel, its centre at half of both
+    assert np.abs(np.median(residuals, axis=0) - [26 / fs, (26 / fs - 0.25) / 2, -0.25]).max() < 1 / 64
+    assert calibration.width90 < 2 / 64 and calibration.num == 20
     time, width = merger_time(rescorer, detection, calibration)
     assert abs(time - true) < 1 / 32 and width == calibration.width90
     assert Calibration.from_meta(calibration.as_meta()) == calibration
 
 
 def test_calibration_without_injections_is_the_kernel():
-    assert Calibration.of(np.array([np.nan]), 1.5) == Calibration(0.0, 1.5, 0)
+    assert Calibration.of(np.full((3, 3), np.nan), 1.5) == Calibration(0.0, 1.5, 0) == Calibration.of(np.empty(0), 1.5)
+
+
+def test_calibration_takes_the_sharpest_edge():
+    rng = np.random.default_rng(0)
+    residuals = rng.normal([0.1, -0.2, 0.3], [0.3, 0.05, 0.1], (400, 3))
+    found = Calibration.of(residuals, 1.5)
+    assert found.edge == "centre" and abs(found.offset + 0.2) < 0.02 and abs(found.width90 / (2 * 1.645 * 0.05) - 1) < 0.2
