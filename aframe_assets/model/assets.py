@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +59,10 @@ def _imported(job: Job) -> Product:
     return Product(folder, meta, metric_checks(metrics))
 
 
-def _trained(job: Job, config: Config) -> Product:
-    from aframe_assets.model.bundle import save_bundle
-    from aframe_assets.model.checks import metric_checks
-    from aframe_assets.model.progress import learning_curve, write_rows
+def _train(job: Job, config: Config):
     from aframe_assets.model.training import train
 
-    config, tuned = _with_tuned(job, config)
-    result = train(
+    return train(
         config,
         background=background_files(job),
         training_signals=job.path("training_waveforms", "training_waveforms.hdf5"),
@@ -74,11 +71,30 @@ def _trained(job: Job, config: Config) -> Product:
         seed=job.seed("train"),
         log=job.log,
     )
+
+
+def _trained(job: Job, config: Config) -> Product:
+    from aframe_assets.model.bundle import save_bundle
+    from aframe_assets.model.checks import metric_checks
+    from aframe_assets.model.progress import learning_curve, write_rows
+    from aframe_assets.model.tuning import best_training, with_training
+
+    tuned: dict[str, Any] = {}
+    if "tuned_model" in job.inputs:
+        tuned = {"tuned": best_training(job.path("tuned_model", "best.json"))}
+        config = with_training(config, tuned["tuned"])
+    result = _train(job, config)
     rows = write_rows(result.history, job.scratch / "metrics.csv")
     inputs = {a: job.handle(a).identity for a in ("background_index", "training_waveforms", "validation_waveforms")}
     provenance = {"seed": config.seed, "best_epoch": result.best_epoch, "epochs": len(result.history), "inputs": inputs, **tuned}
     folder = save_bundle(
-        job.scratch / "bundle", result.network, config, metrics=result.metrics, provenance=provenance, metrics_csv=rows, logs=result.logs
+        job.scratch / "bundle",
+        result.network,
+        config,
+        metrics=result.metrics,
+        provenance=provenance,
+        metrics_csv=rows,
+        logs=result.logs,
     )
     meta = {
         "imported": False,
@@ -91,18 +107,30 @@ def _trained(job: Job, config: Config) -> Product:
     return Product(folder, meta, metric_checks(result.metrics), markdown)
 
 
-def _with_tuned(job: Job, config: Config) -> tuple[Config, dict[str, Any]]:
-    if "tuned_model" not in job.inputs:
-        return config, {}
-    from aframe_assets.model.tuning import best_training
+def make_trial(job: Job, params: Mapping[str, Any]) -> Product:
+    """One trial of the search: a training of at most ``model.tune.max_epochs`` with `params`; its record, no weights."""
+    from aframe_assets.model.progress import write_rows
+    from aframe_assets.model.tuning import with_training
 
-    values = best_training(job.path("tuned_model", "best.json"))
-    training = config.model.training.model_copy(update=values)
-    return config.model_copy(update={"model": config.model.model_copy(update={"training": training})}), {"tuned": values}
+    config = with_training(job.config, {"max_epochs": job.config.model.tune.max_epochs, **params})
+    result = _train(job, config)
+    rows = write_rows(result.history, job.scratch / "metrics.csv")
+    return Product({"metrics.csv": rows}, {"params": dict(params), **_numbers(result.metrics)})
 
 
-def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
+def finish_tuning(job: Job, records: Sequence[Mapping[str, Any]]) -> Product:
+    """The study: best parameters, all trials, a plot."""
+    from aframe_assets.model.checks import metric_checks
+    from aframe_assets.model.tuning import best_record, study_plot, write_study
+
+    best = best_record(records)
+    files = {p.name: p for p in write_study(records, job.scratch)}
+    meta = {"num_trials": len(records), "best": dict(best["params"]), **_numbers(best["meta"])}
+    return Product(files, meta, metric_checks(best["meta"])[:1], {"study": plot_markdown("trials", study_plot(records))})
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in metrics.items() if k.startswith("valid_") or k in ("train_loss", "epoch")}
 
 
 def assets(config: Config) -> list:
@@ -116,8 +144,21 @@ def assets(config: Config) -> list:
         kinds={"pytorch"},
         checks=CHECKS,
     )
-    if config.model.tune and not config.model.weights:
-        from aframe_assets.model.tuning_assets import tuned_model
+    if not config.model.tune or config.model.weights:
+        return [model]
+    from aframe_assets.model.tuning import ask
+    from aframe_assets.store.rounds import rounds_asset
 
-        return [model, *tuned_model(config)]
-    return [model]
+    tuned = rounds_asset(
+        "tuned_model",
+        ask,
+        make_trial,
+        finish_tuning,
+        config,
+        num_rounds=config.model.tune.num_rounds,
+        description="Search over training settings in fixed rounds of trials; `model` trains with the best ones.",
+        tags=resources(cpus=4, memory_gb=8, time_min=2880, disk_gb=10),
+        kinds={"optuna"},
+        checks=CHECKS[:1],
+    )
+    return [model, *tuned]

@@ -10,7 +10,9 @@ import pytest
 
 from aframe_assets.config import Config
 from aframe_assets.config_load import build_config
-from aframe_assets.strain.background_file import background_name, write_background
+from aframe_assets.store import ArtifactStore, open_store
+from aframe_assets.store.workspace import Workspace
+from aframe_assets.strain.background_file import background_name, parse_background_name, write_background
 from aframe_assets.waveforms.ledger import SIGNAL, WaveformPolarizationSet, WaveformSet
 
 RATE, ASD = 512, 1e-23
@@ -107,3 +109,35 @@ def tiny_data(tmp_path_factory) -> TinyData:
         training.write(folder / "training_waveforms.hdf5"),
         validation.write(folder / "val_waveforms.hdf5"),
     )
+
+
+@pytest.fixture
+def published(tiny_data, tmp_path):
+    """Function (config) -> a store that holds, under their true keys, all artifacts that `model` reads; and its URL."""
+
+    def publish_all(config) -> tuple[ArtifactStore, str]:
+        url = str(tmp_path / "store")
+        store, empty = open_store(url), tmp_path / "placeholder"
+        empty.write_text("{}")
+        rows, roles = {}, {}
+        for role, paths in tiny_data.background.items():
+            for path in paths:
+                start, stop = parse_background_name(path)
+                key = path.stem.removeprefix("background-")
+                rows[key] = {"gps_start": start, "gps_stop": stop, "role": role, "fingerprint": key}
+            partitions = [k for k, r in rows.items() if r["role"] == role]
+            roles[role] = {"key": role, "sha256": role, "livetime": 1.0, "partitions": partitions}
+
+        def publish(asset, files, meta, partition=None):
+            store.publish(Workspace(config, store).wanted(asset, partition).parts, files, meta)
+
+        publish("segments", {"segments.csv": empty}, {"rows": rows, "roles": roles})
+        for path in (p for paths in tiny_data.background.values() for p in paths):
+            publish("background", {path.name: path}, {}, path.stem.removeprefix("background-"))
+        publish("background_index", {"background_index.json": empty}, {"roles": roles})
+        publish("psd", {"psd.hdf5": empty}, {"roles": roles})
+        publish("training_waveforms", {tiny_data.training.name: tiny_data.training}, {})
+        publish("validation_waveforms", {tiny_data.validation.name: tiny_data.validation}, {})
+        return store, url
+
+    return publish_all

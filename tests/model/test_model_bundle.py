@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,65 +122,3 @@ def test_planning_with_weights_loads_no_torch(bundle):
         f"import sys; from aframe_assets.model.importing import weights_identity as w; w({str(folder)!r}); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def make_job(config, store, scratch, inputs, asset="model"):
-    from aframe_assets.store.job import Job
-
-    work = scratch.parent / f"work-{asset}"
-    for folder in (scratch, work):
-        folder.mkdir(parents=True, exist_ok=True)
-    return Job(config, asset, None, inputs, None, store, scratch, work, logging.getLogger("test"))
-
-
-@pytest.fixture
-def published(tiny_data, tmp_path):
-    """A store with what `model` reads, and the handles."""
-    store = open_store(str(tmp_path / "store"))
-
-    def publish(asset, files, meta, partition=None):
-        return store.publish(KeyParts(asset=asset, code_version="1", partition=partition, config={}, inputs={}), files, meta)
-
-    roles = {}
-    for role, paths in tiny_data.background.items():
-        keys = []
-        for path in paths:
-            key = path.stem.removeprefix("background-")
-            publish("background", {path.name: path}, {}, key)
-            keys.append(key)
-        roles[role] = {"partitions": keys}
-    index = tmp_path / "background_index.json"
-    index.write_text(json.dumps(roles))
-    handles = {
-        "background_index": publish("background_index", {index.name: index}, {"roles": roles}),
-        "training_waveforms": publish("training_waveforms", {tiny_data.training.name: tiny_data.training}, {}),
-        "validation_waveforms": publish("validation_waveforms", {tiny_data.validation.name: tiny_data.validation}, {}),
-    }
-    return SimpleNamespace(store=store, handles=handles)
-
-
-def test_the_body_trains_a_bundle_and_another_experiment_imports_it(published, tiny_config, tmp_path):
-    from aframe_assets.model.assets import make_model
-
-    config = tiny_config(max_epochs=2)
-    product = make_model(make_job(config, published.store, tmp_path / "scratch", published.handles))
-    assert {p.name for p in product.files.iterdir()} == {"bundle.json", "model.safetensors", "metrics.csv", "config.json", "logs"}
-    assert {c.name for c in product.checks} == {"validation_metric_above_chance", "training_loss_finite"}
-    assert product.checks[1].passed and "base64" in product.markdown["learning_curve"]
-    bundle = load_bundle(product.files)
-    assert bundle.description["provenance"]["inputs"]["training_waveforms"] == published.handles["training_waveforms"].identity
-    changed = config.model_copy(update={"model": config.model.model_copy(update={"weights": str(product.files)})})
-    imported = make_model(make_job(changed, published.store, tmp_path / "scratch2", {}))
-    assert imported.meta["imported"] and imported.meta["valid_auroc"] == product.meta["valid_auroc"]
-    a, b = load_bundle(imported.files).network.state_dict(), bundle.network.state_dict()
-    assert all(torch.equal(a[k], b[k]) for k in b)
-
-
-def test_a_missing_role_is_an_error(published, tiny_config, tmp_path):
-    from aframe_assets.model.assets import background_files
-
-    index = published.handles["background_index"]
-    meta = index.model_copy(update={"meta": {"roles": {"train": index.meta["roles"]["train"]}}})
-    job = make_job(tiny_config(), published.store, tmp_path / "scratch", {**published.handles, "background_index": meta})
-    with pytest.raises(ValueError, match="no background of role 'validation'"):
-        background_files(job)
