@@ -36,16 +36,15 @@ def show_detection(run: RunDirectory, files: Sequence[Path], console: Console, *
         console.print("no candidate")
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("", "detection_time", "merger_time", "± (90 %)", "detection_statistic", "false alarms"):
+    for name in ("", "detection_time", "merger_time", "90 % width", "detection_statistic", "false alarms"):
         table.add_column(name, justify="right")
     for i, c in enumerate(found.candidates, 1):
         merger = "" if c.merger_time is None else f"{c.merger_time:.3f}"
-        width = "" if c.merger_time_width90 is None else f"{c.merger_time_width90 / 2:.3f} s"
+        width = "" if c.merger_time_width90 is None else f"{c.merger_time_width90:.3f} s"
         table.add_row(str(i), f"{c.detection_time:.3f}", merger, width, f"{c.detection_statistic:.3f}", _rate(c.far, c.far_is_limit))
     console.print(table)
-    calibrated = (
-        f"calibrated on {found.calibration.num} injections" if found.calibration.num else "not calibrated: the run has no injections yet"
-    )
+    num = found.calibration.num
+    calibrated = f"calibrated on {num} injections" if num else "not calibrated: that run has recovered no injection"
     console.print(f"merger times are {calibrated}; {far_note}", style="dim", soft_wrap=True)
 
 

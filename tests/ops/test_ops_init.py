@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def test_files_of_a_new_run_directory(tmp_path):
 def test_the_environment_works_from_anywhere_with_spaces_and_quotes_in_the_path(tmp_path):
     run = tmp_path / "my run's $HOME dir"
     call("init", run, "--preset", "demo")
-    shell = f'. "{str(run).replace("$", chr(92) + "$")}/env.sh" && printf "%s\\n" "$DAGSTER_HOME" "$DAGSTER_MODULE_NAME" "$AFRAME_CONFIG" "$(command -v aframe)"'
+    wanted = '"$DAGSTER_HOME" "$DAGSTER_MODULE_NAME" "$AFRAME_CONFIG" "$(command -v aframe)"'
+    shell = f'. {shlex.quote(str(run / "env.sh"))} && printf "%s\\n" {wanted}'
     for sh in ("sh", "bash"):
         done = subprocess.run([sh, "-c", shell], capture_output=True, text=True, cwd="/", check=True)
         home, module, config, program = done.stdout.splitlines()

@@ -55,7 +55,7 @@ def done(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
 
 
 def test_run_makes_what_is_missing(done):
-    run, result = done
+    _, result = done
     assert result.returncode == 0, result.stdout + result.stderr
     assert "$ dagster asset materialize --select segments\n" in result.stdout
     line = "$ dagster asset materialize --select background,background_index --partition-range 1240600000-64...1240610100-64"
@@ -97,7 +97,7 @@ def test_status_names_the_first_thing_that_differs(done):
     )
     why = {a["asset"]: a["why"] for a in json.loads(result.stdout)["assets"]}
     assert set(why["background"].values()) == {"config strain.simulated.glitch_rate: 30.0 -> 31.0"}
-    assert why["background_index"] == {"": "waits for background"} and why["psd"] == {"": "waits for background_index"}
+    assert why["background_index"] == why["psd"] == {"": "waits for background"}
 
 
 def test_dagster_commands_in_the_directory(done):
