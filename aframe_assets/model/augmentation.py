@@ -94,7 +94,7 @@ class Augmentation:
         n, device = len(polarisations), polarisations.device
         u = torch.rand(3, n, generator=rng, dtype=torch.float64).to(device)
         dec, psi, phi = torch.asin(2 * u[0] - 1), torch.pi * u[1], 2 * torch.pi * u[2]
-        cross, plus = polarisations.double().unbind(1)
+        cross, plus = polarisations.unbind(1)
         return compute_observed_strain(
             dec, psi, phi, self.tensors.to(device), self.vertices.to(device), self.whitener.sample_rate, cross=cross, plus=plus
         )
