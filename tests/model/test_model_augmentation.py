@@ -45,7 +45,7 @@ def test_snr_after_rescaling_is_the_target_by_the_definition_of_snr(setup):
 
 def test_network_snr_agrees_with_an_inner_product_over_the_strain(setup):
     _, _, augment, waves, psd = setup()
-    projected = augment.project(waves, generator_of(2)).numpy() / STRAIN_SCALE
+    projected = augment.project(waves, generator_of(2)).double().numpy() / STRAIN_SCALE
     white = augment.whitener.whiten(torch.from_numpy(projected), psd).double()
     got = white.square().sum((-1, -2)).sqrt().numpy()
     size = projected.shape[-1]
