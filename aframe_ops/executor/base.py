@@ -72,12 +72,14 @@ class RunSetup:
         env: variables added to every step's environment (the resolved experiment among them).
         warm: serialised run and job of this run, for workers that load them once; None where they are not needed.
         lock_fd: descriptor that is open as long as any process of the run lives; -1 for none.
+        science: several steps of this run compute, so that what they import is worth importing once for all.
     """
 
     files: RunFiles
     env: dict[str, str]
     warm: str | None = None
     lock_fd: int = -1
+    science: bool = False
 
 
 class Request(NamedTuple):

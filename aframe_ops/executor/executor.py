@@ -17,7 +17,7 @@ from dagster._core.execution.tags import get_tag_concurrency_limits_config
 from dagster._core.executor.step_delegating import StepDelegatingExecutor
 from dagster._serdes import serialize_value
 
-from aframe_ops.executor.base import Handler, RunFiles, RunSetup
+from aframe_ops.executor.base import Handler, Request, RunFiles, RunSetup
 from aframe_ops.executor.budget import machine_cores, machine_memory_gb
 from aframe_ops.executor.local import LocalHandler
 from aframe_ops.executor.routing import RoutingHandler
@@ -25,6 +25,9 @@ from aframe_ops.site import SiteConfig, write_site
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+
+MANY = 3
+"""Steps of a run that ask for more than 1 GB (the others plan, collect and check) from which on science is preloaded."""
 
 HandlerMaker = Callable[[RunSetup, SiteConfig], Handler]
 
@@ -66,7 +69,8 @@ class RoutingExecutor(StepDelegatingExecutor):
         folder = run_folder(self._site, run.run_id)
         folder.mkdir(parents=True, exist_ok=True)
         lock = hold_lock(folder)
-        setup = RunSetup(RunFiles(folder), self._environment(), serialize_value(run), lock)
+        computing = sum(Request.of(step.tags).memory_gb > 1 for step in execution_plan.step_dict.values())
+        setup = RunSetup(RunFiles(folder), self._environment(), serialize_value(run), lock, science=computing >= MANY)
         makers = {name: lambda make=make: make(setup, self._site) for name, make in HANDLERS.items()}
         self._step_handler = RoutingHandler(makers, self._site.executor.backend)
         try:

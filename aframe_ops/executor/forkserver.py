@@ -26,14 +26,23 @@ from typing import Any, NoReturn
 
 from aframe_ops.executor import worker
 
+SCIENCE = ("scipy.signal", "torch", "ml4gw.transforms", "matplotlib.figure", "astropy.cosmology")
+"""What most bodies of the graph import: about 3 s of CPU, which 17 of the demo's steps would each pay. None of these
+starts a thread or looks at a GPU when it is imported, and nothing that does may be added: neither survives a fork."""
 
-def warm(run: str | None) -> None:
+
+def warm(run: str | None, science: bool = False) -> None:
     """Imports what steps import, and builds the job of `run` (a serialised DagsterRun) as they will look it up.
 
     Errors are left to the steps, which meet them again and can report them.
+
+    Args:
+        science: import `SCIENCE` too; worth it for a run of several steps that compute.
     """
+    for name in ("dagster._cli", *(SCIENCE if science else ())):
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
     with contextlib.suppress(Exception):
-        importlib.import_module("dagster._cli")
         if run:
             from dagster._core.storage.dagster_run import DagsterRun
             from dagster._serdes import deserialize_value
@@ -156,10 +165,10 @@ def end_group(pid: int, number: int) -> None:
 
 
 def main() -> None:
-    """``python -m aframe_ops.executor.forkserver FD WARM``; WARM is a file that holds the serialised run, or ``-``."""
+    """``python -m aframe_ops.executor.forkserver FD WARM [science]``; WARM is a file that holds the serialised run, or ``-``."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     os.setsid()
-    warm(None if sys.argv[2] == "-" else Path(sys.argv[2]).read_text())
+    warm(None if sys.argv[2] == "-" else Path(sys.argv[2]).read_text(), science="science" in sys.argv[3:])
     Server(channel).serve()
 
 

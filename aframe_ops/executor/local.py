@@ -44,15 +44,16 @@ class ForkedWorkers:
         if setup.warm:
             run = str(folder / "run.json")
             Path(run).write_text(setup.warm)
+        extra = ["science"] if setup.science else []
         keep = [theirs.fileno()] + ([setup.lock_fd] if setup.lock_fd >= 0 else [])
         with theirs, (folder / "forkserver.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "aframe_ops.executor.forkserver", str(theirs.fileno()), run],
+                [sys.executable, "-m", "aframe_ops.executor.forkserver", str(theirs.fileno()), run, *extra],
                 pass_fds=keep,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Importing the definitions may load numpy; its threads would not survive the forks.
+                # numpy would start threads when it is imported, and they would not survive the forks.
                 env={**os.environ, **setup.env, "OPENBLAS_NUM_THREADS": "1"},
             )
         self._channel = ours

@@ -72,6 +72,7 @@ def execute(spec: dict[str, Any]) -> int:
     from aframe_ops.executor.base import RELAYED
 
     os.environ.update(spec["env"])
+    _set_threads()
     os.chdir(spec["cwd"])
     sys.stderr = _Tee(sys.stderr, Path(spec["env"][LOG_VARIABLE] + ".relay"), RELAYED)
     sys.argv = ["dagster", "api", "execute_step"]
@@ -82,6 +83,13 @@ def execute(spec: dict[str, Any]) -> int:
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     return 0
+
+
+def _set_threads() -> None:
+    """Gives this step's cores to a torch that was imported, and so read its number of threads, before the fork."""
+    torch, wanted = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
+    if torch is not None and wanted.isdigit():
+        torch.set_num_threads(max(1, int(wanted)))
 
 
 def main() -> None:
