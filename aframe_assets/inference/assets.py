@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.inference.checks import EVENT_CHECKS, RESULT_CHECKS
-from aframe_assets.store.bodies import partitioned_asset, plain_asset, plot_markdown
+from aframe_assets.store.bodies import plain_asset, plot_markdown
+from aframe_assets.store.fanout import partitioned_asset
 from aframe_assets.store.job import Job, Product
 from aframe_assets.tags import resources
 

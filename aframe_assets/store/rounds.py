@@ -7,7 +7,8 @@ import dagster as dg
 
 from aframe_assets import lineage
 from aframe_assets.config import Config
-from aframe_assets.store.bodies import GLUE, _graph_asset, _make, _manifest_check_whole, _metadata, _wanted
+from aframe_assets.store.bodies import GLUE, metadata_of, produce, wanted_or_refuse
+from aframe_assets.store.fanout import check_of_whole, graph_asset
 from aframe_assets.store.job import Job, Product
 from aframe_assets.store.workspace import Wanted
 from aframe_assets.tags import resources
@@ -46,7 +47,7 @@ def rounds_asset(
 
     def open_wanted(context):
         workspace = context.resources.experiment.workspace()
-        wanted = _wanted(workspace, name)
+        wanted = wanted_or_refuse(workspace, name)
         return workspace, wanted, workspace.store.complete(wanted.parts)
 
     @dg.op(name=f"start_{name}", ins={d: dg.In(dg.Nothing) for d in upstream}, out=dg.Out(list), tags=glue, **needs)
@@ -79,7 +80,7 @@ def rounds_asset(
             part = Wanted(wanted.parts.model_copy(update=update), wanted.inputs, wanted.row)
             handle = workspace.store.complete(part.parts)
             if handle is None:
-                handle, _ = _make(workspace, part, lambda job: make_trial(job, record["params"]), {}, context.run_id, context.log)
+                handle, _ = produce(workspace, part, lambda job: make_trial(job, record["params"]), {}, context.run_id, context.log)
             return {**record, "meta": dict(handle.meta)}
 
         return op
@@ -96,8 +97,8 @@ def rounds_asset(
         workspace, wanted, handle = open_wanted(context)
         product = None
         if handle is None:
-            handle, product = _make(workspace, wanted, lambda job: finish(job, records), blocking, context.run_id, context.log)
-        context.add_asset_metadata(_metadata(handle, product), asset_key=name)
+            handle, product = produce(workspace, wanted, lambda job: finish(job, records), blocking, context.run_id, context.log)
+        context.add_asset_metadata(metadata_of(handle, product), asset_key=name)
         return handle
 
     steps = [(asking(r), trying(r), telling(r)) for r in range(num_rounds)]
@@ -108,5 +109,5 @@ def rounds_asset(
             records = tell_op(records, ask_op(records).map(try_op).collect())
         return finishing(records)
 
-    asset = _graph_asset(name, config, description, kinds, None, compose, partitioned=False)
-    return [asset, *[_manifest_check_whole(name, c, b) for c, b in checks]]
+    asset = graph_asset(name, config, compose, description=description, kinds=kinds, partitioned=False)
+    return [asset, *[check_of_whole(name, c, b) for c, b in checks]]

@@ -6,7 +6,8 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.lineage import ROLES, combined
-from aframe_assets.store.bodies import partitioned_asset, plain_asset, plot_markdown
+from aframe_assets.store.bodies import plain_asset, plot_markdown
+from aframe_assets.store.fanout import partitioned_asset
 from aframe_assets.store.job import Check, Job, Product
 from aframe_assets.strain.checks import BACKGROUND_CHECKS, INDEX_CHECKS, PSD_CHECKS
 from aframe_assets.tags import resources

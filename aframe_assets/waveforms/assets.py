@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.store.bodies import partitioned_asset, sharded_asset
+from aframe_assets.store.fanout import partitioned_asset, sharded_asset
 from aframe_assets.store.job import Job, Product
 from aframe_assets.tags import resources
 from aframe_assets.waveforms import checks

@@ -7,7 +7,8 @@ import pytest
 
 from aframe_assets.config_load import build_config, resolved_text
 from aframe_assets.partitions import SEGMENTS
-from aframe_assets.store.bodies import Experiment, partitioned_asset, plain_asset, sharded_asset
+from aframe_assets.store.bodies import Experiment, plain_asset
+from aframe_assets.store.fanout import partitioned_asset, sharded_asset
 from aframe_assets.store.io_managers import io_manager_for
 from aframe_assets.store.job import Check, Product
 from aframe_assets.tags import resources

@@ -1,0 +1,246 @@
+"""Assets that are made in parallel steps of one run: by segment, or in shards."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from aframe_assets import lineage
+from aframe_assets.config import Config
+from aframe_assets.partitions import SEGMENTS
+from aframe_assets.store.bodies import GLUE, Make, check_result, metadata_of, produce, tell_user, wanted_or_refuse
+from aframe_assets.store.handle import Handle
+from aframe_assets.store.job import Job, Product
+from aframe_assets.store.workspace import Wanted
+from aframe_assets.tags import resources
+
+
+def graph_asset(name: str, config: Config, compose: Callable[..., Any], *, description: str, kinds: set[str], partitioned: bool) -> Any:
+    """The asset `name` of the lineage table, made by the ops that `compose` wires; its upstreams are only waited for."""
+    node = lineage.graph(config)[name]
+    upstream = lineage.deps(node)
+    compose.__signature__ = inspect.Signature([inspect.Parameter(d, inspect.Parameter.KEYWORD_ONLY) for d in upstream])
+    return dg.graph_asset(
+        name=name,
+        description=description,
+        ins={d: dg.AssetIn(dagster_type=dg.Nothing) for d in upstream},
+        group_name=node.group,
+        code_version=node.code_version,
+        kinds=kinds,
+        partitions_def=SEGMENTS if partitioned else None,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )(compose)
+
+
+def _fan_out(name, config, plan_keys, make_one, collect_all, tags, **furniture):
+    """plan -> one step for each list of keys, a batch job of its own -> collect."""
+    upstream = lineage.deps(lineage.graph(config)[name])
+    glue = resources(**GLUE)
+
+    @dg.op(
+        name=f"plan_{name}",
+        ins={d: dg.In(dg.Nothing) for d in upstream},
+        out=dg.DynamicOut(list),
+        tags=glue,
+        required_resource_keys={"experiment"},
+    )
+    def plan(context):
+        for i, keys in enumerate(plan_keys(context)):
+            yield dg.DynamicOutput(keys, mapping_key=f"c{i:05d}")
+
+    @dg.op(
+        name=f"make_{name}",
+        ins={"keys": dg.In(list)},
+        out=dg.Out(list),
+        tags=dict(tags),
+        required_resource_keys={"experiment"},
+        retry_policy=dg.RetryPolicy(max_retries=config.execution.max_retries, delay=1),
+    )
+    def one(context, keys):
+        return make_one(context, keys)
+
+    @dg.op(name=f"collect_{name}", ins={"made": dg.In(list)}, tags=glue, required_resource_keys={"experiment"})
+    def collect(context: dg.AssetExecutionContext, made):
+        return collect_all(context, made)
+
+    def compose(**upstream):
+        return collect(plan(**upstream).map(one).collect())
+
+    return graph_asset(name, config, compose, **furniture)
+
+
+def partitioned_asset(
+    name: str,
+    make: Make,
+    config: Config,
+    *,
+    description: str,
+    tags: Mapping[str, str],
+    kinds: set[str],
+    checks: Sequence[tuple[str, bool]] = (),
+) -> list[Any]:
+    """A segment-partitioned asset whose segments are made in chunks, each chunk a step; and its checks.
+
+    A segment that fails is recorded as failed and the others go on; the collecting step then fails, naming the failed ones,
+    if fewer than ``execution.min_segment_fraction`` are complete, and warns otherwise.
+    """
+    blocking = dict(checks)
+
+    def plan_keys(context):
+        workspace = context.resources.experiment.workspace()
+        complete = workspace.store.complete_many(wanted_or_refuse(workspace, name, key).parts for key in context.partition_keys)
+        pending = [key for key in context.partition_keys if key not in complete]
+        size = workspace.config.execution.segments_per_step
+        return [pending[i : i + size] for i in range(0, len(pending), size)]
+
+    def make_one(context, keys):
+        workspace = context.resources.experiment.workspace()
+        done = []
+        for key in keys:
+            wanted = wanted_or_refuse(workspace, name, key)
+            if workspace.store.complete(wanted.parts) is not None:
+                continue
+            try:
+                handle, product = produce(workspace, wanted, make, blocking, context.run_id, context.log)
+            except Exception as e:  # one bad segment must not sink the others
+                context.log.error(f"{name} of segment {key} failed: {e}", exc_info=True)
+                workspace.store.record_failure(wanted.parts, f"{type(e).__name__}: {e}")
+                continue
+            done.append(key)
+            context.log_event(dg.AssetMaterialization(name, partition=key, metadata=metadata_of(handle, product)))
+        return done
+
+    def collect_all(context, made):
+        workspace = context.resources.experiment.workspace()
+        handles = workspace.store.complete_many(wanted_or_refuse(workspace, name, key).parts for key in context.partition_keys)
+        failed = {key: _why_incomplete(workspace.store.manifest(name, key)) for key in context.partition_keys if key not in handles}
+        if failed:
+            text = "; ".join(f"{k}: {v}" for k, v in failed.items())
+            fraction = len(handles) / len(context.partition_keys)
+            if fraction < workspace.config.execution.min_segment_fraction:
+                tell_user(f"{name} failed for {len(failed)} of {len(context.partition_keys)} segments: {text}")
+                raise dg.Failure(description=f"{name} failed for {len(failed)} segments: {text}", allow_retries=False)
+            context.log.warning(f"{name} goes on without {len(failed)} segments: {text}")
+        fresh = {k for chunk in made for k in chunk}
+        for key, handle in handles.items():
+            context.add_asset_metadata(metadata_of(handle, None) | {"made": key in fresh}, asset_key=name, partition_key=key)
+        return handles
+
+    asset = _fan_out(name, config, plan_keys, make_one, collect_all, tags, description=description, kinds=kinds, partitioned=True)
+    return [asset, *[check_of_segments(name, c, b) for c, b in checks]]
+
+
+def _why_incomplete(manifest) -> str:
+    if manifest is None:
+        return "never made"
+    if manifest.error:
+        return manifest.error
+    failed = [c for c in manifest.checks if c.get("blocking") and not c["passed"]]
+    if failed:
+        return "; ".join(f"check {c['name']} failed: {c['description']}" for c in failed)
+    return "its step died; run again"
+
+
+def check_of_segments(asset: str, name: str, blocking: bool) -> Any:
+    """A check over what the bodies found for every partition."""
+
+    @dg.asset_check(
+        name=name,
+        asset=asset,
+        blocking=blocking,
+        required_resource_keys={"experiment"},
+        op_tags=resources(**GLUE),
+        description=f"'{name}' holds for every made segment of {asset}.",
+    )
+    def check(context):
+        workspace = context.resources.experiment.workspace()
+        manifests, current = workspace.store.manifests(asset), set(workspace.partitions())
+        records = {p: c for p, m in manifests.items() if p in current for c in m.checks if c["name"] == name}
+        failed = {p: c for p, c in records.items() if not c["passed"]}
+        # Segments that the collecting step was allowed to go on without do not stop the graph here either.
+        tolerated = len(failed) <= (1 - workspace.config.execution.min_segment_fraction) * len(current)
+        warn = bool(failed) and (tolerated or all(c["severity"] == "warn" for c in failed.values()))
+        return dg.AssetCheckResult(
+            passed=not failed and bool(records),
+            severity=dg.AssetCheckSeverity.WARN if warn else dg.AssetCheckSeverity.ERROR,
+            description="; ".join(f"{p}: {c['description']}" for p, c in sorted(failed.items())[:5]) or None,
+            metadata={"segments": len(records), "failed": len(failed)},
+        )
+
+    return check
+
+
+def sharded_asset(
+    name: str,
+    make_shard: Callable[[Job, int], Product],
+    merge: Callable[[Job, list[Handle]], Product],
+    config: Config,
+    *,
+    num_shards: int,
+    description: str,
+    tags: Mapping[str, str],
+    kinds: set[str],
+    checks: Sequence[tuple[str, bool]] = (),
+) -> list[Any]:
+    """An unpartitioned asset generated in `num_shards` parallel steps and merged.
+
+    A shard is an artifact of its own (``{name}_shard``), so that a killed run repeats only what was in flight.
+    """
+    blocking = dict(checks)
+
+    def shard_parts(wanted: Wanted, index: int):
+        return wanted.parts.model_copy(update={"asset": f"{name}_shard", "partition": f"{index:04d}-of-{num_shards:04d}"})
+
+    def plan_keys(context):
+        workspace = context.resources.experiment.workspace()
+        wanted = wanted_or_refuse(workspace, name)
+        if workspace.store.complete(wanted.parts) is not None:
+            return []
+        return [[i] for i in range(num_shards) if workspace.store.complete(shard_parts(wanted, i)) is None]
+
+    def make_one(context, keys):
+        workspace = context.resources.experiment.workspace()
+        wanted = wanted_or_refuse(workspace, name)
+        for i in keys:
+            part = Wanted(shard_parts(wanted, i), wanted.inputs, wanted.row)
+            if workspace.store.complete(part.parts) is None:
+                produce(workspace, part, lambda job, i=i: make_shard(job, i), blocking, context.run_id, context.log)
+        return keys
+
+    def collect_all(context, made):
+        workspace = context.resources.experiment.workspace()
+        wanted = wanted_or_refuse(workspace, name)
+        handle, product = workspace.store.complete(wanted.parts), None
+        if handle is None:
+            shards = [workspace.store.complete(shard_parts(wanted, i)) for i in range(num_shards)]
+            if None in shards:
+                raise dg.Failure(description=f"{name}: shard {shards.index(None)} of {num_shards} was not made; run again")
+            handle, product = produce(workspace, wanted, lambda job: merge(job, shards), blocking, context.run_id, context.log)
+        failed = [c for c in workspace.store.manifest(name).checks if c["blocking"] and not c["passed"]]
+        if failed:
+            raise dg.Failure(description=f"{name}: check {failed[0]['name']} failed: {failed[0]['description']}", allow_retries=False)
+        context.add_asset_metadata(metadata_of(handle, product), asset_key=name)
+        return handle
+
+    asset = _fan_out(name, config, plan_keys, make_one, collect_all, tags, description=description, kinds=kinds, partitioned=False)
+    return [asset, *[check_of_whole(name, c, b) for c, b in checks]]
+
+
+def check_of_whole(asset: str, name: str, blocking: bool) -> Any:
+    """A check that the body of an unpartitioned graph asset reported."""
+
+    @dg.asset_check(
+        name=name,
+        asset=asset,
+        blocking=blocking,
+        required_resource_keys={"experiment"},
+        op_tags=resources(**GLUE),
+        description=f"'{name}' of {asset}.",
+    )
+    def check(context):
+        manifest = context.resources.experiment.workspace().store.manifest(asset)
+        record = next(c for c in manifest.checks if c["name"] == name)
+        return check_result(record)
+
+    return check
