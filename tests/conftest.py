@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tiny_run"]
+
 REPO = Path(__file__).resolve().parents[1]
 
 _connect = socket.socket.connect
