@@ -1,6 +1,8 @@
-"""What a finished run says: the sensitive volume, and where the report is."""
+"""What a finished run says: the sensitive volume, the loudest zero-lag candidates, and where the report is."""
 
 from __future__ import annotations
+
+import json
 
 from rich.console import Console
 from rich.table import Table
@@ -9,8 +11,12 @@ from aframe_assets.sensitivity.summary import caveats, text_summary
 from aframe_assets.store.workspace import Workspace
 
 
+SHOWN = 8
+"""Candidates printed; all of them are in the report."""
+
+
 def show_results(workspace: Workspace, console: Console) -> None:
-    """Prints V with errors for each mass pair and FAR, what must be said beside it, and the path of the report."""
+    """Prints V with errors for each mass pair and FAR, what must be said beside it, the candidates, and the path of the report."""
     volume = workspace.complete("sensitive_volume")
     if volume is not None:
         table = Table(title="sensitive volume", title_justify="left", box=None, pad_edge=False)
@@ -22,6 +28,21 @@ def show_results(workspace: Workspace, console: Console) -> None:
         console.print(table)
         for line in caveats(volume.meta):
             console.print(line, soft_wrap=True)
+    candidates = workspace.complete("candidates")
+    if candidates is not None:
+        _show_candidates(json.loads(workspace.store.open_local(candidates, "candidates.json").read_text()), console)
     report = workspace.complete("report")
     if report is not None:
         console.print(f"report: {workspace.store.open_local(report, 'report.html')}", soft_wrap=True)
+
+
+def _show_candidates(found: dict, console: Console) -> None:
+    title = f"loudest of {found['num_zero_lag']} zero-lag events in {found['T0'] / 3600:.3g} h"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("detection_time", "detection_statistic", "false alarms", "p_astro", "catalogue"):
+        table.add_column(name, justify="left" if name == "catalogue" else "right")
+    for c in found["candidates"][:SHOWN]:
+        far = f"{'< ' if c['far_is_limit'] else ''}{c['far_per_hour']:.3g} /h"
+        p_astro = "" if c["p_astro"] is None else f"{c['p_astro']:.2g}"
+        table.add_row(f"{c['detection_time']:.2f}", f"{c['detection_statistic']:.2f}", far, p_astro, c["catalog_name"] or "")
+    console.print(table)
