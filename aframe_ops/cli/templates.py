@@ -91,7 +91,20 @@ def activation(prefix: Path, env: Mapping[str, str]) -> str:
     return f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"'
 
 
+DEV_SWITCH = "DAGSTER_CLI_DEV_USE_LEGACY_CODE_SERVER_BEHAVIOR"
+"""Without it `dagster dev` (1.13) hands its children a workspace file beside DAGSTER_MODULE_NAME; they refuse both and hang."""
+
+
 def environment(variables: Mapping[str, str], activate: str) -> str:
     """`env.sh`."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-    return "\n".join(["# Source this before using `dagster` or `aframe` in this directory: . ./env.sh", activate, *lines]) + "\n"
+    return "\n".join(
+        [
+            "# Source this before using `dagster` or `aframe` in this directory: . ./env.sh",
+            activate,
+            *lines,
+            "# `dagster dev` hangs without this when DAGSTER_MODULE_NAME is set.",
+            f"export {DEV_SWITCH}=1",
+            "",
+        ]
+    )

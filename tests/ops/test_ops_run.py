@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,12 @@ TINY = {
 def aframe(*args, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "aframe_ops.cli.main", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
+
+
+def look(*args) -> subprocess.CompletedProcess:
+    """A command that only looks, in this process."""
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    return subprocess.CompletedProcess(args, result.exit_code, result.stdout, result.stderr)
 
 
 def in_directory(run: Path, command: str) -> subprocess.CompletedProcess:
@@ -77,25 +86,22 @@ def test_the_same_again_does_nothing_and_is_quick(done):
 
 def test_status_plan_and_segments(done):
     run, _ = done
-    status = json.loads(aframe("status", run, "--json").stdout)
+    status = json.loads(look("status", run, "--json").stdout)
     assets = {a["asset"]: a for a in status["assets"]}
     assert assets["background"]["complete"] == assets["background"]["expected"] == 4
     assert assets["background_index"]["done"] and not assets["model"]["done"]
     assert assets["psd"]["why"] == {"": "never made"} and assets["validation_waveforms"]["why"] == {"": "waits for psd"}
-    keys = [line.split()[0] for line in aframe("segments", "list", run).stdout.splitlines()]
+    keys = [line.split()[0] for line in look("segments", "list", run).stdout.splitlines()]
     assert keys == ["1240600000-64", "1240600100-64", "1240610000-64", "1240610100-64"]
-    assert len(aframe("segments", "list", run, "--role", "test").stdout.splitlines()) == 2
-    assert "nothing to do" in aframe("plan", run, "--until", "background_index").stdout
-    assert "model" in aframe("plan", run).stdout
+    assert len(look("segments", "list", run, "--role", "test").stdout.splitlines()) == 2
+    assert "nothing to do" in look("plan", run, "--until", "background_index").stdout
+    assert "model" in look("plan", run).stdout
 
 
-def test_status_names_the_first_thing_that_differs(done):
+def test_status_names_the_first_thing_that_differs(done, monkeypatch):
     run, _ = done
-    env = {**os.environ, "AFRAME__STRAIN__SIMULATED__GLITCH_RATE": "31"}
-    result = subprocess.run(
-        [sys.executable, "-m", "aframe_ops.cli.main", "status", run, "--json"], env=env, capture_output=True, text=True, check=True
-    )
-    why = {a["asset"]: a["why"] for a in json.loads(result.stdout)["assets"]}
+    monkeypatch.setenv("AFRAME__STRAIN__SIMULATED__GLITCH_RATE", "31")
+    why = {a["asset"]: a["why"] for a in json.loads(look("status", run, "--json").stdout)["assets"]}
     assert set(why["background"].values()) == {"config strain.simulated.glitch_rate: 30.0 -> 31.0"}
     assert why["background_index"] == why["psd"] == {"": "waits for background"}
 
@@ -106,6 +112,50 @@ def test_dagster_commands_in_the_directory(done):
     assert shown.returncode == 0, shown.stderr
     again = in_directory(run, "dagster asset materialize --select '*background_index' --partition-range 1240600000-64...1240610100-64")
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.slow
+def test_dagster_dev_shows_the_graph_and_backfills_two_segments(done):
+    run, _ = done
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+
+    def ask(query: str, **variables):
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/graphql", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["data"]
+
+    command = f". ./env.sh && exec dagster dev -p {port}"
+    log = (run / "dev.log").open("w")
+    dev = subprocess.Popen(["bash", "-c", command], cwd=run, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        nodes = []
+        while not nodes:
+            assert dev.poll() is None and time.monotonic() < deadline, (run / "dev.log").read_text()
+            time.sleep(1)
+            with contextlib.suppress(OSError):
+                nodes = [n["assetKey"]["path"][0] for n in ask("{assetNodes{assetKey{path}}}")["assetNodes"]]
+        assert {"segments", "background", "model", "sensitive_volume", "report"} <= set(nodes)
+        started = ask(
+            "mutation($p: LaunchBackfillParams!){launchPartitionBackfill(backfillParams: $p){... on LaunchBackfillSuccess{backfillId}}}",
+            p={"assetSelection": [{"path": ["background"]}], "partitionNames": ["1240610000-64", "1240610100-64"]},
+        )
+        query = "query($b: String!){partitionBackfillOrError(backfillId: $b){... on PartitionBackfill{status}}}"
+        status, deadline = "", time.monotonic() + 200
+        while not status.startswith("COMPLETED"):
+            assert time.monotonic() < deadline and status not in ("FAILED", "CANCELED"), status
+            time.sleep(2)
+            status = ask(query, b=started["launchPartitionBackfill"]["backfillId"])["partitionBackfillOrError"]["status"]
+        assert status == "COMPLETED_SUCCESS"
+    finally:
+        os.killpg(dev.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            dev.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(dev.pid, signal.SIGKILL)
 
 
 def test_a_missing_upstream_is_one_line_that_names_it_and_the_command(done):
@@ -152,15 +202,15 @@ def test_two_at_once_are_refused(tmp_path):
 
     run = make(tmp_path / "run")
     with FileLock(run / ".run.lock"):
-        result = aframe("run", run)
+        result = aframe("run", run, "--until", "segments")
     assert result.returncode == 2 and "another `aframe run` is running here" in result.stderr
 
 
 def test_config_show(tmp_path):
     run = make(tmp_path / "run")
-    shown = yaml.safe_load(aframe("config", "show", run).stdout)
+    shown = yaml.safe_load(look("config", "show", run).stdout)
     assert shown["segments"]["train_min_duration"] == 32 and shown["preset"] == "demo"
-    resolved = aframe("config", "show", run, "--resolved")
+    resolved = look("config", "show", run, "--resolved")
     assert json.loads(resolved.stdout)["preset"] == "demo" and resolved.stderr.startswith("hash ")
 
 
@@ -168,22 +218,22 @@ def test_refused_experiments_exit_2_with_every_reason(tmp_path):
     run = make(tmp_path / "run")
     (run / "aframe.yaml").write_text("preset: demo\ncolour: blue\nseed: -1\n")
     for words in (["run"], ["status"], ["plan"]):
-        result = aframe(*words, run)
+        result = look(*words, run)
         assert result.returncode == 2 and len(ours(result.stderr)) == 2, result.stderr
     (run / "aframe.yaml").write_text("preset: demo\n")
     (run / "site.yaml").write_text("executor: {backend: moon}\n")
-    result = aframe("run", run)
+    result = look("status", run)
     assert result.returncode == 2 and "executor.backend = 'moon'" in result.stderr
-    assert aframe("run", make(tmp_path / "other"), "--until", "nothing").returncode == 2
+    assert look("run", make(tmp_path / "other"), "--until", "nothing").returncode == 2
 
 
 def test_doctor(tmp_path):
     run = make(tmp_path / "run")
-    result = aframe("doctor", run)
+    result = look("doctor", run)
     assert result.returncode == 0, result.stdout
     assert "written and read back" in result.stdout and "dagster 1." in result.stdout
     (run / "site.yaml").write_text("store: {root: /proc/nothing}\n")
-    result = aframe("doctor", run)
+    result = look("doctor", run)
     assert result.returncode == 1 and "cannot be written" in result.stdout
 
 
