@@ -141,6 +141,9 @@ class Architecture(Section):
     norm_groups: int = Field(default=16, ge=1)
     stem_kernel: int = Field(default=7, ge=1)
     stem_stride: int = Field(default=2, ge=1)
+    pooling: Literal["mean", "mean_max"] = Field(
+        default="mean", description="over time, before the last layer; 'mean_max' adds the maximum, so that a loud signal is not diluted"
+    )
 
 
 class Training(Section):

