@@ -1,0 +1,367 @@
+"""The documentation is true: what it names exists, and what it shows runs, on a finished run at test size."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import h5py
+import pytest
+import typer.main
+import yaml
+from doc_pages import LANGUAGES, Block, Command, Page, prints
+from moto.server import ThreadedMotoServer
+from pydantic import BaseModel
+
+from aframe_assets import lineage
+from aframe_assets.config import Config
+from aframe_assets.config_load import build_config, preset_names
+from aframe_ops.cli import main as cli
+from aframe_ops.cli import upstream_init
+from aframe_ops.site import SiteConfig
+
+REPO = Path(__file__).resolve().parents[2]
+PAGES = {p.name: Page.read(p) for p in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md")))}
+DATA = "../shared/data"
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A command that is not run as it stands.
+
+    Attributes:
+        command: it, in full.
+        reason: why not.
+        instead: what is run in its place.
+    """
+
+    command: str
+    reason: str
+    instead: str
+
+
+REPLACED = (
+    Replaced("make demo", "installs from PyPI and then runs for a quarter of an hour", f"make -C {REPO} -n demo"),
+    Replaced("make test", "installs from PyPI and would run this test again", f"make -C {REPO} -n test"),
+    Replaced("aframe run runs/real", "two minutes; the parts that only real data have are tests of their rooms", "aframe plan runs/real"),
+    Replaced("aframe run runs/o3", "fetches forty days of strain from GWOSC", "aframe plan runs/o3"),
+    Replaced("dagster dev", "serves until it is stopped; tests/ops/test_ops_run.py starts it and uses its API", "dagster dev --help"),
+    Replaced(
+        "dagster asset materialize --select '*sensitive_volume' --partition-range FIRST...LAST",
+        "FIRST and LAST stand for keys; all of the graph takes half a minute even when complete, two assets show the same",
+        "dagster asset materialize --select '*background_index' --partition-range "
+        "$(aframe segments list | head -1 | cut -f1)...$(aframe segments list | tail -1 | cut -f1)",
+    ),
+    Replaced(
+        "aframe detect --run runs/demo H-H1_LOSC_4_V2-1126259446-32.hdf5 L-L1_LOSC_4_V2-1126259446-32.hdf5",
+        "the README leaves out the folder of the files",
+        f"aframe detect --run runs/demo {DATA}/strain/H-H1_LOSC_4_V2-1126259446-32.hdf5 {DATA}/strain/L-L1_LOSC_4_V2-1126259446-32.hdf5",
+    ),
+)
+"""The only commands in the documentation that are not run. Everything else is."""
+
+
+def test_the_list_of_commands_that_are_not_run_has_nothing_too_much():
+    shown = {c.text for p in PAGES.values() for b in p.blocks if b.language in ("bash", "console") for c in b.commands}
+    assert {r.command for r in REPLACED} <= shown
+
+
+# --- running what is shown ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tiny_run, tmp_path_factory) -> Path:
+    """A folder like a clone after `make demo`: `runs/demo` is a finished run, `../shared/data` the real data if they are here."""
+    folder = tmp_path_factory.mktemp("docs")
+    clone = folder / "clone"
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    programs = shlex.quote(str(Path(sys.executable).parent))
+    (clone / ".venv" / "bin" / "activate").write_text(f'export PATH={programs}:"$PATH"\n')
+    tiny_run.copy_to(clone / "runs" / "demo")
+    for data in (os.environ.get("AFRAME_SHARED_DATA"), REPO.parent / "shared" / "data"):
+        if data and Path(data).is_dir():
+            (folder / "shared").mkdir()
+            (folder / "shared" / "data").symlink_to(Path(data).resolve())
+            break
+    return clone
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """A shell's environment, with an S3 server that has the bucket of the examples."""
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    url = f"http://{host}:{port}"
+    client = boto3.client("s3", endpoint_url=url, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+    client.create_bucket(Bucket="my-bucket")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AFRAME_", "AWS_", "DAGSTER_"))}
+    own = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "AFRAME_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+    path = f"{Path(sys.executable).parent}:{kept['PATH']}"
+    yield kept | keys | own | {"AWS_ENDPOINT_URL": url, "PATH": path}
+    server.stop()
+
+
+_done: set[tuple[str, ...]] = set()
+
+
+def _context(texts: list[str]) -> tuple[str, ...]:
+    return tuple(t for t in texts if t.startswith(("cd ", ". ", "export ")))
+
+
+def run_shell(block: Block, site: Path, environment: dict[str, str]) -> None:
+    """Runs the commands of a block in one shell and compares what a console block shows.
+
+    A command of a bash block that has run before, in the same folder and environment, is not run again.
+    """
+    instead = {r.command: r.instead for r in REPLACED}
+    chosen: list[tuple[Command, str]] = []
+    for command in block.commands:
+        text = instead.get(command.text, command.text)
+        context = _context([t for _, t in chosen])
+        known = (*context, text)
+        if command.output is not None or known not in _done or _context([text]):
+            chosen.append((command, text))
+    _done.update((*_context([t for _, t in chosen[:i]]), text) for i, (_, text) in enumerate(chosen))
+    if all(_context([text]) for _, text in chosen):
+        return
+    script = "set -eo pipefail\n" + "".join(f"echo @@@{i}\n{text}\n" for i, (_, text) in enumerate(chosen))
+    start = time.monotonic()
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=site, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200
+    )
+    print(f"{block.place}: {time.monotonic() - start:.1f} s: {'; '.join(text for _, text in chosen)[:100]}")
+    assert done.returncode == 0, f"{block.place}: exit code {done.returncode}\n{done.stdout[-3000:]}"
+    parts = re.split(r"^@@@\d+\n", done.stdout, flags=re.MULTILINE)[1:]
+    for (command, _), got in zip(chosen, parts, strict=True):
+        if command.output is not None:
+            shown = "\n".join(command.output)
+            assert prints(command.output, got), f"{block.place}: `{command.text}` does not print\n{shown}\nbut\n{got}"
+
+
+def run_python(block: Block, namespace: dict, site: Path) -> None:
+    """Runs a block in the page's namespace; one that begins with a comment that names a file becomes that file."""
+    first = re.match(r"# (runs/\S+\.py)\n", block.text)
+    if first:
+        (site / first[1]).write_text(block.text)
+        return
+    start = time.monotonic()
+    # lines that count up to the block make a traceback point into the page
+    exec(compile("\n" * block.line + block.text, str(REPO / "docs" / block.page), "exec"), namespace)
+    print(f"{block.place}: {time.monotonic() - start:.1f} s of Python")
+
+
+def check_yaml(block: Block) -> None:
+    """Settings that are shown are settings that there are."""
+    values = yaml.safe_load(block.text)
+    if set(values) <= set(SiteConfig.model_fields):
+        SiteConfig.model_validate({**values, "directory": "/"})
+    else:
+        build_config({"preset": "demo", **values}, source=block.place)
+
+
+@pytest.mark.parametrize("name", [n for n, p in PAGES.items() if any(b.language != "text" for b in p.blocks)])
+def test_what_a_page_shows_runs(name, site, environment, monkeypatch):
+    monkeypatch.chdir(site)
+    monkeypatch.setenv("AFRAME_CACHE_DIR", environment["AFRAME_CACHE_DIR"])
+    for name_of_run in ("DAGSTER_HOME", "DAGSTER_MODULE_NAME", "AFRAME_CONFIG"):
+        monkeypatch.setenv(name_of_run, "")  # so that what a page sets is undone
+        monkeypatch.delenv(name_of_run)
+    namespace: dict = {"__name__": "page"}
+    skipped = []
+    for block in PAGES[name].blocks:
+        assert block.language in LANGUAGES, f"{block.place}: language '{block.language}'; expected one of {sorted(LANGUAGES)}"
+        if DATA in block.text and not (site.parent / "shared").is_dir():
+            skipped.append(block.place)
+        elif block.language == "yaml":
+            check_yaml(block)
+        elif block.language == "python":
+            run_python(block, namespace, site)
+        elif block.language != "text":
+            run_shell(block, site, environment)
+    if skipped:
+        pytest.skip(f"all but {', '.join(skipped)} ran: real data are not here, expected {DATA} beside the checkout")
+
+
+# --- what is named exists -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    page = PAGES[name]
+    for link in page.links:
+        file, _, anchor = link.partition("#")
+        target = page.path.parent / file if file else page.path
+        assert target.exists(), f"{name}: link to {link}"
+        assert not anchor or anchor in Page.read(target).anchors, f"{name}: link to {link}"
+
+
+def test_every_page_can_be_reached_and_is_short():
+    index = {link.partition("#")[0] for link in PAGES["index.md"].links}
+    assert index == {n for n in PAGES if n not in ("README.md", "index.md")}
+    long = {n: p.text.count("\n") for n, p in PAGES.items() if p.text.count("\n") >= 150}
+    assert not long
+
+
+FILE = re.compile(r"[\w.*-]+\.(hdf5|h5|json|csv|txt|html|png|yaml|yml|sh|onnx|pt|pt2|ckpt|safetensors|pbtxt|py|md|mako)")
+AFRAMES = {"model.pt", "best.ckpt", "batch.hdf5", "timeseries.hdf5", "train.yaml", "tune.yaml", "background-START-DURATION.hdf5"}
+"""Files that a page names because Aframe has them."""
+
+FOREIGN = {"DAGSTER_HOME", "DAGSTER_MODULE_NAME", "OMP_NUM_THREADS"}
+
+
+@pytest.fixture(scope="module")
+def files(tiny_run) -> set[str]:
+    """Names of all files of a finished run, and of the HDF5 datasets in them."""
+    out = set()
+    for path in tiny_run.path.rglob("*"):
+        if path.is_file():
+            out.add(path.name)
+            if path.suffix in (".hdf5", ".h5"):
+                with h5py.File(path) as f:
+                    f.visit(out.add)
+    return out
+
+
+def _is_config_key(dotted: str) -> bool:
+    model: type = Config
+    for part in dotted.split("."):
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return False
+        kinds = [k for k in (fields[part].annotation, *getattr(fields[part].annotation, "__args__", ())) if isinstance(k, type)]
+        model = next((k for k in kinds if issubclass(k, BaseModel)), object)
+    return True
+
+
+def _importable(dotted: str) -> bool:
+    parts = dotted.split(".")
+    for n in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:n]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[n:]:
+            if not hasattr(found, attribute):
+                return False
+            found = getattr(found, attribute)
+        return True
+    return False
+
+
+def _subcommands(command: Any) -> dict[str, Any]:
+    # typer's groups are not of the installed click's classes
+    return getattr(command, "commands", {})
+
+
+def _is_command(words: list[str], command: Any) -> bool:
+    """Whether `words` (after the program's name) are subcommands and options that exist."""
+    while words and words[0] in _subcommands(command):
+        command = _subcommands(command)[words.pop(0)]
+    known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+    unknown = _subcommands(command) and words and not words[0].startswith("-")
+    return not unknown and all(w.split("=")[0] in known for w in words if w.startswith("-"))
+
+
+def _problem(name: str, page: str, files: set[str], source: str) -> str | None:
+    """What is wrong with a name in backticks, if it is of a kind that can be looked up."""
+    words = name.split()
+    if words[0] in ("aframe", "aframe-init", "dagster") and len(words) > 1:
+        from dagster._cli import create_dagster_cli
+
+        roots = {"aframe": lambda: typer.main.get_command(cli.app), "aframe-init": lambda: typer.main.get_command(upstream_init.app)}
+        root = roots.get(words[0], create_dagster_cli)()
+        return None if _is_command(words[1:], root) else "no such command"
+    if words[0] == "make" and len(words) == 2:
+        return None if re.search(rf"^{words[1]}:", (REPO / "Makefile").read_text(), re.MULTILINE) else "no such target of make"
+    if len(words) > 1:
+        return None
+    if name.startswith(("aframe_assets", "aframe_ops", "tests/")) and "/" in name:
+        return None if list(REPO.glob(name)) else "no such file"
+    if name.startswith(("aframe_assets.", "aframe_ops.")) and not FILE.fullmatch(name):
+        return None if _importable(name) else "cannot be imported"
+    if name.startswith("AFRAME__"):
+        return None if name == "AFRAME__" or _is_config_key(name[8:].lower().replace("__", ".")) else "no such key"
+    if page == "from-aframe.md" and (name.startswith(("AFRAME_", "LIGO_")) or name in AFRAMES):
+        return None
+    if re.fullmatch(r"(AFRAME|AWS|LIGO)_\w+", name):
+        return None if name in source else "no such variable in the source"
+    if re.fullmatch(r"(parameters|waveforms)/\w+", name) or FILE.fullmatch(name):
+        own = {p.name for p in REPO.glob("*")} | {p.name for p in (REPO / "aframe_assets").rglob("*")}
+        return None if name in files | own else "no such file or dataset in a finished run"
+    root = name.split(".")[0]
+    if re.fullmatch(r"\w+(\.\w+)+", name) and root in Config.model_fields:
+        return None if _is_config_key(name) else "no such setting"
+    return None
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_is_named_exists(name, files):
+    source = "\n".join(p.read_text() for folder in ("aframe_assets", "aframe_ops") for p in (REPO / folder).rglob("*.py"))
+    files = files | {"loudest.json", "my_search.py"} if name == "writing-an-asset.md" else files
+    wrong = {n: problem for n in set(PAGES[name].names) if (problem := _problem(n, name, files, source))}
+    assert not wrong
+
+
+# --- nothing is left out --------------------------------------------------------------------------
+
+
+def _leaves(command: Any, path: str) -> list[str]:
+    subcommands = _subcommands(command)
+    return [leaf for name, sub in subcommands.items() for leaf in _leaves(sub, f"{path} {name}")] if subcommands else [path]
+
+
+def test_every_command_is_described():
+    text = "\n".join(p.text for p in PAGES.values())
+    assert [c for c in _leaves(typer.main.get_command(cli.app), "aframe") if c not in text] == []
+
+
+def test_presets_and_sections_are_described():
+    names = set(PAGES["configuration.md"].names)
+    assert set(preset_names()) <= names
+    assert set(Config.model_fields) <= names
+
+
+def test_every_asset_and_check_is_on_the_page_of_its_room(tmp_path):
+    from aframe_assets.definitions import build_defs
+
+    config = build_config({"preset": "tune"})
+    graph = build_defs(config, store_url=str(tmp_path)).resolve_asset_graph()
+    for asset, node in lineage.graph(config).items():
+        assert asset in set(PAGES[f"{node.group}.md"].names), f"{node.group}.md does not name {asset}"
+    for key in graph.asset_check_keys:
+        asset = key.asset_key.to_user_string()
+        page = f"{lineage.graph(config)[asset].group}.md"
+        row = next((line for line in PAGES[page].text.splitlines() if line.startswith(f"| `{key.name}` |")), None)
+        assert row, f"{page} does not name the check {key.name} of {asset}"
+        if "| blocks |" in PAGES[page].text:
+            cells = [c.strip() for c in row.strip("|").split("|")]
+            said = next(c for c in cells if c.startswith(("yes", "no")))
+            assert said.startswith("yes") == graph.get_check_spec(key).blocking, f"{page}: whether {key.name} blocks"
+
+
+def test_python_blocks_parse():
+    for page in PAGES.values():
+        for block in page.blocks:
+            if block.language == "python":
+                ast.parse(block.text, block.place)
+
+
+def test_output_is_compared_line_by_line():
+    assert prints(("a  b", "...", "c ... d"), "a b\nx\ny\nc 1 2 d\n")
+    assert prints(("a ...", "..."), "a\n")
+    assert not prints(("a", "b"), "a\nx\nb\n")
+    assert not prints(("a ...",), "a\nb\n")
+    assert shutil.which("bash")
