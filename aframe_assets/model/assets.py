@@ -94,7 +94,6 @@ def _trained(job: Job, config: Config) -> Product:
         metrics=result.metrics,
         provenance=provenance,
         metrics_csv=rows,
-        logs=result.logs,
     )
     meta = {
         "imported": False,
@@ -104,7 +103,7 @@ def _trained(job: Job, config: Config) -> Product:
         **_numbers(result.metrics),
     }
     markdown = {"learning_curve": plot_markdown("learning curve", learning_curve(result.history))}
-    return Product(folder, meta, metric_checks(result.metrics), markdown)
+    return Product(folder, meta, metric_checks(result.metrics), markdown, result.logs)
 
 
 def make_trial(job: Job, params: Mapping[str, Any]) -> Product:
@@ -139,7 +138,7 @@ def assets(config: Config) -> list:
         "model",
         make_model,
         config,
-        description="Trained network as a self-describing bundle: weights, conditioning, input and output, metrics, logs.",
+        description="Trained network as a self-describing bundle: weights, conditioning, input and output, metrics.",
         tags=resources(cpus=4, memory_gb=8, time_min=2880, disk_gb=10),
         kinds={"pytorch"},
         checks=CHECKS,

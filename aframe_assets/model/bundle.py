@@ -4,7 +4,6 @@ model.safetensors   weights
 bundle.json         description; see `describe`
 metrics.csv         a row per epoch
 config.json         the resolved config sections that made it
-logs/               CSV and TensorBoard logs
 """
 
 from __future__ import annotations
@@ -103,7 +102,6 @@ def save_bundle(
     metrics: Mapping[str, float],
     provenance: Mapping[str, Any],
     metrics_csv: Path | None = None,
-    logs: Path | None = None,
 ) -> Path:
     """Write a bundle into `folder` (made if absent) and return it.
 
@@ -111,7 +109,7 @@ def save_bundle(
         network: of `config.model.architecture` for `config.ifos`.
         metrics: of the kept epoch.
         provenance: how it was made.
-        metrics_csv, logs: training record and logs to put in.
+        metrics_csv: training record to put in.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / WEIGHTS)
@@ -120,8 +118,6 @@ def save_bundle(
     (folder / "config.json").write_text(json.dumps(sections, indent=1, sort_keys=True))
     if metrics_csv:
         shutil.copyfile(metrics_csv, folder / "metrics.csv")
-    if logs:
-        shutil.copytree(logs, folder / "logs", dirs_exist_ok=True)
     return folder
 
 

@@ -74,6 +74,8 @@ def produce(
     with store.scratch() as scratch:
         job = Job(workspace.config, parts.asset, parts.partition, wanted.inputs, wanted.row, store, scratch, store.workdir(parts), log)
         product = make(job)
+        if product.logs is not None:
+            store.publish(parts.model_copy(update={"asset": f"{parts.asset}_logs"}), product.logs, {})
         handle = store.publish(
             parts,
             product.files,

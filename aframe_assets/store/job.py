@@ -30,6 +30,8 @@ class Check:
 class Product:
     """What a body made: a folder, or files by the name they are published under.
 
+    `logs` is a folder of what the making wrote about itself (times, process ids). It is published beside the artifact, as
+    ``{asset}_logs`` with the same key, so that equal artifacts have equal content.
     `markdown` is shown on the asset's page (a plot: ``![x](data:image/png;base64,...)``, below 200 kB).
     """
 
@@ -37,6 +39,7 @@ class Product:
     meta: Mapping[str, Any] = field(default_factory=dict)
     checks: Sequence[Check] = ()
     markdown: Mapping[str, str] = field(default_factory=dict)
+    logs: Path | None = None
 
 
 @dataclass(frozen=True)

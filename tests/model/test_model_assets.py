@@ -47,7 +47,9 @@ def test_model_is_trained_and_another_experiment_imports_it(published, tiny_conf
     manifest = store.manifest("model")
     folder = store.open_local(manifest.handle)
     names = {f.name.split("/")[0] for f in manifest.handle.files}
-    assert names == {"bundle.json", "model.safetensors", "metrics.csv", "config.json", "logs"}
+    assert names == {"bundle.json", "model.safetensors", "metrics.csv", "config.json"}
+    logs = store.manifest("model_logs").handle  # beside it: they hold times, and equal trainings must have equal content
+    assert {f.name.split("/")[0] for f in logs.files} == {"csv", "tensorboard"}
     assert {c["name"] for c in manifest.checks} == {"validation_metric_above_chance", "training_loss_finite"}
     bundle = load_bundle(folder)
     assert bundle.description["provenance"]["inputs"]["training_waveforms"] == store.manifest("training_waveforms").handle.identity

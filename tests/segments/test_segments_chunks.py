@@ -27,7 +27,7 @@ def config(**segments) -> Config:
         "test_stop": 1_000_040_000,
         "min_valid_duration": 1000,
     }
-    return Config(segments=base | segments, strain={"source": "simulated"})
+    return Config(segments=base | segments)
 
 
 def pieces(config: Config):

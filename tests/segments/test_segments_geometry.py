@@ -179,7 +179,6 @@ def test_shift_vectors():
 def slides_config(**inference):
     return Config(
         segments={"source": "fixed", "fixed": [(0, 1)], "train_start": 0, "train_stop": 1, "test_start": 1, "test_stop": 2},
-        strain={"source": "simulated"},
         inference={"Tb": 1, **inference},
     )
 

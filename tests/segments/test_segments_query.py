@@ -39,7 +39,7 @@ def test_coincidence_equals_pairwise_loops(lists):
 
 def file_config(files, **segments):
     times = {"train_start": 1238166018, "train_stop": 1239000000, "test_start": 1239000000, "test_stop": 1240000000}
-    return Config(segments={"source": "files", "files": files, **times, **segments}, strain={"source": "simulated"})
+    return Config(segments={"source": "files", "files": files, **times, **segments})
 
 
 def test_commissioning_break_is_never_used(tmp_path):
@@ -149,7 +149,7 @@ def server(lists):
 
 def server_config(server, **segments):
     times = {"train_start": 1238166018, "train_stop": 1238300000, "test_start": 1238300000, "test_stop": 1238400000}
-    return Config(segments={"host": server.url, "segment_server": server.url, **times, **segments}, strain={"source": "simulated"})
+    return Config(segments={"host": server.url, "segment_server": server.url, **times, **segments})
 
 
 def test_gwosc_timelines(server, lists):
