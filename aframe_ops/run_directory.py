@@ -74,11 +74,21 @@ class RunDirectory:
 
         return load_site(env={**os.environ, **self.variables})
 
-    def workspace(self) -> Workspace:
-        """The experiment and its store, seen as they are now."""
+    def pin(self) -> tuple[Config, SiteConfig]:
+        """Reads experiment and site, and points this process and its children to copies that later edits do not reach."""
+        from aframe_assets.config_load import write_resolved
+        from aframe_ops.site import write_site
+
+        config, site = self.config(), self.site()
+        os.environ["AFRAME_CONFIG"] = str(write_resolved(config, site.resolved).resolve())
+        os.environ["AFRAME_SITE"] = str(write_site(site, site.resolved))
+        return config, site
+
+    def workspace(self, config: Config | None = None, site: SiteConfig | None = None) -> Workspace:
+        """The store as it is now, seen with `config` and `site` (None: as they are now)."""
         from aframe_assets.store.opening import open_store
         from aframe_assets.store.workspace import Workspace
 
-        site = self.site()
+        site = site or self.site()
         store = open_store(site.store_url, cache_dir=site.cache_dir, cache_bytes=int(site.store.cache_gb * 1e9))
-        return Workspace(self.config(), store)
+        return Workspace(config or self.config(), store)

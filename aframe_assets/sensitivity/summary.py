@@ -42,7 +42,8 @@ def far_text(row: Mapping[str, Any]) -> str:
     unit = row["far_unit"].removeprefix("1")
     if row["status"] == "not_measurable":
         return f"{row['far']:g} {unit}"
-    return f"{row['far']:g} ± {float(f"{row['far'] * row['far_relative_error']:.1g}"):g} {unit}"
+    error = float(f"{row['far'] * row['far_relative_error']:.1g}")
+    return f"{row['far']:g} ± {error:g} {unit}"
 
 
 def rounded(value: float, error: float) -> str:

@@ -100,11 +100,11 @@ def run(
 
     place, out = RunDirectory.find(directory), console()
     try:
-        run_all(place, out, until=until, verbose=verbose)
+        workspace = run_all(place, out, until=until, verbose=verbose)
     except RunFailed:
         raise typer.Exit(FAILED) from None
     if until is None:
-        show_results(place.workspace(), out)
+        show_results(workspace, out)
 
 
 @app.command(epilog="Example: aframe plan runs/demo --until psd")

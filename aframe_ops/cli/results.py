@@ -10,7 +10,6 @@ from rich.table import Table
 from aframe_assets.sensitivity.summary import caveats, text_summary
 from aframe_assets.store.workspace import Workspace
 
-
 SHOWN = 8
 """Candidates printed; all of them are in the report."""
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -16,6 +17,9 @@ from rich.console import Console
 from aframe_assets.config_load import ConfigError, config_hash
 from aframe_ops.run_directory import RunDirectory
 from aframe_ops.survey import AssetState, ancestors, survey
+
+if TYPE_CHECKING:
+    from aframe_assets.store.workspace import Workspace
 
 
 class _Printed:
@@ -55,16 +59,16 @@ def only_one(run: RunDirectory) -> Iterator[None]:
         lock.release()
 
 
-def run_all(run: RunDirectory, console: Console, *, until: str | None = None, verbose: bool = False) -> bool:
-    """Makes what is missing; returns whether there was anything to do.
+def run_all(run: RunDirectory, console: Console, *, until: str | None = None, verbose: bool = False) -> Workspace:
+    """Makes what is missing; returns the workspace as it is afterwards. The experiment and site are read once, at the start.
 
     Raises:
         ConfigError: an impossible experiment or site, or no such asset.
         RunFailed: a step failed or the run was interrupted.
     """
     run.activate()
-    config, site = run.config(), run.site()
-    workspace = run.workspace()
+    config, site = run.pin()
+    workspace = run.workspace(config, site)
     if until is not None and until not in workspace.graph:
         raise ConfigError(f"--until {until}: no such asset; expected one of {', '.join(workspace.graph)}")
     with only_one(run), _instance(run) as instance:
@@ -81,19 +85,18 @@ def run_all(run: RunDirectory, console: Console, *, until: str | None = None, ve
         if workspace.complete("segments") is None:
             worked = True
             _one_run(run, instance, console, {"segments": survey(workspace)["segments"]}, verbose)
-            workspace = run.workspace()
+            workspace = run.workspace(config, site)
         sync_partitions(instance, workspace.partitions())
         if until == "segments":
-            return worked
+            return workspace
         chosen = ancestors(workspace, until) if until else set(workspace.graph)
         states = {name: s for name, s in survey(workspace).items() if name in chosen and not s.done}
         if states:
-            worked = True
             _one_run(run, instance, console, states, verbose)
             console.print(f"done in {_clock(time.monotonic() - started)}")
         elif not worked:
             console.print("nothing to do: everything is complete")
-    return worked
+    return run.workspace(config, site)
 
 
 def mark_dead(run: RunDirectory, console: Console) -> None:
