@@ -67,6 +67,8 @@ class Signature:
 def export(network: nn.Module, signature: Signature, folder: Path) -> dict[str, Path]:
     """Write `network` in both forms, and its signature, into `folder`.
 
+    Neither file says from which folder or line of Python it came, so that equal networks make equal files anywhere.
+
     Args:
         network: maps (batch, ifo, kernel) float32 to (batch, 1).
         signature: of its input.
@@ -88,6 +90,8 @@ def export(network: nn.Module, signature: Signature, folder: Path) -> dict[str, 
     batch = {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}
     program = torch.export.export(network, (example,), dynamic_shapes=(batch,))
     paths = {name: folder / name for name in (ONNX_FILE, TORCH_FILE, SIGNATURE_FILE)}
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
     torch.export.save(program, paths[TORCH_FILE])
     chatty, level = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
     chatty.setLevel(logging.ERROR)
@@ -95,7 +99,7 @@ def export(network: nn.Module, signature: Signature, folder: Path) -> dict[str, 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             portable = torch.onnx.export(
-                network, (example,), dynamo=True, dynamic_shapes=(batch,), input_names=[INPUT], output_names=[OUTPUT], verbose=False
+                program, (example,), dynamo=True, dynamic_shapes=(batch,), input_names=[INPUT], output_names=[OUTPUT], verbose=False
             )
     finally:
         chatty.setLevel(level)

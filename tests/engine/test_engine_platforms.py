@@ -64,6 +64,15 @@ def test_onnx_equals_torch_at_any_batch(network, exported, batch):
     assert np.abs(out[:, 0] - logits(network, windows)).max() < 1e-4
 
 
+def test_equal_networks_make_equal_files_without_paths_of_this_machine(network, exported, signature, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export(network, signature, tmp_path)
+    assert (tmp_path / ONNX_FILE).read_bytes() == (exported / ONNX_FILE).read_bytes()
+    for name in (ONNX_FILE, TORCH_FILE):
+        assert b".py" not in (exported / name).read_bytes()
+
+
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
 def test_torch_export_equals_torch(network, exported):
     windows = probes(2, 384, RATE, 7)
