@@ -81,7 +81,7 @@ def violations(config: Config) -> list[str]:
         if v1 < v0:
             refuse(f"segments.{k1}", v1, f"expected not before {k0} {v0:g}")
     if seg.source == "strain_files" and not c.model.weights and not known:
-        refuse("model.weights", c.model.weights, "expected a trained model (`aframe init --weights RUN_DIR`), since no train times are given")
+        refuse("model.weights", c.model.weights, "expected a trained model (`aframe init --weights RUN_DIR`): no train times are given")
     if c.model.weights == "pretrained":
         refuse("model.weights", c.model.weights, "no pretrained weights are shipped yet; expected a bundle folder or a run directory")
     if seg.source == "files" and set(seg.files) != set(c.ifos):

@@ -144,12 +144,13 @@ def _asked(rates: Sequence[Rate], background: Background, first: int) -> tuple[d
     asked, refused = {}, {}
     for rate in rates:
         unit = SECONDS_PER_YEAR if rate.unit == "1/yr" else 3600.0
+        per = rate.unit.removeprefix("1")
         lowest, highest = first / background.livetime, len(background.statistics) / background.livetime
         if rate.hertz < lowest * (1 - 1e-12):
-            least = f"{first}/Tb = {lowest * unit:.4g} {rate.unit.removeprefix("1")} with Tb = {background.livetime:.6g} s"
+            least = f"{first}/Tb = {lowest * unit:.4g} {per} with Tb = {background.livetime:.6g} s"
             refused[rate] = f"not measurable: the lowest measurable FAR is {least}"
         elif rate.hertz >= highest * (1 + 1e-12) + 1 / background.livetime:
-            refused[rate] = f"not measurable: the whole background has a rate of {highest * unit:.4g} {rate.unit.removeprefix("1")}"
+            refused[rate] = f"not measurable: the whole background has a rate of {highest * unit:.4g} {per}"
         else:
             k = min(int(np.floor(rate.hertz * background.livetime * (1 + 1e-12))), len(background.statistics))
             asked[rate] = (k, background.threshold(k / background.livetime))
