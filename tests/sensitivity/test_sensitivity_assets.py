@@ -257,7 +257,7 @@ def test_a_run_too_small_to_measure(tmp_path):
     names = ("background.hdf5", "0lag.hdf5", "foreground.hdf5", "rejected-parameters.hdf5")
     r.publish("events", {n: r.folder / n for n in names}, meta)
     product = r.make("sensitive_volume", room.make_sensitive_volume)
-    assert all(x["status"] == "not_measurable" and "10/Tb = 60 1/h" in x["note"] for x in product.meta["rows"])
+    assert all(x["status"] == "not_measurable" and "10/Tb = 60 /h" in x["note"] for x in product.meta["rows"])
     candidates = r.make("candidates", room.make_candidates)
     assert candidates.meta["num_zero_lag"] == 50
 

@@ -149,7 +149,7 @@ def test_curves_rows_and_refusals():
     assert row["accidental_probability"] == pytest.approx(3 / 3600 * 2, rel=1e-3)
     yearly = curves.rows[3]
     assert yearly["status"] == "not_measurable" and "volume" not in yearly
-    assert "10/Tb = 2922 1/yr" in yearly["note"]
+    assert "10/Tb = 2922 /yr" in yearly["note"]
     assert any("not measurable" in w for w in curves.warnings)
 
 
