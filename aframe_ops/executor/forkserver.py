@@ -168,7 +168,10 @@ def main() -> None:
     """``python -m aframe_ops.executor.forkserver FD WARM [science]``; WARM is a file that holds the serialised run, or ``-``."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     os.setsid()
+    # Nothing is read while it imports, so a run worker that is killed meanwhile would not be noticed.
+    worker.die_with(os.getppid())
     warm(None if sys.argv[2] == "-" else Path(sys.argv[2]).read_text(), science="science" in sys.argv[3:])
+    worker.outlive_parent()  # from now on the server must live to end what its workers have started
     Server(channel).serve()
 
 

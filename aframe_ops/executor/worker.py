@@ -27,6 +27,12 @@ def die_with(parent: int) -> None:
             os._exit(1)
 
 
+def outlive_parent() -> None:
+    """Takes `die_with` back."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
 class _Tee:
     """Standard error that also writes lines starting with `prefix` to `relayed`, at once and once each.
 

@@ -1,4 +1,4 @@
-"""What the fork server imports beforehand must survive a fork: no threads, no GPU."""
+"""What the fork server imports beforehand must survive a fork (no threads, no GPU); and it goes when its run worker does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+
+import psutil
+from tiny_run import wait_for
 
 PROBE = """
 import importlib, json, os
@@ -33,3 +36,27 @@ def test_preloaded_science_starts_no_thread_and_asks_for_no_gpu():
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"missing": [], "threads": 1, "gpu": [], "torch": 3}
+
+
+RUN_WORKER = """
+import socket, subprocess, sys, time
+ours, theirs = socket.socketpair()
+server = subprocess.Popen(
+    [sys.executable, "-m", "aframe_ops.executor.forkserver", str(theirs.fileno()), "-", "science"], pass_fds=[theirs.fileno()]
+)
+print(server.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_worker_killed_while_the_server_still_imports_is_noticed(tmp_path):
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "torch.py").write_text(f"import time\nopen({str(tmp_path / 'importing')!r}, 'w').close()\ntime.sleep(60)\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(slow), os.environ.get("PYTHONPATH")]))}
+    worker = subprocess.Popen([sys.executable, "-c", RUN_WORKER], stdout=subprocess.PIPE, text=True, env=env)
+    server = psutil.Process(int(worker.stdout.readline()))
+    wait_for((tmp_path / "importing").exists, 60, "the slow import")
+    worker.kill()
+    worker.wait()
+    wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, 5, "the end of the fork server")
