@@ -119,7 +119,10 @@ class Server:
 
     def read(self) -> bool:
         """Handles what has arrived; False at the end of input."""
-        data = self.channel.recv(65536)
+        try:
+            data = self.channel.recv(65536)
+        except ConnectionResetError:  # what a run worker's death looks like when it had not read all that was sent to it
+            data = b""
         *lines, self.buffer = (self.buffer + data).split(b"\n")
         for line in lines:
             message = json.loads(line)

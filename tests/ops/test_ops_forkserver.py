@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
 import psutil
 from tiny_run import wait_for
+
+from aframe_ops.executor.forkserver import Server
 
 PROBE = """
 import importlib, json, os
@@ -60,3 +63,11 @@ def test_a_run_worker_killed_while_the_server_still_imports_is_noticed(tmp_path)
     worker.kill()
     worker.wait()
     wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, 5, "the end of the fork server")
+
+
+def test_a_run_worker_that_dies_with_messages_unread_is_noticed():
+    ours, theirs = socket.socketpair()
+    server = Server(theirs)
+    server.send({"started": "a step", "pid": 1})
+    ours.close()
+    assert server.read() is False
