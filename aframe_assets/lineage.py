@@ -69,7 +69,7 @@ _ALL = [
         ("ifos",),
         (Input("segments"), Input("background", "all")),
     ),
-    Node("psd", "strain", "1", ("ifos", "sample_rate", "conditioning"), (Input("background_index", "roles"),)),
+    Node("psd", "strain", "2", ("ifos", "sample_rate", "conditioning"), (Input("background_index", "roles"),)),
     Node(
         "training_waveforms",
         "waveforms",

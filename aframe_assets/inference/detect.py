@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aframe_assets.config import SECONDS_PER_YEAR, Conditioning, Config
 from aframe_assets.engine.engine import Engine
 from aframe_assets.inference.merger_time import Calibration, merger_time
 from aframe_assets.inference.slides import score_zero_lag
 from aframe_assets.inference.whitened import WhitenedChunk
 from aframe_assets.segments.geometry import SlideGeometry
+from aframe_assets.strain.fetch import require_usable
 from aframe_assets.strain.files import StrainError, describe_all, require_overlap, resampled_stretch
 from aframe_assets.waveforms.ledger import EventSet
 
@@ -122,7 +125,7 @@ def detect(
         calibration = _nominal(engine, conditioning)
     found, analysed, livetime = [], [], 0.0
     for start, stop in long_enough:
-        strain = (resampled_stretch(infos, ifo, start, stop, engine.sample_rate, min_dq=config.strain.min_dq).strain for ifo in engine.ifos)
+        strain = (_usable(infos, ifo, start, stop, engine.sample_rate, config.strain.min_dq) for ifo in engine.ifos)
         chunk = WhitenedChunk.of(
             strain, start, engine.sample_rate, conditioning, block=config.psd_block, psd_source=config.inference.psd_source
         )
@@ -139,6 +142,12 @@ def detect(
     return Detection(
         candidates, tuple(engine.ifos), tuple(analysed), livetime, skipped, background.Tb if background is not None else 0.0, calibration
     )
+
+
+def _usable(infos: Sequence[Any], ifo: str, start: float, stop: float, sample_rate: float, min_dq: str) -> np.ndarray:
+    stretch = resampled_stretch(infos, ifo, start, stop, sample_rate, min_dq=min_dq)
+    require_usable(stretch, start, stop, sample_rate)
+    return stretch.strain
 
 
 def _candidate(statistic: float, detection_time: float, merger: tuple[float, float] | None, background: EventSet | None) -> Candidate:

@@ -137,7 +137,9 @@ def make_psd(job: Job) -> Product:
         markdown[f"{role}_asd"] = plot_markdown(f"{role} ASD", asd_plot(spectra[role], f"{role}: {choice.partition}", design))
         markdown[f"{role}_whitened"] = plot_markdown(f"{role} whitened", _whitened_picture(background, config, role))
     write_psd(job.scratch / "psd.hdf5", spectra, attributes)
-    return Product({"psd.hdf5": job.scratch / "psd.hdf5"}, {"roles": meta, "whitened_std": stds}, psd_checks(spectra, stds), markdown)
+    c = config.conditioning
+    used = (c.highpass or 0.0, min(c.lowpass or config.sample_rate, config.sample_rate / 2))
+    return Product({"psd.hdf5": job.scratch / "psd.hdf5"}, {"roles": meta, "whitened_std": stds}, psd_checks(spectra, stds, used), markdown)
 
 
 def _previous_choices(job: Job) -> dict[str, Any]:

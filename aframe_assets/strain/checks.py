@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 BACKGROUND_CHECKS = [("no_nan_no_gap", True), ("strain_scale", True)]
 INDEX_CHECKS = [("all_segments_present", False)]
-PSD_CHECKS = [("psd_finite", True), ("psd_near_design", False), ("detectors_comparable", False), ("whitened_std", False)]
+PSD_CHECKS = [
+    ("psd_finite", True),
+    ("psd_holds_to_its_edges", True),
+    ("psd_near_design", False),
+    ("detectors_comparable", False),
+    ("whitened_std", False),
+]
 """(name, blocking) of the checks of each asset of this room."""
 
 STRAIN_STD = (1e-24, 1e-15)
@@ -24,6 +30,9 @@ STRAIN_STD = (1e-24, 1e-15)
 DECADES_FROM_DESIGN = 1.5
 DECADES_BETWEEN_DETECTORS = 1.0
 """Largest distance, in factors of ten of the median ASD of `BAND`, from a design curve and between detectors."""
+
+DEEPEST = 0.1
+"""Lowest ASD within the used band, of the median in `BAND`: detectors are never quieter, filters of resampling are."""
 
 BAND = (40.0, 400.0)
 """Hertz."""
@@ -60,12 +69,15 @@ def band_asd(spectrum: Spectrum) -> float:
     return float(np.sqrt(np.median(spectrum.psd[use])))
 
 
-def psd_checks(roles: Mapping[str, Mapping[str, Spectrum]], stds: Mapping[str, Mapping[str, float]]) -> list[Check]:
+def psd_checks(
+    roles: Mapping[str, Mapping[str, Spectrum]], stds: Mapping[str, Mapping[str, float]], used: tuple[float, float] = BAND
+) -> list[Check]:
     """Reference PSDs can be divided by, and look like those of detectors.
 
     Args:
         roles: role -> ifo -> spectrum.
         stds: role -> ifo -> standard deviation of the chunk's whitened strain (`whitened_std`).
+        used: band of whitening and SNR, Hz.
     """
     from aframe_assets.strain.simulated import read_curve
 
@@ -78,6 +90,7 @@ def psd_checks(roles: Mapping[str, Mapping[str, Spectrum]], stds: Mapping[str, M
     far = {k: np.log10(a / design) for k, a in band.items() if not abs(np.log10(a / design)) <= DECADES_FROM_DESIGN}
     spans = {r: np.log10(max(a) / min(a)) for r in roles if (a := [band[f"{r} {i}"] for i in roles[r]])}
     apart = {r: d for r, d in spans.items() if not d <= DECADES_BETWEEN_DETECTORS}
+    fallen = {k: hz for k, s in every.items() if (hz := _falls_at(s, used, DEEPEST * band[k])) is not None}
     low, high = WHITENED_STD
     std = {f"{r} {i}": s for r, own in stds.items() for i, s in own.items()}
     odd = {k: s for k, s in std.items() if not low <= s <= high}
@@ -88,6 +101,17 @@ def psd_checks(roles: Mapping[str, Mapping[str, Spectrum]], stds: Mapping[str, M
             "error",
             "; ".join(f"{k}: {n} bins are not finite and positive" for k, n in bad.items()),
             {"spectra": len(every)},
+        ),
+        Check(
+            "psd_holds_to_its_edges",
+            not fallen,
+            "error",
+            "; ".join(
+                f"{k}: ASD falls below {DEEPEST:g} of its level in mid-band at {hz:g} Hz, where strain was filtered away; signals there "
+                "would have SNR that no detector sees: lower conditioning.lowpass"
+                for k, hz in fallen.items()
+            ),
+            {"highpass": float(used[0]), "lowpass": float(used[1])},
         ),
         Check(
             "psd_near_design",
@@ -115,6 +139,12 @@ def psd_checks(roles: Mapping[str, Mapping[str, Spectrum]], stds: Mapping[str, M
             std,
         ),
     ]
+
+
+def _falls_at(spectrum: Spectrum, used: tuple[float, float], floor: float) -> float | None:
+    f = spectrum.frequencies
+    low = (f >= used[0]) & (f < used[1]) & (np.sqrt(np.abs(spectrum.psd)) < floor)
+    return float(f[low][0]) if low.any() else None
 
 
 def whitened_std(strain: np.ndarray, sample_rate: float, conditioning: Conditioning) -> float:

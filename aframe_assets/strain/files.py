@@ -161,12 +161,11 @@ def _samples(parts: Sequence[FileInfo], ifo: str, start: float, stop: float) -> 
         both = have[first:last]
         if both.any():
             difference = np.abs(values - out[first:last])[both]
-            if difference.max() > _AGREE * values.std():
-                at = first + np.flatnonzero(both)[np.argmax(difference > _AGREE * values.std())]
-                before = next(i for a, b, i in owner if a <= at < b)
-                raise StrainError(
-                    f"{before} and {info} overlap and disagree from GPS {start + at / rate:.14g}; keep one of them in strain.files"
-                )
+            differ = difference > _AGREE * values.std()
+            at = first + np.flatnonzero(both)[np.argmax(differ)]  # the first that differs, or the first of the overlap
+            before = next(i for a, b, i in owner if a <= at < b)
+            how = "overlap and disagree" if differ.any() else "overlap with equal samples"
+            raise StrainError(f"{before} and {info} {how} from GPS {start + at / rate:.14g}; keep one of them in strain.files")
         out[first:last] = values
         have[first:last] = True
         owner.append((first, last, info))

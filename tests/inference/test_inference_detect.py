@@ -114,6 +114,10 @@ def test_nan_and_truncated_files(tmp_path, config):
         f["L1"][10 * 2048] = np.nan
     with pytest.raises(StrainError, match=rf"(?s){path.name}.*1240000010"):
         detect([path], CoincidentPower(), config)
+    with h5py.File(path, "r+") as f:
+        f["L1"][:] = 0.0
+    with pytest.raises(StrainError, match=r"L1.*GPS 1240000000"):
+        detect([path], CoincidentPower(), config)
     cut = tmp_path / "cut.hdf5"
     cut.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(StrainError, match="truncated"):

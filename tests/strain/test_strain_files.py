@@ -230,10 +230,10 @@ def test_fetch_resamples_and_keeps_the_mask(shared_data):
         assert np.linalg.norm((a - b[: len(a)])[part]) < 1e-3 * np.linalg.norm(a[part])
 
 
-def test_files_are_joined_and_copies_agree(shared_data, tmp_path):
+def test_files_are_joined(shared_data, tmp_path):
     x = noise(32, 4096)
     write_background(tmp_path / "background-1000000000-16.hdf5", 1e9, {"H1": x[: 16 * 4096]}, 4096)
-    write_background(tmp_path / "background-1000000012-20.hdf5", 1e9 + 12, {"H1": x[12 * 4096 :]}, 4096)
+    write_background(tmp_path / "background-1000000016-16.hdf5", 1e9 + 16, {"H1": x[16 * 4096 :]}, 4096)
     stretch = read_stretch(describe_all([tmp_path]), "H1", 1_000_000_001, 1_000_000_031)
     assert np.array_equal(stretch.strain, x[4096 : 31 * 4096])
     assert np.array_equal(read_stretch(describe_all([tmp_path]), "H1", 1_000_000_014, 1_000_000_018).strain, x[14 * 4096 : 18 * 4096])
@@ -338,6 +338,10 @@ def test_overlapping_files_that_disagree(tmp_path):
     with pytest.raises(StrainError, match=r"background-1000000000-16.*background-1000000008-8.*disagree from GPS 1000000009"):
         fetch_files(config([tmp_path]), "H1", 10**9, 10**9 + 16)
     assert fetch_files(config([tmp_path]), "H1", 10**9, 10**9 + 8).duration == 8
+    (tmp_path / "background-1000000008-8.hdf5").unlink()
+    write_background(tmp_path / "background-1000000008-8.hdf5", 1e9 + 8, {"H1": x[8 * 2048 :]})
+    with pytest.raises(StrainError, match=r"background-1000000008-8.*overlap with equal samples from GPS 1000000008"):
+        fetch_files(config([tmp_path]), "H1", 10**9, 10**9 + 16)
 
 
 def test_overlapping_files_of_two_rates(tmp_path):

@@ -117,6 +117,12 @@ def test_checks_see_what_is_wrong():
     assert all(passed(H1=curve(), L1=curve(2)).values())
     zero = Spectrum(curve().frequencies, curve().psd * (curve().frequencies != 500))
     assert not passed(H1=zero, L1=curve())["psd_finite"]
+    f = curve().frequencies
+    rolled = Spectrum(f, curve().psd * np.where(f > 950, 1e-4, 1))
+    for lowpass, holds in ((1024.0, False), (900.0, True)):
+        checks = psd_checks({"test": {"H1": rolled}}, {"test": {"H1": 1.0}}, (32.0, lowpass))
+        (edge,) = [c for c in checks if c.name == "psd_holds_to_its_edges"]
+        assert edge.passed == holds and (holds or "test H1" in edge.description)
     assert not passed(H1=curve(1000), L1=curve(1000))["psd_near_design"]
     assert not passed(H1=curve(20), L1=curve())["detectors_comparable"]
     (std,) = [c for c in psd_checks({"train": {"H1": curve()}}, {"train": {"H1": 3.9}}) if c.name == "whitened_std"]
