@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -50,6 +51,10 @@ def _environment(env: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]
     origin: dict[str, str] = {}
     for name in sorted(env):
         if not name.startswith(PREFIX):
+            if name.upper().startswith(PREFIX) or re.match(r"AFRAME_[A-Z]+__", name):
+                raise ConfigError(
+                    f"{name}: is not read; expected {PREFIX}SECTION__KEY, in capitals, with two underscores between its parts"
+                )
             continue
         keys = name[len(PREFIX) :].split("__")
         # Tb is the one key with a capital; all others are lower case in the file.
@@ -84,13 +89,19 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _explain(error: ValidationError, source: str, origin: Mapping[str, str]) -> str:
     lines = []
+
+    def whence(key: str) -> str:
+        # a variable may set the key itself, something in it, or the section that holds it
+        near = (k for k in origin if k == key or k.startswith(f"{key}.") or key.startswith(f"{k}."))
+        return next((origin[k] for k in near), source)
+
     for e in error.errors():
         key = ".".join(str(p) for p in e["loc"])
-        where = origin.get(key, source)
+        where = whence(key)
         if e["type"] == "extra_forbidden":
             lines.append(f"{where}: {key} = {e['input']!r}: unknown key; `aframe config show` lists the known ones")
         elif e["type"] == "value_error" and not key:
-            lines += [f"{source}: {line}" for line in str(e["ctx"]["error"]).splitlines()]
+            lines += [f"{whence(line.partition(' = ')[0])}: {line}" for line in str(e["ctx"]["error"]).splitlines()]
         else:
             lines.append(f"{where}: {key} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)

@@ -228,3 +228,21 @@ def test_files_are_relative_to_the_experiment_and_may_name_their_detector(tmp_pa
     config = load_config(path, env={})
     assert config.strain.files == [f"H1={tmp_path}/a.hdf", f"{tmp_path}/b/*.hdf5", "/abs/c"]
     assert config.model.weights == f"{tmp_path}/demo"
+
+
+def test_a_value_from_the_environment_is_blamed_on_its_variable():
+    for name, value in (
+        ("AFRAME__NOPE__X", "3"),
+        ("AFRAME__INFERENCE__INFERENCE_RATE", "3"),
+        ("AFRAME__CONDITIONING__KERNEL_LENGTH", "2000 s"),
+        ("AFRAME__INFERENCE__SHIFTS", "[0, 0]"),
+    ):
+        with pytest.raises(ConfigError) as e:
+            build_config({"preset": "demo"}, env={name: value}, source="aframe.yaml")
+        assert str(e.value).startswith(f"{name}: "), str(e.value)
+
+
+@pytest.mark.parametrize("name", ["AFRAME_INFERENCE__NUM_SLIDES", "aframe__inference__num_slides"])
+def test_a_misspelt_variable_is_refused(name):
+    with pytest.raises(ConfigError, match=f"{name}: is not read; expected AFRAME__SECTION__KEY"):
+        build_config({"preset": "demo"}, env={name: "4"})
