@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,15 +75,26 @@ class RunDirectory:
 
         return load_site(env={**os.environ, **self.variables})
 
-    def pin(self) -> tuple[Config, SiteConfig]:
-        """Reads experiment and site, and points this process and its children to copies that later edits do not reach."""
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[tuple[Config, SiteConfig]]:
+        """Reads experiment and site once; inside, this process and its children see copies that no edit reaches."""
         from aframe_assets.config_load import write_resolved
         from aframe_ops.site import write_site
 
         config, site = self.config(), self.site()
-        os.environ["AFRAME_CONFIG"] = str(write_resolved(config, site.resolved).resolve())
-        os.environ["AFRAME_SITE"] = str(write_site(site, site.resolved))
-        return config, site
+        copies = {
+            "AFRAME_CONFIG": str(write_resolved(config, site.resolved).resolve()),
+            "AFRAME_SITE": str(write_site(site, site.resolved)),
+        }
+        before = {name: os.environ.get(name) for name in copies}
+        os.environ.update(copies)
+        try:
+            yield config, site
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
 
     def workspace(self, config: Config | None = None, site: SiteConfig | None = None) -> Workspace:
         """The store as it is now, seen with `config` and `site` (None: as they are now)."""

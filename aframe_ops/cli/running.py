@@ -19,7 +19,9 @@ from aframe_ops.run_directory import RunDirectory
 from aframe_ops.survey import AssetState, ancestors, survey
 
 if TYPE_CHECKING:
+    from aframe_assets.config import Config
     from aframe_assets.store.workspace import Workspace
+    from aframe_ops.site import SiteConfig
 
 
 class _Printed:
@@ -67,7 +69,11 @@ def run_all(run: RunDirectory, console: Console, *, until: str | None = None, ve
         RunFailed: a step failed or the run was interrupted.
     """
     run.activate()
-    config, site = run.pin()
+    with run.pinned() as (config, site):
+        return _run_missing(run, config, site, console, until, verbose)
+
+
+def _run_missing(run: RunDirectory, config: Config, site: SiteConfig, console: Console, until: str | None, verbose: bool) -> Workspace:
     workspace = run.workspace(config, site)
     if until is not None and until not in workspace.graph:
         raise ConfigError(f"--until {until}: no such asset; expected one of {', '.join(workspace.graph)}")

@@ -5,6 +5,7 @@ A step is stopped (SIGSTOP) at a moment that is seen to be inside its asset, and
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -25,6 +26,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes
 MARK = "GRAPH_TEST_RUN"
 """Environment variable that every process of a run inherits."""
 
+HALTED = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+
+HALTED = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
 AFTER_INFERENCE = ("inference_results", "events", "sensitive_volume", "candidates", "report")
 
 
@@ -115,13 +119,16 @@ class Struck:
 
         def caught() -> psutil.Process | None:
             process = self.step()
-            while process is not None and process.is_running():
-                process.suspend()
-                wait_for(lambda: process.status() == psutil.STATUS_STOPPED, 5, "a stopped process")
-                if self.inside(process.pid):
-                    return process
-                process.resume()
-                time.sleep(0.02)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                while process is not None:
+                    process.suspend()
+                    wait_for(lambda: process.status() in HALTED, 5, "a stopped process")
+                    if process.status() == psutil.STATUS_ZOMBIE:
+                        break
+                    if self.inside(process.pid):
+                        return process
+                    process.resume()
+                    time.sleep(0.02)
             assert self.command.poll() is None, f"{self.asset} was never seen half done\n{self.output()}"
             return None
 

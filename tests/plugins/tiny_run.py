@@ -51,7 +51,8 @@ class RunDirectory:
 
     def __init__(self, path: Path, env: dict[str, str] | None = None):
         self.path = path
-        self.env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("AFRAME_", "AWS_", "DAGSTER_"))}
+        self.env = {**clean, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
 
     def command(self, *args: str) -> list[str]:
         return [sys.executable, "-m", "aframe_ops.cli.main", *args]
