@@ -140,11 +140,21 @@ class Workspace:
         return self._named_files(asset) | self._sources(asset)
 
     def _named_files(self, asset: str) -> dict[str, dict[str, str]]:
-        out = {}
-        for key, value in self.config.select(self.graph[asset].files).items():
-            if isinstance(value, str) and Path(value).is_file():
+        out: dict[str, dict[str, str]] = {}
+
+        def note(key: str, value: Any) -> None:
+            if isinstance(value, Mapping):
+                for name, inner in value.items():
+                    note(f"{key}.{name}", inner)
+            elif isinstance(value, list):
+                for i, inner in enumerate(value):
+                    note(f"{key}.{i}", inner)
+            elif isinstance(value, str) and Path(value).is_file():
                 digest = hashlib.sha256(Path(value).read_bytes()).hexdigest()
                 out[key] = {"key": digest, "sha256": digest}
+
+        for key, value in self.config.select(self.graph[asset].files).items():
+            note(key, value)
         return out
 
     def _sources(self, asset: str) -> dict[str, dict[str, str]]:
