@@ -67,6 +67,34 @@ class Segments(Section):
     )
 
 
+class Vetoes(Section):
+    """Test times that are not searched though there is strain: taken out of zero lag, background, injections and livetime alike."""
+
+    categories: list[str] = Field(
+        default=[], description="data-quality bits that must be set, as CBC_CAT2 (every detector) or L1_CBC_CAT2 (that one)"
+    )
+    hardware_injections: list[str] = Field(
+        default=[], description="injection bits that must be set, as NO_CBC_HW_INJ; a set bit means that nothing was injected"
+    )
+    flags: list[str] = Field(
+        default=[], description="DQSegDB flags whose active time is vetoed, as L1:DCH-NAME:1 or DCH-NAME:1 (every detector)"
+    )
+    files: dict[str, list[str]] = Field(default={}, description="ifo -> segment lists of vetoed time")
+    gates: dict[str, str] = Field(default={}, description="ifo -> file of gates, lines 'centre half-width taper', seconds")
+    catalog: str | None = Field(default=None, description="event catalogue (CSV with GPS column) or 'packaged'; vetoed in zero lag too")
+    catalog_pad: Seconds = Field(default=1.0, gt=0, description="seconds vetoed on each side of a catalogue event")
+
+    @property
+    def bits(self) -> list[str]:
+        """Mask bits, or GWOSC timelines, that must be set."""
+        return [*self.categories, *self.hardware_injections]
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is vetoed; without, the graph has no asset `vetoes`."""
+        return bool(self.bits or self.flags or self.files or self.gates or self.catalog)
+
+
 class Simulated(Section):
     """Simulated noise: coloured Gaussian noise, spectral lines, glitches; a function of (seed, ifo, GPS)."""
 
@@ -243,10 +271,17 @@ class Sensitivity(Section):
     fars_per_year: list[float] = Field(default=[1.0, 12.0, 365.25])
     min_effective_samples: float = Field(default=10, gt=0)
     snr_max: float = Field(default=1e4, gt=0)
-    merger_rate: float = Field(default=31.0, gt=0, description="Gpc^-3 yr^-1, for p_astro")
+    merger_rate: float = Field(default=28.0, gt=0, description="of binary black holes, Gpc^-3 yr^-1, for p_astro; stated, not measured here")
+    merger_rate_interval: tuple[float, float] = Field(
+        default=(17.9, 44.0), description="90 % interval of merger_rate, Gpc^-3 yr^-1 (default: GWTC-3, arXiv:2111.03634, at z = 0.2)"
+    )
     aframe_compatible: bool = False
     exercise: bool = Field(default=False, description="label V an exercise, not a measurement")
-    catalog: str | None = Field(default=None, description="event catalogue that candidates are matched with")
+    catalog: str | list[str] | None = Field(
+        default=None, description="event catalogues that candidates are matched with: a file, 'packaged', or a list of them"
+    )
+    match_window: Seconds = Field(default=1.0, gt=0, description="a candidate and a catalogue event within this time are the same event")
+    comparators: list[str] = Field(default=[], description="published volumes drawn beside ours, by name; 'all' for every one")
 
 
 class Execution(Section):
@@ -266,6 +301,7 @@ class Config(Section):
     ifos: list[str] = Field(default=["H1", "L1"], min_length=1)
     sample_rate: Hertz = Field(default=2048, gt=0)
     segments: Segments = Segments()
+    vetoes: Vetoes = Vetoes()
     strain: Strain = Strain()
     conditioning: Conditioning = Conditioning()
     waveforms: Waveforms = Waveforms()

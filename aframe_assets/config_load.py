@@ -158,17 +158,25 @@ def _absolute(config: Config, base: Path) -> Config:
         value = os.path.expanduser(value)
         return value if "://" in value or os.path.isabs(value) else str((base / value).resolve())
 
-    def name_or_file(value: str | None) -> str | None:
+    def name_or_file(value: Any) -> Any:
         # Priors, noise curves and catalogues may be named or be files; a file beside the experiment is the file.
+        if isinstance(value, list):
+            return [name_or_file(v) for v in value]
         return fix(value) if value and (base / value).is_file() else value
 
     strain, waveforms = config.strain, config.waveforms
     simulated = strain.simulated.model_copy(update={"asd": {k: name_or_file(v) for k, v in strain.simulated.asd.items()}})
     weights = config.model.weights
+    vetoes = {
+        "files": {k: [fix(f) for f in v] for k, v in config.vetoes.files.items()},
+        "gates": {k: fix(v) for k, v in config.vetoes.gates.items()},
+        "catalog": name_or_file(config.vetoes.catalog),
+    }
     return config.model_copy(
         update={
             "strain": strain.model_copy(update={"files": [fix(f) for f in strain.files], "simulated": simulated}),
             "segments": config.segments.model_copy(update={"files": {k: fix(v) for k, v in config.segments.files.items()}}),
+            "vetoes": config.vetoes.model_copy(update=vetoes),
             "model": config.model.model_copy(update={"weights": fix(weights) if weights and weights != "pretrained" else weights}),
             "waveforms": waveforms.model_copy(
                 update={"prior": name_or_file(waveforms.prior), "validation_prior": name_or_file(waveforms.validation_prior)}

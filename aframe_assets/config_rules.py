@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+
+
+def mask_source(config: Config) -> Literal["strain_files", "timelines"] | None:
+    """What answers for data-quality and injection bits: what answers for science mode, or else what the strain comes from."""
+    if config.segments.source in ("gwosc", "dqsegdb"):
+        return "timelines"
+    if config.segments.source == "strain_files" or (config.strain.source in ("files", "frames") and config.strain.files):
+        return "strain_files"
+    return "timelines" if config.strain.source == "gwosc" else None
 
 
 def violations(config: Config) -> list[str]:
@@ -80,12 +90,40 @@ def violations(config: Config) -> list[str]:
     for (k0, v0), (k1, v1) in pairwise(known):
         if v1 < v0:
             refuse(f"segments.{k1}", v1, f"expected not before {k0} {v0:g}")
+    low, high = c.sensitivity.merger_rate_interval
+    if not 0 < low <= c.sensitivity.merger_rate <= high:
+        refuse(
+            "sensitivity.merger_rate_interval",
+            c.sensitivity.merger_rate_interval,
+            f"expected [low, high] with 0 < low <= merger_rate {c.sensitivity.merger_rate:g} <= high; state it with the rate",
+        )
     if seg.source == "strain_files" and not c.model.weights and not known:
         refuse("model.weights", c.model.weights, "expected a trained model (`aframe init --weights RUN_DIR`): no train times are given")
     if c.model.weights == "pretrained":
         refuse("model.weights", c.model.weights, "no pretrained weights are shipped yet; expected a bundle folder or a run directory")
     if seg.source == "files" and set(seg.files) != set(c.ifos):
         refuse("segments.files", seg.files, f"expected one segment list for each of ifos {c.ifos}")
+    vetoes = c.vetoes
+    for key in ("files", "gates"):
+        if not set(getattr(vetoes, key)) <= set(c.ifos):
+            refuse(f"vetoes.{key}", getattr(vetoes, key), f"expected files of ifos {c.ifos} only")
+    for key in ("categories", "hardware_injections", "flags"):
+        for flag in getattr(vetoes, key):
+            named = re.match(r"^([A-Z][0-9])[_:]", flag)
+            if named and named.group(1) not in c.ifos:
+                refuse(f"vetoes.{key}", flag, f"expected a flag of ifos {c.ifos}")
+            elif (":" in flag) != (key == "flags"):
+                closed = "expected a DQSegDB flag, NAME:VERSION or IFO:NAME:VERSION"
+                refuse(f"vetoes.{key}", flag, closed if key == "flags" else "expected a bit of GWOSC; flags of DQSegDB go to vetoes.flags")
+            elif key == "hardware_injections" and "NO_" not in flag:
+                refuse(f"vetoes.{key}", flag, "expected a bit that is set when nothing was injected, as NO_CBC_HW_INJ")
+    if vetoes.bits and mask_source(c) is None:
+        refuse(
+            "vetoes.categories" if vetoes.categories else "vetoes.hardware_injections",
+            vetoes.bits,
+            f"nothing knows these bits with segments.source {seg.source} and strain.source {c.strain.source}; expected strain files with "
+            "masks, or GWOSC; lists of vetoed time go to vetoes.files",
+        )
     if seg.source == "fixed" and not seg.fixed:
         refuse("segments.fixed", seg.fixed, "expected at least one [start, stop) pair")
     if (seg.source == "strain_files" or c.strain.source == "files") and not c.strain.files:
