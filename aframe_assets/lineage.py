@@ -55,6 +55,14 @@ class Node:
 _ALL = [
     Node("segments", "segments", "1", ("ifos", "segments", "strain.source", "strain.files", "strain.min_dq")),
     Node(
+        "vetoes",
+        "segments",
+        "1",
+        ("ifos", "vetoes", "segments.source", "segments.host", "segments.segment_server", "strain.source", "strain.files"),
+        (Input("segments", "roles", ("test",)),),
+        files=("vetoes.catalog",),
+    ),
+    Node(
         "background",
         "strain",
         "1",
@@ -69,7 +77,7 @@ _ALL = [
         ("ifos",),
         (Input("segments"), Input("background", "all")),
     ),
-    Node("psd", "strain", "2", ("ifos", "sample_rate", "conditioning"), (Input("background_index", "roles"),)),
+    Node("psd", "strain", "3", ("ifos", "sample_rate", "conditioning"), (Input("background_index", "roles"),)),
     Node(
         "training_waveforms",
         "waveforms",
@@ -106,7 +114,12 @@ _ALL = [
             "inference.inference_rate",
             "inference.integration_window_length",
         ),
-        (Input("segments", "row"), Input("segments", "roles", ("test",)), Input("psd", "roles", ("test",))),
+        (
+            Input("segments", "row"),
+            Input("segments", "roles", ("test",)),
+            Input("vetoes", optional=True),
+            Input("psd", "roles", ("test",)),
+        ),
         partitioned=True,
         files=("injections.prior", "inference.exclude_catalog"),
     ),
@@ -146,6 +159,7 @@ _ALL = [
         (
             Input("segments", "row"),
             Input("segments", "roles", ("test",)),
+            Input("vetoes", optional=True),
             Input("background", "same"),
             Input("injections", "same"),
             Input("engine"),
@@ -195,18 +209,21 @@ def graph(config: Config) -> dict[str, Node]:
     """The assets of `config`'s graph by name, upstream first.
 
     With ``model.weights`` the training-set assets are left out and ``model`` reads nothing; without ``model.tune``
-    there is no ``tuned_model``.
+    there is no ``tuned_model``, and without anything in section ``vetoes`` no ``vetoes``.
     """
     absent = set()
     if config.model.weights:
         absent |= _TRAINING_ONLY
     if not config.model.tune:
         absent.add("tuned_model")
+    if not config.vetoes.asked:
+        absent.add("vetoes")
     out: dict[str, Node] = {}
     for node in _ALL:
         if node.name in absent:
             continue
-        inputs = tuple(i for i in node.inputs if not (i.optional and (i.asset in absent or config.model.weights)))
+        imported = node.name == "model" and bool(config.model.weights)
+        inputs = tuple(i for i in node.inputs if not (i.optional and (i.asset in absent or imported)))
         out[node.name] = replace(node, inputs=inputs)
     return out
 

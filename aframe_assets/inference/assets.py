@@ -85,16 +85,17 @@ def _search(job: Job) -> tuple[Any, list[tuple[float, ...]]]:
     from aframe_assets.inference.whitened import WhitenedChunk
     from aframe_assets.segments.catalog import catalog_times
     from aframe_assets.segments.geometry import SlideGeometry, num_slides, shift_vectors
+    from aframe_assets.segments.vetoes import vetoes_of
     from aframe_assets.strain.background_file import read_background
 
     config = job.config
     engine = load_engine(job.path("engine"))
     _require_settings(engine, config)
-    mergers = catalog_times(config.inference.exclude_catalog)
+    mergers, vetoes = catalog_times(config.inference.exclude_catalog), vetoes_of(job)
     rows = [r for r in job.handle("segments").meta["rows"].values() if r["role"] == "test"]
-    slides = num_slides(config, [SlideGeometry.of(config, r["gps_start"], r["gps_stop"], mergers) for r in rows])
+    slides = num_slides(config, [SlideGeometry.of(config, r["gps_start"], r["gps_stop"], mergers, vetoes) for r in rows])
     shifts = shift_vectors(slides, config.inference.shifts)
-    geometry = SlideGeometry.of(config, job.row["gps_start"], job.row["gps_stop"], mergers)
+    geometry = SlideGeometry.of(config, job.row["gps_start"], job.row["gps_stop"], mergers, vetoes)
     path = job.path("background", job.handle("background").files[0].name)
     # one detector's strain in memory at a time
     strain = (read_background(path, [ifo]).strain[ifo] for ifo in config.ifos)

@@ -1,10 +1,10 @@
-"""The asset ``segments``: the table of chunks, whose keys become the partitions of the graph."""
+"""The asset ``segments``: the table of chunks, whose keys become the partitions of the graph; and ``vetoes`` of test chunks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.segments.checks import CHECKS, segment_checks
+from aframe_assets.segments.checks import CHECKS, VETO_CHECKS, segment_checks, veto_checks
 from aframe_assets.store.bodies import plain_asset
 from aframe_assets.store.job import Job, Product
 from aframe_assets.tags import resources
@@ -40,9 +40,31 @@ def make_segments(job: Job) -> Product:
     return Product(files, meta, segment_checks(config, rows, roles, science, report))
 
 
+def make_vetoes(job: Job) -> Product:
+    """What ``vetoes`` takes out of the test chunks."""
+    from aframe_assets.segments.vetoes import (
+        VETOES,
+        coincident_seconds,
+        find_vetoes,
+        not_cumulative,
+        vetoed_seconds,
+        vetoed_times,
+        write_vetoes,
+    )
+
+    chunks = [(r["gps_start"], r["gps_stop"]) for r in job.handle("segments").meta["rows"].values() if r["role"] == "test"]
+    found = find_vetoes(job.config, chunks)
+    seconds, (whole, left) = vetoed_seconds(found), coincident_seconds(chunks, vetoed_times(found, job.config.ifos))
+    for ifo, by_category in seconds.items():
+        job.log.info("%s: %s", ifo, ", ".join(f"{name} {value:g} s" for name, value in by_category.items()))
+    meta = {"num_vetoes": len(found), "vetoed_seconds": seconds, "test_seconds": whole, "coincident_seconds_left": left}
+    checks = veto_checks(whole, left, not_cumulative(found))
+    return Product({VETOES: write_vetoes(found, job.scratch / VETOES)}, meta, checks)
+
+
 def assets(config: Config) -> list[Any]:
-    """Definitions of this room."""
-    return [
+    """Definitions of this room; `vetoes` only where section ``vetoes`` asks for something."""
+    out = [
         plain_asset(
             "segments",
             make_segments,
@@ -53,3 +75,16 @@ def assets(config: Config) -> list[Any]:
             checks=CHECKS,
         )
     ]
+    if config.vetoes.asked:
+        out.append(
+            plain_asset(
+                "vetoes",
+                make_vetoes,
+                config,
+                description="Test time that is not searched though there is strain, with the flag that vetoes it, per detector.",
+                tags=resources(cpus=1, memory_gb=2, time_min=60),
+                kinds={"table"},
+                checks=VETO_CHECKS,
+            )
+        )
+    return out

@@ -1,8 +1,8 @@
-"""What must hold of a segments table."""
+"""What must hold of a segments table, and of vetoes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,13 @@ from aframe_assets.store.job import Check
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.segments.vetoes import Veto
 
 CHECKS = [("has_segments", True), ("livetime", False), ("coincident", True)]
 """(name, blocking) of the checks of `segments`."""
+
+VETO_CHECKS = [("vetoes_leave_time", False), ("categories_cumulative", False)]
+"""(name, blocking) of the checks of `vetoes`."""
 
 
 def segment_checks(
@@ -64,3 +68,27 @@ def _coincident(rows: Mapping[str, Any], science: Mapping[str, Any]) -> Check:
     elif overlapping:
         text = f"{len(overlapping)} chunks overlap the one before, first {overlapping[0]}"
     return Check("coincident", not outside and not overlapping, "error", text, {"segments": len(rows)})
+
+
+def veto_checks(whole: float, left: float, contradictions: Sequence[Veto]) -> list[Check]:
+    """The checks of `vetoes`, in the order of VETO_CHECKS.
+
+    Args:
+        whole, left: seconds of coincident test time before and after vetoes.
+        contradictions: `aframe_assets.segments.vetoes.not_cumulative`.
+    """
+    text = ""
+    if left < whole / 2:
+        text = f"{left:g} s of {whole:g} s of coincident test time are left; is a flag's meaning the other way round?"
+    metadata = {"test_seconds": whole, "coincident_seconds_left": left}
+    wrong = ""
+    if contradictions:
+        v = contradictions[0]
+        wrong = (
+            f"{len(contradictions)} stretches fail a category and pass a higher one, the first {v.ifo} {v.category} at GPS {v.start:.14g} "
+            f"to {v.stop:.14g}, which passes {v.source}; the masks are not those of GWOSC"
+        )
+    return [
+        Check("vetoes_leave_time", left >= whole / 2, "warn", text, metadata),
+        Check("categories_cumulative", not contradictions, "warn", wrong, {"contradictions": len(contradictions)}),
+    ]

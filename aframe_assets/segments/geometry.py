@@ -2,7 +2,7 @@
 
 One class answers for injections, inference and the livetime check, so that the three cannot disagree.
 Reference 2.5 and 2.11; the differences are: only outputs with a full integration window behind them count,
-and outputs that touch a catalogue merger in either detector's own time do not.
+and outputs that touch a catalogue merger or vetoed strain in any detector's own time do not.
 
 Frame: times are those of a detector whose shift is 0; a detector with shift s reads its data s seconds later.
 Whitened data of a chunk [gps_start, gps_stop) exist on [whitened_start, whitened_stop): the PSD length (when the
@@ -12,8 +12,9 @@ PSD comes from the preceding data) and half of fduration are spent at the start,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,8 @@ class SlideGeometry:
         ring: slide in a ring inside the chunk instead of cutting the overlap.
         mergers: GPS times that outputs may not touch (geocentric times; `exclude_pad` covers the delay).
         exclude_pad: seconds on each side of a merger.
+        vetoes: for each detector, in the order of shifts, the GPS [start, stop) of its strain that is vetoed, ascending and
+            disjoint; () where there are none at all. Unlike `mergers` they also hold for zero lag.
     """
 
     gps_start: float
@@ -51,10 +54,23 @@ class SlideGeometry:
     ring: bool = False
     mergers: tuple[float, ...] = ()
     exclude_pad: float = 0.5
+    vetoes: tuple[tuple[tuple[float, float], ...], ...] = ()
 
     @classmethod
-    def of(cls, config: Config, gps_start: float, gps_stop: float, mergers: Sequence[float] = ()) -> SlideGeometry:
-        """The geometry of chunk [gps_start, gps_stop) under `config`; `mergers` are used only if config excludes a catalogue."""
+    def of(
+        cls,
+        config: Config,
+        gps_start: float,
+        gps_stop: float,
+        mergers: Sequence[float] = (),
+        vetoes: Mapping[str, np.ndarray] | None = None,
+    ) -> SlideGeometry:
+        """The geometry of chunk [gps_start, gps_stop) under `config`.
+
+        Args:
+            mergers: GPS times of known mergers; used only if config excludes a catalogue.
+            vetoes: {ifo: (n, 2)} of the whole search, see `aframe_assets.segments.vetoes.vetoed_times`.
+        """
         c, i = config.conditioning, config.inference
         near = tuple(m for m in mergers if gps_start - 10 <= m <= gps_stop + 10) if i.exclude_catalog else ()
         settle = c.psd_length if i.psd_source == "preceding" else 0.0
@@ -69,6 +85,7 @@ class SlideGeometry:
             i.slide_mode == "ring",
             near,
             i.exclude_pad,
+            tuple(_within(vetoes.get(ifo), gps_start, gps_stop) for ifo in config.ifos) if vetoes else (),
         )
 
     @property
@@ -101,6 +118,8 @@ class SlideGeometry:
 
         An output's footprint in a detector is the kernel and the integration before it. It counts when the footprint
         lies inside the data of every detector (no edge, no ring seam) and touches no merger in that detector's own time.
+        Nor may any strain that whitening mixes into the footprint, fduration / 2 more on each side, be vetoed: the same that is
+        lost at the edges of a chunk. Footprints and vetoes that only meet do not touch.
         In a ring a shift of a full lap or more repeats an earlier slide, or none at all: nothing of it counts.
         """
         n = self.num_windows(shift)
@@ -110,7 +129,7 @@ class SlideGeometry:
         good = start >= -_EPS
         if self.ring and max(shift) >= self.whitened_duration - _EPS:
             good[:] = False
-        for s in shift:
+        for c, s in enumerate(shift):
             own = start + s
             if self.ring:
                 own = np.mod(own + _EPS, self.whitened_duration) - _EPS
@@ -118,7 +137,18 @@ class SlideGeometry:
             for m in self.mergers:
                 offset = m - self.whitened_start
                 good &= (own - self.exclude_pad > offset) | (own + length + self.exclude_pad < offset)
+            if self.vetoes and len(self.vetoes[c]):
+                starts, stops = self._vetoes[c]
+                # the first veto that ends after the strain begins; being disjoint, no other can touch it earlier
+                first = np.searchsorted(stops, own - self.fduration / 2 + _EPS, side="right")
+                good &= starts[first] >= own + length + self.fduration / 2 - _EPS
         return good
+
+    @cached_property
+    def _vetoes(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Starts and stops of each detector's vetoes in seconds from whitened_start; one start at infinity is last."""
+        tables = [np.array(v, np.float64).reshape(-1, 2) - self.whitened_start for v in self.vetoes]
+        return [(np.append(t[:, 0], np.inf), t[:, 1]) for t in tables]
 
     def livetime(self, shift: Sequence[float]) -> float:
         """Seconds of valid output, exactly num_valid / inference_rate; 0 when nothing is analysable."""
@@ -158,6 +188,13 @@ class SlideGeometry:
         return times - 1 / self.inference_rate if convention == "upstream_v1" else times
 
 
+def _within(vetoes: np.ndarray | None, start: float, stop: float) -> tuple[tuple[float, float], ...]:
+    if vetoes is None:
+        return ()
+    first, last = np.searchsorted(vetoes[:, 1], start, side="right"), np.searchsorted(vetoes[:, 0], stop, side="left")
+    return tuple(map(tuple, vetoes[first:last].tolist()))
+
+
 def shift_vectors(num_slides: int, shifts: Sequence[float]) -> list[tuple[float, ...]]:
     """Shift vectors of slides 1..num_slides: slide i is i times `shifts`."""
     return [tuple(i * s for s in shifts) for i in range(1, num_slides + 1)]
@@ -177,8 +214,8 @@ def num_slides(config: Config, geometries: Sequence[SlideGeometry]) -> int:
         gained = sum(g.livetime(v) for g in geometries for v in shift_vectors(n, config.inference.shifts)[-1:])
         if gained == 0:
             raise ValueError(
-                f"inference.Tb = {config.inference.Tb:g} s: {len(geometries)} test chunks give at most {live:g} s in {n - 1} slides; "
-                "lower inference.Tb, add test data or use smaller inference.shifts"
+                f"inference.Tb = {config.inference.Tb:g} s: {len(geometries)} test chunks give at most {live:g} s in {n - 1} slides"
+                f"{' after vetoes' if config.vetoes.asked else ''}; lower inference.Tb, add test data or use smaller inference.shifts"
             )
         live += gained
     return n

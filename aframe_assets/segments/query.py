@@ -55,7 +55,7 @@ def science_segments(config: Config, windows: Sequence[Window]) -> dict[str, Any
     for ifo, flags in flags_of(config).items():
         active = wanted
         for flag in flags:
-            active = active & segmentlist(s for a, b in wanted for s in _query(config, flag, a, b)).coalesce()
+            active = active & segmentlist(s for a, b in wanted for s in query_flag(config, flag, a, b)).coalesce()
         out[ifo] = active
     return out
 
@@ -99,9 +99,12 @@ def flags_of(config: Config) -> dict[str, list[str]]:
     return out
 
 
-def read_segments(path: str | Path) -> Any:
+def read_segments(path: str | Path, key: str = "segments.files") -> Any:
     """A segment list: columns 'start stop', 'start stop duration' or 'index start stop duration' (segwizard, GWOSC), or a
     CSV with columns start and end (or gps_start and gps_stop), or any other format of gwpy (XML, HDF5).
+
+    Args:
+        key: configuration key that names the file, for errors.
 
     Returns:
         igwn_segments.segmentlist, coalesced.
@@ -114,7 +117,7 @@ def read_segments(path: str | Path) -> Any:
 
     path = Path(path).expanduser()
     if not path.is_file():
-        raise SegmentError(f"{path}: no such segment list (segments.files)")
+        raise SegmentError(f"{path}: no such segment list ({key})")
     try:
         if path.suffix == ".csv":
             import pandas as pd
@@ -142,7 +145,15 @@ def read_segments(path: str | Path) -> Any:
     return found.coalesce()
 
 
-def _query(config: Config, flag: str, start: float, stop: float) -> Any:
+def query_flag(config: Config, flag: str, start: float, stop: float) -> Any:
+    """When a flag is active within [start, stop), GPS seconds: an igwn_segments.segmentlist.
+
+    Args:
+        flag: "{ifo}_NAME" of GWOSC's timelines (server ``segments.host``) or "{ifo}:NAME:VERSION" of DQSegDB.
+
+    Raises:
+        SegmentError: the server does not answer, or knows no such flag.
+    """
     from igwn_segments import segment, segmentlist
 
     start, stop = int(start), int(stop)

@@ -280,6 +280,22 @@ def quality_mask(info: FileInfo, min_dq: str = "DATA") -> np.ndarray:
     Raises:
         StrainError: no such bit, or a mask of another length than the strain.
     """
+    return np.logical_and.reduce(list(quality_bits(info, quality_words(min_dq), "strain.min_dq").values()))
+
+
+def quality_bits(info: FileInfo, words: Sequence[str], key: str) -> dict[str, np.ndarray]:
+    """Single data-quality and injection bits of a file with a quality mask.
+
+    Args:
+        words: short names of bits.
+        key: configuration key that asks, for errors.
+
+    Returns:
+        name -> bool, shape (duration,): whether the bit is set in each second from gps_start.
+
+    Raises:
+        StrainError: no such bit, or a mask of another length than the strain.
+    """
     if info.kind == "gwf":
         from aframe_assets.segments.frame_headers import frame_masks
 
@@ -287,14 +303,12 @@ def quality_mask(info: FileInfo, min_dq: str = "DATA") -> np.ndarray:
     else:
         masks = _gwosc_masks(info)
     bits = {name: (values >> bit) & 1 for values, names in masks for bit, name in names.items()}
-    good = np.ones(round(info.duration), bool)
-    for word in quality_words(min_dq):
+    for word in words:
         if word not in bits:
-            raise StrainError(f"{info}: no data-quality bit '{word}' (strain.min_dq); expected one of {', '.join(bits)}")
-        if len(bits[word]) != len(good):
-            raise StrainError(f"{info}: the mask of {word} has {len(bits[word])} values; expected one for each of {len(good)} s")
-        good &= bits[word].astype(bool)
-    return good
+            raise StrainError(f"{info}: no data-quality bit '{word}' ({key}); expected one of {', '.join(bits)}")
+        if len(bits[word]) != round(info.duration):
+            raise StrainError(f"{info}: the mask of {word} has {len(bits[word])} values; expected one for each of {info.duration:g} s")
+    return {word: bits[word].astype(bool) for word in words}
 
 
 def _gwosc_masks(info: FileInfo) -> list[tuple[np.ndarray, dict[int, str]]]:

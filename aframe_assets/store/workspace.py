@@ -166,6 +166,10 @@ class Workspace:
             from aframe_assets.segments.source_identity import source_identity
 
             return {"files": source_identity(self.config)}
+        if asset == "vetoes":
+            from aframe_assets.segments.source_identity import veto_identity
+
+            return {"files": veto_identity(self.config)}
         if asset == "background" and self.config.strain.source == "simulated":
             from aframe_assets.strain.simulated import curves_identity
 

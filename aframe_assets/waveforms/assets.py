@@ -81,6 +81,7 @@ def merge_validation(job: Job, shards: list[Handle]) -> Product:
 def make_injections(job: Job) -> Product:
     """This chunk's share of the injections; a chunk that is not of the test role gets none."""
     from aframe_assets.segments.catalog import catalog_times
+    from aframe_assets.segments.vetoes import vetoes_of
     from aframe_assets.strain.psd import read_psd
     from aframe_assets.waveforms.generation import WaveformGenerator
     from aframe_assets.waveforms.injections import share
@@ -92,7 +93,8 @@ def make_injections(job: Job) -> Product:
     start = time.perf_counter()
     slides = []
     if job.row["role"] == "test":
-        slides = share(config, job.handle("segments").meta["rows"], job.partition, catalog_times(config.inference.exclude_catalog))
+        mergers = catalog_times(config.inference.exclude_catalog)
+        slides = share(config, job.handle("segments").meta["rows"], job.partition, mergers, vetoes_of(job))
     psds = read_psd(job.path("psd", "psd.hdf5"), "test", config.ifos) if slides else {}
     selection = Selection.of(config, psds, "the test PSD")
     placed, rejected, draws = injection_sets(

@@ -39,13 +39,19 @@ def slide_times(config: Config, geometry: SlideGeometry, partition: str, slide: 
     return geometry.injection_times(shift, step=step, buffer=i.buffer, jitter=i.jitter, rng=rng)
 
 
-def plan(config: Config, rows: Mapping[str, Mapping[str, Any]], mergers: Sequence[float] = ()) -> dict[str, list[SlideTimes]]:
+def plan(
+    config: Config,
+    rows: Mapping[str, Mapping[str, Any]],
+    mergers: Sequence[float] = (),
+    vetoes: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, list[SlideTimes]]:
     """The slides with signals of every test chunk; they hold ``injections.num_signals`` signals together.
 
     Args:
         config: the experiment.
         rows: segments table, partition -> {"gps_start", "gps_stop", "role"}; chunks of other roles get none.
         mergers: GPS times of known mergers, which signals keep off.
+        vetoes: {ifo: (n, 2)} vetoed GPS times, which signals keep off in each detector's own time.
 
     Raises:
         ValueError: the slides that are analysed have room for fewer; says for how many and what to change.
@@ -55,7 +61,7 @@ def plan(config: Config, rows: Mapping[str, Mapping[str, Any]], mergers: Sequenc
     out: dict[str, list[SlideTimes]] = {p: [] for p in rows}
     if not wanted:
         return out
-    geometries = {p: SlideGeometry.of(config, rows[p]["gps_start"], rows[p]["gps_stop"], mergers) for p in order}
+    geometries = {p: SlideGeometry.of(config, rows[p]["gps_start"], rows[p]["gps_stop"], mergers, vetoes) for p in order}
     slides = num_slides(config, list(geometries.values()))
     placed = 0
     for slide, shift in enumerate(shift_vectors(slides, config.inference.shifts), 1):
@@ -74,12 +80,20 @@ def plan(config: Config, rows: Mapping[str, Mapping[str, Any]], mergers: Sequenc
 
 
 @lru_cache(maxsize=4)
-def _plan_of(config_json: str, rows_json: str, mergers: tuple[float, ...]) -> dict[str, list[SlideTimes]]:
+def _plan_of(config_json: str, rows_json: str, mergers: tuple[float, ...], vetoes_json: str) -> dict[str, list[SlideTimes]]:
     from aframe_assets.config import Config
 
-    return plan(Config.model_validate_json(config_json), json.loads(rows_json), mergers)
+    vetoes = {ifo: np.array(v).reshape(-1, 2) for ifo, v in json.loads(vetoes_json).items()}
+    return plan(Config.model_validate_json(config_json), json.loads(rows_json), mergers, vetoes)
 
 
-def share(config: Config, rows: Mapping[str, Mapping[str, Any]], partition: str, mergers: Sequence[float] = ()) -> list[SlideTimes]:
+def share(
+    config: Config,
+    rows: Mapping[str, Mapping[str, Any]],
+    partition: str,
+    mergers: Sequence[float] = (),
+    vetoes: Mapping[str, np.ndarray] | None = None,
+) -> list[SlideTimes]:
     """What `plan` gives to one chunk; the plan is made once for all chunks of a process, since a long search's takes a while."""
-    return _plan_of(config.model_dump_json(), json.dumps(rows, sort_keys=True), tuple(mergers))[partition]
+    vetoes_json = json.dumps({ifo: v.tolist() for ifo, v in (vetoes or {}).items()}, sort_keys=True)
+    return _plan_of(config.model_dump_json(), json.dumps(rows, sort_keys=True), tuple(mergers), vetoes_json)[partition]
