@@ -60,7 +60,7 @@ _ALL = [
         "1",
         ("ifos", "vetoes", "segments.source", "segments.host", "segments.segment_server", "strain.source", "strain.files"),
         (Input("segments", "roles", ("test",)),),
-        files=("vetoes.catalog",),
+        files=("vetoes.files", "vetoes.gates", "vetoes.catalog"),
     ),
     Node(
         "background",

@@ -41,11 +41,8 @@ def make_inference_results(job: Job) -> Product:
     if job.row["role"] == "test":
         out, shifts = _search(job)
         background, zero_lag, foreground = out.background, out.zero_lag, out.foreground
-        expected, residuals, windows = (
-            out.expected,
-            [[float(x) for x in row] for row in out.merger_residuals if (row == row).all()],
-            out.windows,
-        )
+        residuals = [[float(x) for x in row] for row in out.merger_residuals if (row == row).all()]
+        expected, vetoed, windows = out.expected, out.vetoed, out.windows
         total = max(1, sum(windows.values()))
         job.log.info(
             "%s: %d slides, %d windows, network %.3f ms and all else %.3f ms per window; livetime %g s",
@@ -53,7 +50,7 @@ def make_inference_results(job: Job) -> Product:
         )  # fmt: skip
     else:
         background, zero_lag, foreground = EventSet(), EventSet(), RecoveredInjectionSet()
-        expected, residuals, windows, shifts = {"background": 0.0, "zero_lag": 0.0}, [], {}, []
+        expected, vetoed, residuals, windows, shifts = dict.fromkeys(("background", "zero_lag"), 0.0), {}, [], {}, []
     files = {}
     for name, events in ((BACKGROUND, background), (ZERO_LAG, zero_lag), (FOREGROUND, foreground)):
         files[name] = events.write(job.scratch / name)
@@ -61,6 +58,7 @@ def make_inference_results(job: Job) -> Product:
     meta = {
         "livetime": livetime,
         "expected_livetime": expected,
+        "vetoed_livetime": vetoed,
         "Tb": background.Tb,
         "T0": zero_lag.Tb,
         "num_slides": len(shifts),
@@ -147,6 +145,7 @@ def make_events(job: Job) -> Product:
     meta = {
         "Tb": background.Tb,
         "T0": zero_lag.Tb,
+        "vetoed_livetime": {k: math.fsum(results[p].meta.get("vetoed_livetime", {}).get(k, 0.0) for p in order) for k in due},
         "num_background": len(background),
         "num_zero_lag": len(zero_lag),
         "num_foreground": len(foreground),

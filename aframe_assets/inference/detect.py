@@ -19,6 +19,7 @@ from aframe_assets.inference.merger_time import Calibration, merger_time
 from aframe_assets.inference.slides import score_zero_lag
 from aframe_assets.inference.whitened import WhitenedChunk
 from aframe_assets.segments.geometry import SlideGeometry
+from aframe_assets.segments.vetoes import Veto, find_vetoes, vetoed_times
 from aframe_assets.strain.fetch import require_usable
 from aframe_assets.strain.files import StrainError, describe_all, require_overlap, resampled_stretch
 from aframe_assets.waveforms.ledger import EventSet
@@ -58,9 +59,11 @@ class Detection:
     Attributes:
         candidates: loudest first.
         ifos: detectors.
-        analysed: (first, last) detection time of each stretch that was scored, GPS seconds.
+        analysed: (first, last) detection time of each stretch whose outputs count, GPS seconds.
         livetime: seconds of output.
         skipped: stretches that were too short, (start, stop) GPS seconds.
+        vetoed: stretches of the files that the run's vetoes leave out, each with detector, flag and where that is written.
+        unanswered: vetoes that the files have no mask for, a line each; nothing is left out for them.
         background_livetime: seconds behind the FARs, 0 without a background.
         calibration: of the merger times; its `num` is 0 when it is nominal.
     """
@@ -70,12 +73,15 @@ class Detection:
     analysed: tuple[tuple[float, float], ...]
     livetime: float
     skipped: tuple[tuple[float, float], ...]
+    vetoed: tuple[Veto, ...]
+    unanswered: tuple[str, ...]
     background_livetime: float
     calibration: Calibration
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         values = asdict(self)
+        values["vetoed"] = [v._asdict() for v in self.vetoed]
         values["candidates"] = [asdict(c) | {"far_per_year": c.far_per_year} for c in self.candidates]
         return values
 
@@ -99,7 +105,7 @@ def detect(
     Args:
         files: strain files, folders or globs, in any layout that `aframe_assets.strain.files` reads.
         engine: the network; detectors, sample rate and conditioning are its own.
-        config: rates, windows and data quality of the search that `background` comes from.
+        config: rates, windows, data quality and vetoes of the search that `background` comes from; masks are those of `files`.
         calibration: of merger times, from that search.
         background: its slid events and their livetime.
         max_candidates: how many, loudest first, are kept and re-scored.
@@ -123,24 +129,36 @@ def detect(
         log.warning("GPS %.10g to %.10g: %g s of common strain, shorter than the %g s needed; skipped", a, b, b - a, need)
     if calibration is None or not calibration.num:
         calibration = _nominal(engine, conditioning)
+    settled = config.model_copy(update={"conditioning": conditioning, "ifos": list(engine.ifos)})
+    unanswered: list[str] = []
+    vetoed = find_vetoes(settled, long_enough, infos, unanswered)
+    for line in unanswered:
+        log.warning("%s; not vetoed", line)
+    times = vetoed_times(vetoed, engine.ifos)
     found, analysed, livetime = [], [], 0.0
     for start, stop in long_enough:
         strain = (_usable(infos, ifo, start, stop, engine.sample_rate, config.strain.min_dq) for ifo in engine.ifos)
         chunk = WhitenedChunk.of(
             strain, start, engine.sample_rate, conditioning, block=config.psd_block, psd_source=config.inference.psd_source
         )
-        settled = config.model_copy(update={"conditioning": conditioning})
-        scored = score_zero_lag(chunk, SlideGeometry.of(settled, start, stop), engine, config.inference)
+        scored = score_zero_lag(chunk, SlideGeometry.of(settled, start, stop, vetoes=times), engine, config.inference)
         livetime += scored.events.Tb
-        if scored.events.Tb:
-            analysed.append(scored.span)
+        analysed += scored.spans
         found += [(s, t, scored) for s, t in zip(scored.events.detection_statistic, scored.events.detection_time, strict=True)]
     found.sort(key=lambda f: -f[0])
     candidates = tuple(
         _candidate(s, t, merger_time(scored.rescorer, t, calibration), background) for s, t, scored in found[:max_candidates]
     )
     return Detection(
-        candidates, tuple(engine.ifos), tuple(analysed), livetime, skipped, background.Tb if background is not None else 0.0, calibration
+        candidates,
+        tuple(engine.ifos),
+        tuple(analysed),
+        livetime,
+        skipped,
+        tuple(vetoed),
+        tuple(unanswered),
+        background.Tb if background is not None else 0.0,
+        calibration,
     )
 
 

@@ -23,6 +23,7 @@ from aframe_assets.inference.streaming import Scorer
 from aframe_assets.inference.whitened import WhitenedChunk, support
 from aframe_assets.inference.windows import SlidWindows, needed
 from aframe_assets.segments.geometry import SlideGeometry
+from aframe_assets.segments.vetoes import runs
 from aframe_assets.waveforms.ledger import EventSet, InterferometerResponseSet, RecoveredInjectionSet
 
 SLIDES_TOGETHER = 32
@@ -40,6 +41,7 @@ class SlideResults:
         foreground: every injection with the loudest event near it (statistic -inf without one).
         merger_residuals: raw merger times - true one of a sample of loud recovered injections, seconds (n, len(EDGES)).
         expected: livetime that the geometry says 'background' and 'zero_lag' should have, seconds.
+        vetoed: livetime that vetoes took from both, seconds.
         windows: number of windows evaluated for 'background', 'zero_lag' and 'foreground'.
         seconds: wall time spent in the network and in everything else.
     """
@@ -49,6 +51,7 @@ class SlideResults:
     foreground: RecoveredInjectionSet
     merger_residuals: np.ndarray
     expected: dict[str, float]
+    vetoed: dict[str, float]
     windows: dict[str, int]
     seconds: dict[str, float]
 
@@ -140,10 +143,10 @@ class _Pass:
 
 @dataclass(frozen=True)
 class ZeroLag:
-    """Events of unslid data, first and last detection time, GPS seconds, and what finds their merger times."""
+    """Events of unslid data, first and last detection time of each stretch that counts (GPS seconds), and what finds merger times."""
 
     events: EventSet
-    span: tuple[float, float]
+    spans: tuple[tuple[float, float], ...]
     rescorer: Rescorer
 
 
@@ -152,9 +155,9 @@ def score_zero_lag(chunk: WhitenedChunk, geometry: SlideGeometry, engine: Scorer
     run, zero, plain = _Pass(chunk, geometry, _Clock(engine), inference), tuple(0.0 for _ in chunk.streams), replace(geometry, mergers=())
     scores, valid = run.scores(plain, zero, "zero_lag")
     events = run.events(plain, [(zero, run.statistic(scores, valid))])
-    times = _times(plain, len(valid), inference)[valid]
-    span = (float(times[0]), float(times[-1])) if len(times) else (plain.whitened_start, plain.whitened_start)
-    return ZeroLag(events, span, run.rescorer(run.slid(chunk.streams, zero)))
+    times = _times(plain, len(valid), inference)
+    spans = tuple((float(times[a]), float(times[b - 1])) for a, b in runs(valid))
+    return ZeroLag(events, spans, run.rescorer(run.slid(chunk.streams, zero)))
 
 
 def run_slides(
@@ -170,7 +173,7 @@ def run_slides(
 
     Args:
         chunk: whitened once.
-        geometry: of the same chunk; catalogue mergers in it are kept out of slides, never out of zero lag.
+        geometry: of the same chunk; catalogue mergers in it are kept out of slides, never out of zero lag, vetoes out of both.
         engine: the network.
         inference: rates, windows, batch size.
         shifts: shift vectors, seconds, whole samples; (0, 0, ...) is not one of them.
@@ -206,15 +209,24 @@ def run_slides(
 
     foreground, residuals = _foreground(run, with_signals, kept, signals, background, num_calibrate)
     total = time.perf_counter() - start
+    unslid = [zero] if inference.zero_lag else []
+    expected = _livetimes(geometry, shifts, unslid)
+    whole = _livetimes(replace(geometry, vetoes=()), shifts, unslid) if geometry.vetoes else expected
     return SlideResults(
         background,
         zero_lag,
         foreground,
         residuals,
-        {"background": sum(geometry.livetime(s) for s in shifts), "zero_lag": plain.livetime(zero) if inference.zero_lag else 0.0},
+        expected,
+        {kind: whole[kind] - seconds for kind, seconds in expected.items()},
         run.windows,
         {"network": run.engine.seconds, "other": total - run.engine.seconds},
     )
+
+
+def _livetimes(geometry: SlideGeometry, shifts: Sequence[Shift], unslid: Sequence[Shift]) -> dict[str, float]:
+    plain = replace(geometry, mergers=())
+    return {"background": sum(map(geometry.livetime, shifts), 0.0), "zero_lag": sum(map(plain.livetime, unslid), 0.0)}
 
 
 def _times(geometry: SlideGeometry, length: int, inference: Inference) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 
 from aframe_assets import lineage
 from aframe_assets.config import Config
+from aframe_assets.config_rules import mask_source
 from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.handle import Handle, KeyParts, Manifest
 
@@ -166,10 +167,10 @@ class Workspace:
             from aframe_assets.segments.source_identity import source_identity
 
             return {"files": source_identity(self.config)}
-        if asset == "vetoes":
-            from aframe_assets.segments.source_identity import veto_identity
+        if asset == "vetoes" and self.config.vetoes.bits and mask_source(self.config) == "strain_files":
+            from aframe_assets.segments.source_identity import source_identity
 
-            return {"files": veto_identity(self.config)}
+            return {"masks": source_identity(self.config)}
         if asset == "background" and self.config.strain.source == "simulated":
             from aframe_assets.strain.simulated import curves_identity
 

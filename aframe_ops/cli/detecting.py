@@ -13,6 +13,8 @@ from rich.table import Table
 from aframe_assets.config_load import ConfigError
 from aframe_ops.run_directory import RunDirectory
 
+_VETOES_SHOWN = 20
+
 
 def show_detection(run: RunDirectory, files: Sequence[Path], console: Console, *, as_json: bool) -> None:
     """Searches `files` and prints the candidates, loudest first.
@@ -32,6 +34,12 @@ def show_detection(run: RunDirectory, files: Sequence[Path], console: Console, *
     console.print(f"{' '.join(found.ifos)}: {found.livetime:g} s of output, {spans or 'none of it valid'}", soft_wrap=True)
     for start, stop in found.skipped:
         console.print(f"skipped GPS {start:.2f} to {stop:.2f}: too short", style="yellow")
+    for v in found.vetoed[:_VETOES_SHOWN]:
+        console.print(f"vetoed GPS {v.start:.2f} to {v.stop:.2f}: {v.ifo} {v.category} ({v.source})", style="yellow", soft_wrap=True)
+    if len(found.vetoed) > _VETOES_SHOWN:
+        console.print(f"and {len(found.vetoed) - _VETOES_SHOWN} vetoes more; --json lists all", style="yellow")
+    for line in found.unanswered:
+        console.print(f"{line}; not vetoed", style="yellow", soft_wrap=True)
     if not found.candidates:
         console.print("no candidate")
         return

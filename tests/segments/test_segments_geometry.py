@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from aframe_assets.config import Config
+from aframe_assets.config import Config, Vetoes
 from aframe_assets.segments.geometry import SlideGeometry, num_slides, shift_vectors
 
 
-def geometry(duration=1000.0, settle=64.0, kernel=1.5, rate=4.0, window=1.5, ring=False, mergers=(), start=1_000_000_000.0):
-    return SlideGeometry(start, duration, settle, 1.0, kernel, rate, window, ring, tuple(mergers), 0.5)
+def geometry(duration=1000.0, settle=64.0, kernel=1.5, rate=4.0, window=1.5, ring=False, mergers=(), start=1_000_000_000.0, vetoes=()):
+    return SlideGeometry(start, duration, settle, 1.0, kernel, rate, window, ring, tuple(mergers), 0.5, tuple(vetoes))
 
 
 def slow_valid(g: SlideGeometry, shift) -> list[bool]:
@@ -31,18 +32,27 @@ def slow_valid(g: SlideGeometry, shift) -> list[bool]:
         elif right + max(shift) > span + 1e-6:
             return out
         good = k >= averaged and not (g.ring and max(shift) >= span - 1e-6)
-        for s in shift:
+        for c, s in enumerate(shift):
             a, b = left - averaged / g.inference_rate + s, right + s
             while g.ring and a >= span - 1e-6:
                 a, b = a - span, b - span
             good &= b <= span + 1e-6
             for m in g.mergers:
                 good &= not (first + a - g.exclude_pad <= m <= first + b + g.exclude_pad)
+            for start, stop in g.vetoes[c] if g.vetoes else ():
+                # strain that is whitened into the footprint: half of the filter's second more on each side
+                good &= not (first + a - 0.5 < stop - 1e-6 and first + b + 0.5 > start + 1e-6)
         out.append(bool(good))
         k += 1
 
 
-def random_geometries(number):
+def random_vetoes(rng, start, duration, number):
+    """`number` disjoint stretches around a chunk: whole and half seconds, that edges of footprints meet, and any."""
+    edges = start + np.unique(rng.integers(-4, 4 * duration + 20, 2 * number)) / 4 + (rng.random() < 0.3) * 0.1
+    return tuple((float(a), float(b)) for a, b in edges[: len(edges) // 2 * 2].reshape(-1, 2))
+
+
+def random_geometries(number, vetoed=False):
     rng = np.random.default_rng(7)
     for _ in range(number):
         duration = float(rng.integers(12, 60))
@@ -56,23 +66,27 @@ def random_geometries(number):
             1_000_000_000 + rng.uniform(-5, duration + 5, rng.integers(0, 3)),
         )
         shift = [float(rng.choice([0, 1, 2, 3.5, 7, 20, 50])) for _ in range(rng.integers(1, 4))]
+        if vetoed:
+            g = replace(g, vetoes=tuple(random_vetoes(rng, g.gps_start, g.duration, rng.integers(0, 4)) for _ in shift))
         yield g, tuple(shift)
 
 
-def test_valid_equals_loops():
+@pytest.mark.parametrize("vetoed", [False, True])
+def test_valid_equals_loops(vetoed):
     used = 0
-    for g, shift in random_geometries(800):
+    for g, shift in random_geometries(800, vetoed):
         expected = slow_valid(g, shift)
         assert g.valid(shift).tolist() == expected, (g, shift)
         assert g.num_windows(shift) == len(expected)
         assert g.livetime(shift) == sum(expected) / g.inference_rate
         used += any(expected)
-    assert used > 300
+    assert used > (150 if vetoed else 300)
 
 
-def test_injections_sit_only_where_every_output_that_sees_them_counts():
+@pytest.mark.parametrize("vetoed", [False, True])
+def test_injections_sit_only_where_every_output_that_sees_them_counts(vetoed):
     rng, placed = np.random.default_rng(3), 0
-    for g, shift in random_geometries(400):
+    for g, shift in random_geometries(400, vetoed):
         step, buffer, jitter = float(rng.choice([4, 8])), float(rng.choice([0, 1, 4])), float(rng.choice([0, 0.1, 0.4]))
         times = g.injection_times(shift, step=step, buffer=buffer, jitter=jitter, rng=np.random.default_rng(1))
         good, edges = g.valid(shift), g.right_edges(shift)
@@ -86,9 +100,14 @@ def test_injections_sit_only_where_every_output_that_sees_them_counts():
             assert 0 <= first and last < len(edges), (g, shift, t)
             assert all(good[k] for k in range(first, last + 1)), (g, shift, t)
             assert t >= edges[0] + buffer - jitter - 1e-6
+            for s, own in zip(shift, g.vetoes, strict=bool(g.vetoes)):
+                # the same in the detectors' own strain: from the merger's first to its last output nothing is vetoed
+                span = g.whitened_duration if g.ring else math.inf
+                u = (t - g.whitened_start + s) % span + g.whitened_start
+                assert not any(a < u + 1e-6 and u - 1e-6 < b for a, b in own), (g, shift, t)
         assert np.all(np.diff(times) > 0)
         placed += len(times)
-    assert placed > 500
+    assert placed > (100 if vetoed else 500)
 
 
 def test_dropping_one_injection_moves_no_other():
@@ -148,6 +167,45 @@ def test_merger_is_excluded_in_each_detectors_own_time():
     in_second = (edges >= 29.5) & (edges <= 33.5)
     no_average = edges < edges[0] + 1.5
     assert np.array_equal(gone, edges[in_first | in_second | no_average])
+
+
+def test_a_veto_takes_what_it_touches_in_its_detectors_own_time():
+    g = geometry(64, 8, vetoes=[(), ((1_000_000_040.0, 1_000_000_041.0),)])
+    clean = geometry(64, 8)
+    edges = g.right_edges((0, 10)) - 1_000_000_000
+    # Strain behind an output of detector 2: [edge - 3 - 0.5, edge + 0.5] + 10. It touches (40, 41) for edges in (29.5, 34.5).
+    touched = (edges > 29.5) & (edges < 34.5)
+    assert np.array_equal(clean.valid((0, 10)) & ~g.valid((0, 10)), touched) and touched.sum() == 19
+    assert clean.livetime((0, 10)) - g.livetime((0, 10)) == 19 / 4
+    # zero lag as well, and detector 1 only if it is the one that is vetoed
+    assert clean.livetime((0, 0)) - g.livetime((0, 0)) == 19 / 4
+    both = replace(g, vetoes=(g.vetoes[1], g.vetoes[1]))
+    assert clean.livetime((0, 0)) - both.livetime((0, 0)) == 19 / 4
+    assert clean.livetime((0, 10)) - both.livetime((0, 10)) == 38 / 4
+
+
+def test_a_veto_and_a_cut_of_the_chunk_lose_the_same_outputs_before_it():
+    # [0, 40) alone is analysed until its last output; with (40, 41) vetoed no output before it that looks further counts.
+    cut, vetoed = geometry(40, 8), geometry(64, 8, vetoes=[((1_000_000_040.0, 1_000_000_041.0),)] * 2)
+    good = vetoed.right_edges((0, 0))[vetoed.valid((0, 0))]
+    assert np.array_equal(good[good < 1_000_000_041], cut.right_edges((0, 0))[cut.valid((0, 0))])
+
+
+@pytest.mark.parametrize("ring", [False, True])
+def test_everything_vetoed_is_no_livetime_and_no_error(ring):
+    g = geometry(100, 0 if ring else 8, ring=ring, vetoes=[((999_999_000.0, 1_000_001_000.0),), ()])
+    assert g.livetime((0, 0)) == g.livetime((0, 3)) == 0
+    assert len(g.injection_times((0, 3), step=4, buffer=0, jitter=0, rng=np.random.default_rng(0))) == 0
+    assert num_slides(slides_config(num_slides=3), [g]) == 3
+    with pytest.raises(ValueError, match=r"give at most 0 s in 0 slides after vetoes"):
+        num_slides(slides_config(Tb=10).model_copy(update={"vetoes": Vetoes(categories=["CBC_CAT2"])}), [g])
+
+
+def test_of_takes_each_detectors_vetoes_near_the_chunk():
+    vetoes = {"L1": np.array([[0.0, 50.0], [90.0, 100.0], [150.0, 160.0], [199.5, 300.0], [300.0, 301.0]]), "H1": np.empty((0, 2))}
+    g = SlideGeometry.of(slides_config(), 100.0, 200.0, vetoes=vetoes)
+    assert g.vetoes == ((), ((150.0, 160.0), (199.5, 300.0)))
+    assert SlideGeometry.of(slides_config(), 100.0, 200.0).vetoes == () and len({g, g}) == 1
 
 
 def test_whole_kernel_or_nothing():
