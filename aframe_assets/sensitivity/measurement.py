@@ -12,8 +12,8 @@ import numpy as np
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.curves import FIRST_COUNT, Curves, Rate, volume_curves
 from aframe_assets.sensitivity.far import Background, per_hour, per_year
-from aframe_assets.sensitivity.p_astro import PAstro, fit_p_astro
-from aframe_assets.sensitivity.population import ASTROPHYSICAL, Population
+from aframe_assets.sensitivity.p_astro import PAstro, fit_p_astro, tail_warning
+from aframe_assets.sensitivity.population import ASTROPHYSICAL, Population, comoving_volume
 from aframe_assets.sensitivity.volume import Draws
 
 if TYPE_CHECKING:
@@ -42,9 +42,11 @@ def measure(config: Config, background: Any, foreground: Any, rejected: Any, pri
         astrophysical: the prior that stands for nature in p_astro.
 
     Raises:
-        ValueError: nothing to measure with, or injections that are not of `prior`; the message says what to change.
+        ValueError: nothing to measure with, a background that holds zero-lag events, or injections that are not of `prior`; the message
+            says what to change.
     """
     s, window = config.sensitivity, config.inference.recovery_window
+    _require_slid(background)
     slides = Background.of(background.detection_statistic, background.Tb)
     draws = Draws.of(foreground, rejected, recovery_window=window, snr_max=s.snr_max)
     population = Population.of(prior)
@@ -67,16 +69,33 @@ def measure(config: Config, background: Any, foreground: Any, rejected: Any, pri
         warnings.append(f"the injection campaign states {stated} draws, but {rows} were stored; V is normalised by those stored")
     model = None
     try:
-        model = _p_astro(config, slides, draws, population, astrophysical)
+        volume = _sampled_volume(foreground, rejected) if s.aframe_compatible else population.volume
+        model = _p_astro(config, slides, draws, population, astrophysical, volume)
     except ValueError as e:
         warnings.append(f"no p_astro: {e}")
+    if model and (tail := tail_warning(model, slides.statistics, slides.livetime)):
+        warnings.append(tail)
     if model and model.effective_samples < s.min_effective_samples:
         few = f"{model.effective_samples:.1f} effective found injections of {model.population}"
         warnings.append(f"p_astro rests on {few}, fewer than {s.min_effective_samples:g}")
     return Measurement(slides, draws, curves, model, tuple(warnings))
 
 
-def _p_astro(config: Config, slides: Background, draws: Draws, population: Population, astrophysical: Any) -> PAstro:
+def _require_slid(background: Any) -> None:
+    """A signal in zero lag that entered the background would raise its own false-alarm rate and lower its own p_astro."""
+    shift = np.asarray(background.shift, dtype=float)
+    unslid = int((~shift.reshape(len(shift), -1).any(axis=1)).sum()) if len(shift) else 0
+    if unslid:
+        raise ValueError(f"background: {unslid} of {len(background)} events have shift 0 in every detector; expected slid events only")
+
+
+def _sampled_volume(foreground: Any, rejected: Any) -> float:
+    """V0 over the redshifts and declinations between the lowest and highest drawn, as reference 2.14 takes it, Gpc^3."""
+    z, dec = (np.concatenate([getattr(foreground, k), getattr(rejected, k)]) for k in ("redshift", "dec"))
+    return comoving_volume(float(z.min()), float(z.max()), float(dec.min()), float(dec.max()), time_dilated=True)
+
+
+def _p_astro(config: Config, slides: Background, draws: Draws, population: Population, astrophysical: Any, volume: float) -> PAstro:
     s = config.sensitivity
     if s.aframe_compatible:
         weights = np.ones(len(draws))
@@ -92,8 +111,9 @@ def _p_astro(config: Config, slides: Background, draws: Draws, population: Popul
         weights[found],
         float(weights.sum()),
         float((weights**2).sum()),
-        population.volume,
+        volume,
         rate=s.merger_rate,
+        rate_interval=s.merger_rate_interval,
         population=config.injections.prior if s.aframe_compatible else ASTROPHYSICAL,
         compatible=s.aframe_compatible,
     )
@@ -138,6 +158,7 @@ def summary(config: Config, m: Measurement) -> dict[str, Any]:
             "volume": m.p_astro.volume,
             "volume_error": m.p_astro.volume_error,
             "rate": m.p_astro.rate,
+            "rate_interval": list(m.p_astro.rate_interval),
             "population": m.p_astro.population,
             "effective_samples": m.p_astro.effective_samples,
         },

@@ -1,28 +1,52 @@
 """Probability that a candidate is astrophysical: p = f / (f + b) (reference 2.14, with the corrected volume).
 
-f(x) = R V KDE_fg(x), events per year: R the merger rate, V the corrected sensitive volume of all recovered injections
-for the astrophysical population, and KDE_fg weighted as V is, by [p_target / p_source] C_z / (1 + z).
-b(x) = n_bg (year / Tb) KDE_bg(x), with an exponential tail above the split where the estimate runs out of events.
-Zero-lag events enter neither. `compatible` keeps the forms of 2.14: unweighted density, V0 n_fg / n_total, no monotonic rule.
+f(x) = R V KDE_fg(x), events per year: R the merger rate, stated with its 90 % interval and never measured here, V the corrected
+sensitive volume of all recovered injections for the astrophysical population, and KDE_fg weighted as V is, by
+[p_target / p_source] C_z / (1 + z). b(x) = n_bg (year / Tb) KDE_bg(x), with an exponential tail above the split where the estimate
+runs out of events. Zero-lag events enter neither. `compatible` keeps 2.14: unweighted density, V n_fg / n_total, no monotonic rule,
+no interval.
 
-The model is three lists of numbers and is kept as JSON, never pickled.
+The interval of p holds 90 %: deviations of ln f/b from the interval of R, from the injections behind V and f at x, and from the
+background's count are added in quadrature. Louder than all background, b is not known: there p is at least what the upper limit
+2.30 / Tb on a rate without events allows, and may be 1 (see `_bound`).
+
+The model is lists of numbers and is kept as JSON, never pickled.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aframe_assets.config import SECONDS_PER_YEAR
+from aframe_assets.sensitivity.density import Density, background_tail
 
-GRID_POINTS = 512
-TAIL_POINTS = 100
-"""Points between the lowest and highest background statistic on which the tail is fitted (reference 2.14)."""
+GRID_POINTS = 1024
+SIGMAS = 1.6449
+"""Standard deviations on each side of a 90 % interval."""
+
+NO_EVENT = 2.3026
+"""90 % upper limit of a Poisson mean of which no event was seen."""
 
 _FLOOR = -700.0  # log of the smallest density kept; JSON has no infinity
+
+
+class Probability(NamedTuple):
+    """p_astro of one event.
+
+    Attributes:
+        p: the value; where `is_limit`, continued beyond the background by its exponential tail.
+        low, high: 90 % interval; where `is_limit`, `low` is a bound that does not rest on the tail, and `high` is 1. None if compatible.
+        is_limit: the event is louder than all background, so that only `low` is known.
+    """
+
+    p: float
+    low: float | None
+    high: float | None
+    is_limit: bool
 
 
 @dataclass(frozen=True)
@@ -32,8 +56,12 @@ class PAstro:
     Attributes:
         statistic: grid, ascending.
         log_foreground, log_background: ln of f and b, per year and unit statistic, on the grid.
-        log_odds: ln f/b used for p; equal to their difference where `monotonic` does not hold it.
+        log_background_variance: of ln b, from the background's count.
+        log_odds: ln f/b used for p; equal to their difference where the monotonic rule does not hold it.
+        log_odds_low, log_odds_high: 90 % interval of it; above `loudest` the bound, and nothing. Empty if compatible.
+        loudest: statistic of the loudest background event.
         rate: merger rate, Gpc^-3 yr^-1.
+        rate_interval: its 90 % interval.
         volume, volume_error: Gpc^3.
         split, slope: background tail b ~ exp(slope x) above split.
         effective_samples: of the weighted foreground.
@@ -43,8 +71,13 @@ class PAstro:
     statistic: tuple[float, ...]
     log_foreground: tuple[float, ...]
     log_background: tuple[float, ...]
+    log_background_variance: tuple[float, ...]
     log_odds: tuple[float, ...]
+    log_odds_low: tuple[float, ...]
+    log_odds_high: tuple[float, ...]
+    loudest: float
     rate: float
+    rate_interval: tuple[float, ...]
     volume: float
     volume_error: float
     split: float
@@ -55,9 +88,17 @@ class PAstro:
 
     def __call__(self, statistic: Any) -> Any:
         """p_astro of a detection statistic; float -> float, array -> array. Held at its end values outside the grid."""
-        odds = np.interp(statistic, self.statistic, self.log_odds)
-        p = 1 / (1 + np.exp(-np.clip(odds, _FLOOR, -_FLOOR)))
+        p = _p(np.interp(statistic, self.statistic, self.log_odds))
         return float(p) if np.ndim(p) == 0 else p
+
+    def probability(self, statistic: float) -> Probability:
+        """p_astro of one event with its interval, or bound."""
+        p, limit = self(statistic), bool(statistic > self.loudest)
+        if self.compatible:
+            return Probability(p, None, None, limit)
+        low = float(_p(np.interp(statistic, self.statistic, self.log_odds_low)))
+        high = 1.0 if limit else float(_p(np.interp(statistic, self.statistic, self.log_odds_high)))
+        return Probability(p, low, high, limit)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)
@@ -71,64 +112,8 @@ class PAstro:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
 
 
-def gaussian_density(values: np.ndarray, grid: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Weighted Gaussian kernel density of `values` on `grid`, Scott's bandwidth, as scipy's gaussian_kde.
-
-    Values are first put on a fine lattice (linear binning, a twentieth of the bandwidth or finer) and convolved by FFT, so that
-    10^7 values cost a second.
-
-    Raises:
-        ValueError: fewer than two distinct values.
-    """
-    from scipy.signal import fftconvolve
-
-    w = np.full(len(values), 1 / max(1, len(values))) if weights is None else weights / weights.sum()
-    effective = 1 / (w**2).sum() if len(values) else 0.0
-    mean = (w * values).sum()
-    # the unbiased weighted variance, as numpy's cov with aweights
-    variance = (w * (values - mean) ** 2).sum() / (1 - (w**2).sum()) if effective > 1 else 0.0
-    if not variance > 0:
-        raise ValueError(
-            f"{len(values)} detection statistics ({effective:.1f} effective) have no spread; expected two or more distinct ones"
-        )
-    width = effective ** (-1 / 5) * np.sqrt(variance)
-    step = min(width / 20, (values.max() - values.min()) / 200)
-    low = min(values.min(), grid[0]) - 8 * width
-    size = int((max(values.max(), grid[-1]) + 8 * width - low) / step) + 2
-    if size > 5_000_000:
-        span = (values.max() - values.min()) / width
-        raise ValueError(f"detection statistics span {span:.3g} kernel widths; look for outliers in inference_results")
-    place = (values - low) / step
-    left = place.astype(np.int64)
-    part = place - left
-    lattice = np.bincount(left, w * (1 - part), size) + np.bincount(left + 1, w * part, size)
-    reach = int(8 * width / step)
-    offsets = np.arange(-reach, reach + 1) * step / width
-    kernel = np.exp(-(offsets**2) / 2) / (np.sqrt(2 * np.pi) * width)
-    density = np.maximum(fftconvolve(lattice, kernel, mode="same"), 0)
-    return np.interp(grid, low + step * np.arange(size), density)
-
-
-def background_tail(values: np.ndarray) -> tuple[float, float, float]:
-    """(split, slope, intercept) of ln pdf = intercept + slope x above `split` (reference 2.14).
-
-    The fit runs, right of the peak, from where the density falls below 10 / sqrt(n) to where it falls below 1 / sqrt(n), the
-    split. A background too small or too flat to show such a region is given the exponential of its loudest tenth.
-    """
-    x = np.linspace(values.min(), values.max(), TAIL_POINTS)
-    pdf = gaussian_density(values, x)
-    tau = 1 / np.sqrt(len(values))
-    peak = int(pdf.argmax())
-    start = next((i for i in range(peak, len(x)) if pdf[i] < 10 * tau), len(x) - 1)
-    stop = next((i for i in range(start, len(x)) if pdf[i] < tau), len(x) - 1)
-    if stop - start >= 2 and pdf[start : stop + 1].min() > 0:
-        slope, intercept = np.polyfit(x[start : stop + 1], np.log(pdf[start : stop + 1]), 1)
-        if slope < 0:
-            return float(x[stop]), float(slope), float(intercept)
-    loud = np.sort(values)[-max(2, len(values) // 10) :]
-    slope = -1 / max(float(loud.mean() - loud[0]), 1e-6)
-    # normalised so that the tail holds the events it was taken from
-    return float(loud[0]), slope, float(np.log(-slope * len(loud) / len(values)) - slope * loud[0])
+def _p(log_odds: Any) -> Any:
+    return 1 / (1 + np.exp(-np.clip(log_odds, _FLOOR, -_FLOOR)))
 
 
 def fit_p_astro(
@@ -141,7 +126,9 @@ def fit_p_astro(
     volume: float,
     *,
     rate: float,
+    rate_interval: tuple[float, float],
     population: str,
+    independent_livetime: float | None = None,
     compatible: bool = False,
 ) -> PAstro:
     """Fit a model.
@@ -154,43 +141,111 @@ def fit_p_astro(
         total_weight, total_square: sums of weight and squared weight over all draws, rejected and missed ones included, on the same scale.
         volume: V0 of the draws, Gpc^3.
         rate: merger rate, Gpc^-3 yr^-1.
+        rate_interval: its 90 % interval; equal ends for a rate that is known.
         population: name of the population that the weights stand for.
-        compatible: no monotonic rule.
+        independent_livetime: livetime that the background is worth where slides reuse the same glitches, seconds, at most Tb; None: Tb.
+        compatible: no monotonic rule, no interval.
 
     Raises:
-        ValueError: too few events to estimate a density from.
+        ValueError: too few events to estimate a density from, or a rate outside its interval.
     """
     for what, values in (("background events", background), ("recovered injections", foreground)):
         if len(np.unique(values)) < 10:
             raise ValueError(f"p_astro: {len(values)} {what}; expected at least 10 with different statistics")
-    split, slope, intercept = background_tail(background)
-    low, high = min(background.min(), foreground.min()), max(background.max(), foreground.max())
-    x = np.linspace(low, high, GRID_POINTS)
+    if not 0 < rate_interval[0] <= rate <= rate_interval[1]:
+        raise ValueError(f"p_astro: merger rate {rate:g} with interval {tuple(rate_interval)}; expected 0 < low <= rate <= high")
+    kde_b, kde_f = Density.of(background), Density.of(foreground, weights)
+    tail = background_tail(background, kde_b)
+    loudest = float(background.max())
+    low, high = min(background.min(), foreground.min()), max(loudest, foreground.max())
+    x = np.unique(np.append(np.linspace(low, high, GRID_POINTS), loudest))
     with np.errstate(divide="ignore"):
         share = weights.sum() / total_weight
-        log_f = np.log(rate * volume * share) + np.log(gaussian_density(foreground, x, weights))
-        log_b = np.where(x > split, intercept + slope * x, np.log(gaussian_density(background, x)))
+        log_f = np.log(rate * volume * share) + np.log(kde_f(x))
+        log_b = np.where(x > tail.split, tail.log_density(x), np.log(kde_b(x)))
     log_b = log_b + np.log(len(background) * SECONDS_PER_YEAR / background_livetime)
     log_f, log_b = np.maximum(log_f, _FLOOR), np.maximum(log_b, _FLOOR)
     odds = log_f - log_b
-    if not compatible:
-        # A louder event is never less probably a signal; beyond the data both kernels only show their own shape.
-        middle = int(np.searchsorted(x, np.median(background)))
-        odds[middle:] = np.maximum.accumulate(odds[middle:])
-        odds[: middle + 1] = np.minimum.accumulate(odds[middle::-1])[::-1]
     square = float((weights**2).sum())
-    variance = (square * (1 - 2 * share) + share**2 * total_square) / total_weight**2
+    variance = max((square * (1 - 2 * share) + share**2 * total_square) / total_weight**2, 0)
+    independent = independent_livetime or background_livetime
+    var_b = np.where(x > tail.split, tail.variance(x), kde_b.relative_variance(x)) * background_livetime / independent
+    ends: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
+    if not compatible:
+        middle = int(np.searchsorted(x, np.median(background)))
+        odds = _rising(odds, middle)
+        # the injections at x decide f there; V as a whole is never better known than its error
+        var_f = np.maximum(kde_f.relative_variance(x), variance / share**2)
+        down, up = np.log(rate / rate_interval[0]), np.log(rate_interval[1] / rate)
+        sure = odds - np.sqrt(down**2 + SIGMAS**2 * (var_f + var_b))
+        least_f = log_f - np.sqrt(down**2 + SIGMAS**2 * var_f)
+        most_b = log_b[x == loudest][0] + SIGMAS * np.sqrt(var_b[x == loudest][0])
+        sure = np.where(x > loudest, _bound(x, least_f, loudest, most_b, independent), sure)
+        possible = odds + np.sqrt(up**2 + SIGMAS**2 * (var_f + var_b))
+        # as the odds rise, what is sure of a quieter event is sure of a louder one, and the other way round
+        ends = _rising(sure, middle), np.minimum.accumulate(possible[::-1])[::-1]
     return PAstro(
         tuple(x.tolist()),
         tuple(log_f.tolist()),
         tuple(log_b.tolist()),
+        tuple(var_b.tolist()),
         tuple(odds.tolist()),
+        tuple(ends[0].tolist()),
+        tuple(ends[1].tolist()),
+        loudest,
         float(rate),
+        (float(rate_interval[0]), float(rate_interval[1])),
         float(volume * share),
-        float(volume * np.sqrt(max(variance, 0))),
-        split,
-        slope,
+        float(volume * np.sqrt(variance)),
+        tail.split,
+        tail.slope,
         float(weights.sum() ** 2 / square),
         population,
         compatible,
     )
+
+
+def tail_warning(model: PAstro, background: np.ndarray, background_livetime: float) -> str | None:
+    """A sentence when the loudest ten background events do not follow the tail that p_astro continues, or None.
+
+    Args:
+        background, background_livetime: as fitted.
+    """
+    count = 10
+    if len(background) < 100:
+        return None
+    at = float(np.sort(background)[-count])
+    if at <= model.split:
+        return None
+    # ln b is straight above the split
+    log_b = float(np.interp(at, model.statistic, model.log_background))
+    expected = np.exp(log_b) / -model.slope * background_livetime / SECONDS_PER_YEAR
+    spread = np.sqrt(1 / count + float(np.interp(at, model.statistic, model.log_background_variance)))
+    if abs(np.log(expected / count)) <= 3 * spread:
+        return None
+    return (
+        f"p_astro: {count} background events have a statistic of {at:.3g} or more, the exponential tail fitted below {model.split:.3g} "
+        f"expects {expected:.3g}; p_astro is {'too high' if expected < count else 'too low'} there"
+    )
+
+
+def _rising(values: np.ndarray, middle: int) -> np.ndarray:
+    """`values` made non-decreasing, outwards from `middle`, the median of the background.
+
+    A louder event is never less probably a signal; beyond the data both kernels only show their own shape.
+    """
+    out = values.copy()
+    out[middle:] = np.maximum.accumulate(out[middle:])
+    out[: middle + 1] = np.minimum.accumulate(out[middle::-1])[::-1]
+    return out
+
+
+def _bound(x: np.ndarray, least_f: np.ndarray, loudest: float, most_b: float, livetime: float) -> np.ndarray:
+    """ln of the least odds f/b above the loudest background event, from the count alone.
+
+    No event was seen there in `livetime` seconds, so that the rate above `loudest` is below 2.30 / livetime at 90 %. A density that falls
+    is then below 2.30 / (livetime (x - loudest)) at x, and below its value `most_b` (ln, 1/yr per unit statistic) at the loudest event.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = np.log(NO_EVENT * SECONDS_PER_YEAR / livetime) - np.log(np.maximum(x - loudest, 0))
+    return least_f - np.minimum(np.where(x > loudest, spread, np.inf), most_b)
