@@ -70,14 +70,10 @@ def measure(config: Config, background: Any, foreground: Any, rejected: Any, pri
     model = None
     try:
         volume = _sampled_volume(foreground, rejected) if s.aframe_compatible else population.volume
-        model = _p_astro(config, slides, draws, population, astrophysical, volume)
+        model, doubts = _p_astro(config, slides, draws, population, astrophysical, volume)
+        warnings += doubts
     except ValueError as e:
         warnings.append(f"no p_astro: {e}")
-    if model and (tail := tail_warning(model, slides.statistics, slides.livetime)):
-        warnings.append(tail)
-    if model and model.effective_samples < s.min_effective_samples:
-        few = f"{model.effective_samples:.1f} effective found injections of {model.population}"
-        warnings.append(f"p_astro rests on {few}, fewer than {s.min_effective_samples:g}")
     return Measurement(slides, draws, curves, model, tuple(warnings))
 
 
@@ -95,16 +91,26 @@ def _sampled_volume(foreground: Any, rejected: Any) -> float:
     return comoving_volume(float(z.min()), float(z.max()), float(dec.min()), float(dec.max()), time_dilated=True)
 
 
-def _p_astro(config: Config, slides: Background, draws: Draws, population: Population, astrophysical: Any, volume: float) -> PAstro:
-    s = config.sensitivity
+def _p_astro(
+    config: Config, slides: Background, draws: Draws, population: Population, astrophysical: Any, volume: float
+) -> tuple[PAstro, list[str]]:
+    """The model, and what speaks against it."""
+    s, doubts = config.sensitivity, []
     if s.aframe_compatible:
         weights = np.ones(len(draws))
     else:
         log_source = population.log_density_of_draws(draws.mass_1, draws.mass_2, draws.redshift)
         log_target = astrophysical.log_mass_density(draws.mass_1, draws.mass_2)
-        weights = np.exp(log_target - log_source + population.log_redshift_weight(draws.redshift))
+        ratio = np.exp(log_target - log_source)
+        weights = ratio * np.exp(population.log_redshift_weight(draws.redshift))
+        share, error = float(ratio.mean()), float(ratio.std() / np.sqrt(len(ratio)))
+        if abs(share - 1) > max(0.05, 5 * error):
+            doubts.append(
+                f"p_astro: the injections' prior holds {share:.3f} +- {error:.3f} of {ASTROPHYSICAL}, expected 1; V is that of this part, "
+                "the merger rate is taken to be that of all"
+            )
     found = np.isfinite(draws.statistic) & (weights > 0)
-    return fit_p_astro(
+    model = fit_p_astro(
         slides.statistics,
         slides.livetime,
         draws.statistic[found],
@@ -117,6 +123,12 @@ def _p_astro(config: Config, slides: Background, draws: Draws, population: Popul
         population=config.injections.prior if s.aframe_compatible else ASTROPHYSICAL,
         compatible=s.aframe_compatible,
     )
+    if tail := tail_warning(model, slides.statistics, slides.livetime):
+        doubts.append(tail)
+    if model.effective_samples < s.min_effective_samples:
+        few = f"{model.effective_samples:.1f} effective found injections of {model.population}"
+        doubts.append(f"p_astro rests on {few}, fewer than {s.min_effective_samples:g}")
+    return model, doubts
 
 
 def summary(config: Config, m: Measurement) -> dict[str, Any]:
