@@ -14,6 +14,8 @@ from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.strain.background_index import Chunk
+    from aframe_assets.strain.psd import Choice, Spectrum
 
 
 def make_background(job: Job) -> Product:
@@ -90,41 +92,47 @@ def make_background_index(job: Job) -> Product:
 
 
 def make_psd(job: Job) -> Product:
-    """Choose a chunk for each role and keep its spectra; a choice once made stays (DESIGN, decision 1)."""
+    """Choose a role's chunks, the typical one and each detector's most sensitive one, and keep their spectra.
+
+    A choice once made stays (DESIGN, decision 1).
+    """
     from aframe_assets.strain.background_file import read_background
     from aframe_assets.strain.background_index import INDEX_FILE, BackgroundIndex, open_chunk
-    from aframe_assets.strain.checks import DESIGN_CURVE, psd_checks, whitened_std
+    from aframe_assets.strain.checks import DESIGN_CURVE, EXCEEDED, most_sensitive_check, psd_checks, whitened_std
     from aframe_assets.strain.plots import asd_plot
-    from aframe_assets.strain.psd import Choice, Quality, choose_psd, reference_spectrum, write_psd
+    from aframe_assets.strain.psd import MOST_SENSITIVE, Quality, choose_most_sensitive, choose_psd, reference_spectrum, write_psd
     from aframe_assets.strain.simulated import read_curve
 
     config = job.config
     index = BackgroundIndex.read(job.path("background_index", INDEX_FILE))
     before = _previous_choices(job)
-    spectra, attributes, meta, stds, markdown = {}, {}, {}, {}, {}
+    spectra, attributes, meta, stds, markdown, exceeded = {}, {}, {}, {}, {}, {}
     for role in ROLES:
         chunks = {c.partition: c for c in index.of(role)}
         if not chunks:
             continue
-        old = before.get(role)
-        if old and old["partition"] in chunks and old["background_sha256"] == chunks[old["partition"]].sha256:
-            choice = Choice(old["partition"], old["reason"])
-        else:
-            choice = choose_psd({p: Quality(c.duration, c.ranges) for p, c in chunks.items()})
+        old = before.get(role, {})
+        qualities = {p: Quality(c.duration, c.ranges) for p, c in chunks.items()}
+        choice = _kept(old, chunks) or choose_psd(qualities)
         chunk = chunks[choice.partition]
         background = read_background(open_chunk(job, chunk), config.ifos)
         spectra[role] = {ifo: reference_spectrum(x, config.sample_rate) for ifo, x in background.strain.items()}
         stds[role] = {ifo: whitened_std(x, config.sample_rate, config.conditioning) for ifo, x in background.strain.items()}
-        digest = hashlib.sha256()
-        for ifo, s in spectra[role].items():
-            digest.update(ifo.encode() + str(s.df).encode() + s.psd.tobytes())
-        key = combined({role: {"key": chunk.key, "sha256": chunk.sha256}})["key"]
+        best, anew = {}, choose_most_sensitive(qualities)
+        for ifo in config.ifos:
+            best[ifo] = _kept(old.get("most_sensitive", {}).get(ifo, {}), chunks) or anew[ifo]
+            if chunks[anew[ifo].partition].ranges[ifo] > EXCEEDED * chunks[best[ifo].partition].ranges[ifo]:
+                exceeded[f"{role} {ifo}"] = anew[ifo].reason
+        spectra[role + MOST_SENSITIVE] = {
+            ifo: spectra[role][ifo] if b.partition == choice.partition else _spectrum(job, chunks[b.partition], ifo)
+            for ifo, b in best.items()
+        }
+        used = {choice.partition, *(c.partition for c in best.values())}
         meta[role] = {
-            "key": key,
-            "sha256": digest.hexdigest(),
-            "partition": choice.partition,
-            "reason": choice.reason,
-            "background_sha256": chunk.sha256,
+            "key": combined({p: {"key": chunks[p].key, "sha256": chunks[p].sha256} for p in used})["key"],
+            "sha256": _digest(spectra[role], spectra[role + MOST_SENSITIVE]),
+            **_named(choice, chunks),
+            "most_sensitive": {ifo: _named(c, chunks) for ifo, c in best.items()},
         }
         attributes[role] = {
             "partition": choice.partition,
@@ -132,14 +140,47 @@ def make_psd(job: Job) -> Product:
             "gps_start": chunk.gps_start,
             "duration": chunk.duration,
         }
+        attributes[role + MOST_SENSITIVE] = {f"{ifo}_{k}": getattr(c, k) for ifo, c in best.items() for k in ("partition", "reason")}
         job.log.info("%s PSD from %s: %s", role, choice.partition, choice.reason)
+        for c in best.values():
+            job.log.info("%s most sensitive PSD from %s: %s", role, c.partition, c.reason)
         design = (DESIGN_CURVE, *read_curve(DESIGN_CURVE))
-        markdown[f"{role}_asd"] = plot_markdown(f"{role} ASD", asd_plot(spectra[role], f"{role}: {choice.partition}", design))
+        drawn = spectra[role] | {f"{ifo} most sensitive": s for ifo, s in spectra[role + MOST_SENSITIVE].items()}
+        markdown[f"{role}_asd"] = plot_markdown(f"{role} ASD", asd_plot(drawn, f"{role}: {choice.partition}", design))
         markdown[f"{role}_whitened"] = plot_markdown(f"{role} whitened", _whitened_picture(background, config, role))
     write_psd(job.scratch / "psd.hdf5", spectra, attributes)
     c = config.conditioning
-    used = (c.highpass or 0.0, min(c.lowpass or config.sample_rate, config.sample_rate / 2))
-    return Product({"psd.hdf5": job.scratch / "psd.hdf5"}, {"roles": meta, "whitened_std": stds}, psd_checks(spectra, stds, used), markdown)
+    band = (c.highpass or 0.0, min(c.lowpass or config.sample_rate, config.sample_rate / 2))
+    found = [*psd_checks(spectra, stds, band), most_sensitive_check(exceeded, len(meta))]
+    return Product({"psd.hdf5": job.scratch / "psd.hdf5"}, {"roles": meta, "whitened_std": stds}, found, markdown)
+
+
+def _kept(old: dict[str, Any], chunks: dict[str, Chunk]) -> Choice | None:
+    """The choice made before, if its chunk is still the same data."""
+    from aframe_assets.strain.psd import Choice
+
+    same = old and old["partition"] in chunks and old["background_sha256"] == chunks[old["partition"]].sha256
+    return Choice(old["partition"], old["reason"]) if same else None
+
+
+def _named(choice: Choice, chunks: dict[str, Chunk]) -> dict[str, str]:
+    return {"partition": choice.partition, "reason": choice.reason, "background_sha256": chunks[choice.partition].sha256}
+
+
+def _spectrum(job: Job, chunk: Chunk, ifo: str) -> Spectrum:
+    from aframe_assets.strain.background_file import read_background
+    from aframe_assets.strain.background_index import open_chunk
+    from aframe_assets.strain.psd import reference_spectrum
+
+    return reference_spectrum(read_background(open_chunk(job, chunk), [ifo]).strain[ifo], job.config.sample_rate)
+
+
+def _digest(*spectra: dict[str, Spectrum]) -> str:
+    digest = hashlib.sha256()
+    for of_ifos in spectra:
+        for ifo, s in of_ifos.items():
+            digest.update(ifo.encode() + str(s.df).encode() + s.psd.tobytes())
+    return digest.hexdigest()
 
 
 def _previous_choices(job: Job) -> dict[str, Any]:
@@ -186,7 +227,7 @@ def assets(config: Config) -> list[Any]:
             "psd",
             make_psd,
             config,
-            description="Reference power spectrum of each detector and role, from a typical chunk; frozen when first chosen.",
+            description="Reference power spectra of each detector and role, typical and most sensitive; frozen when first chosen.",
             tags=resources(cpus=1, memory_gb=4, time_min=30),
             kinds={"hdf5"},
             checks=PSD_CHECKS,

@@ -21,6 +21,7 @@ PSD_CHECKS = [
     ("psd_near_design", False),
     ("detectors_comparable", False),
     ("whitened_std", False),
+    ("most_sensitive_holds", False),
 ]
 """(name, blocking) of the checks of each asset of this room."""
 
@@ -39,6 +40,9 @@ BAND = (40.0, 400.0)
 
 WHITENED_STD = (0.9, 1.3)
 """Standard deviation of whitened noise (DESIGN, decision 6)."""
+
+EXCEEDED = 1.05
+"""Range of new data, in ranges of the frozen most sensitive spectrum, from which a warning is given."""
 
 DESIGN_CURVE = "aLIGO_O4_high_asd.txt"
 
@@ -139,6 +143,21 @@ def psd_checks(
             std,
         ),
     ]
+
+
+def most_sensitive_check(exceeded: Mapping[str, str], roles: int) -> Check:
+    """No data have come that are clearly more sensitive than the frozen most sensitive spectrum of their role.
+
+    Args:
+        exceeded: "role ifo" -> the chunk that would be chosen now, and why.
+        roles: number of roles with data.
+    """
+    text = "; ".join(
+        f"{k}: a chunk that came later is more sensitive ({why}); signals below waveforms.snr_threshold could be found in it, and "
+        "the sensitive volume is a little too small"
+        for k, why in exceeded.items()
+    )
+    return Check("most_sensitive_holds", not exceeded, "warn", text, {"roles": roles})
 
 
 def _falls_at(spectrum: Spectrum, used: tuple[float, float], floor: float) -> float | None:

@@ -1,7 +1,9 @@
-"""Reference power spectra: one per detector and role, from a chunk chosen for its quality, never for its place in a list.
+"""Reference power spectra: two per detector and role, from chunks chosen for their quality, never for their place in a list.
 
-A chunk's quality is its inspiral range in each detector. The chosen chunk is typical: among the long ones it is the one
-whose ranges are nearest to the medians of its role. (Upstream takes the last file, whatever it is; reference 2.4.)
+A chunk's quality is its inspiral range in each detector. The *typical* chunk is, among the long ones, the one whose ranges
+are nearest to the medians of its role. The *most sensitive* chunk of a detector has the largest range that can be trusted:
+a signal that is too faint for its spectrum is too faint at any time of the role. (Upstream takes the last file, whatever it
+is; reference 2.4.)
 """
 
 from __future__ import annotations
@@ -25,6 +27,18 @@ PROBE = 4096.0
 
 OUTLIER = 4.0
 """Robust standard deviations from the median range beyond which a chunk is no candidate."""
+
+FEW = 5
+"""With fewer chunks than this their scatter says nothing."""
+
+LARGEST_RATIO = 1.5
+"""Largest range, in medians, that is believed of the best of few chunks: detectors in one state differ by less."""
+
+LARGEST_STATE = 3.0
+"""Largest range, in medians, that is believed at all: detectors gained a factor of 2 to 3 from O1 to O4."""
+
+MOST_SENSITIVE = "_most_sensitive"
+"""Ends the name of a role's second group in ``psd.hdf5``."""
 
 G, C, MSUN, PC = 6.6743e-11, 299_792_458.0, 1.988409870698051e30, 3.0856775814913673e16
 
@@ -56,7 +70,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chunk whose spectrum stands for a role, and why."""
+    """The chunk whose spectrum stands for a role (or, most sensitive, for a detector of a role), and why."""
 
     partition: str
     reason: str
@@ -123,17 +137,14 @@ def choose_psd(chunks: Mapping[str, Quality]) -> Choice:
     Raises:
         ValueError: no chunk can be used.
     """
-    sound = {p: q for p, q in chunks.items() if all(np.isfinite(r) and r > 0 for r in q.ranges.values())}
+    sound = {p: q for p, q in chunks.items() if all(_usable(r) for r in q.ranges.values())}
     if not sound:
         raise ValueError(f"no chunk of {len(chunks)} has a usable spectrum; expected at least one with a positive range in every detector")
     ifos = sorted(next(iter(sound.values())).ranges)
     typical = sound
-    if len(sound) >= 5:
+    if len(sound) >= FEW:
         medians = _medians(sound, ifos)
-        # chunks of one night agree to a percent; a deviation below 2 % is no outlier however well the others agree
-        spread = {
-            i: max(1.4826 * float(np.median([abs(q.ranges[i] - medians[i]) for q in sound.values()])), 0.02 * medians[i]) for i in ifos
-        }
+        spread = {i: _spread([q.ranges[i] for q in sound.values()]) for i in ifos}
         typical = {p: q for p, q in sound.items() if all(abs(q.ranges[i] - medians[i]) <= OUTLIER * spread[i] for i in ifos)} or sound
     longest = max(q.duration for q in typical.values())
     long = {p: q for p, q in typical.items() if q.duration >= longest / 2}
@@ -154,6 +165,55 @@ def choose_psd(chunks: Mapping[str, Quality]) -> Choice:
     return Choice(best, text)
 
 
+def choose_most_sensitive(chunks: Mapping[str, Quality]) -> dict[str, Choice]:
+    """For each detector the chunk with the largest range that can be trusted; the order of `chunks` does not matter.
+
+    Each detector is judged alone: a bad hour of one says nothing about the other. A range is not trusted when
+
+    * it is zero or not finite, or its chunk is shorter than half the longest (`PROBE` and longer are equal): a median of few
+      frames scatters, and the best of many scattered spectra is only the luckiest;
+    * it lies above the median by more than `OUTLIER` robust deviations (of fewer than `FEW` chunks: above `LARGEST_RATIO`
+      medians), as where a detector was off, dead or miscalibrated - unless at least three chunks and a tenth of all do and
+      none of these is above `LARGEST_STATE` medians: then it is a better state of the detector, whose signals can be found.
+
+    Returns:
+        ifo -> choice.
+
+    Raises:
+        ValueError: a detector without a usable spectrum.
+    """
+    out = {}
+    for ifo in sorted({i for q in chunks.values() for i in q.ranges}):
+        usable = {p: q for p, q in chunks.items() if _usable(q.ranges.get(ifo, np.nan))}
+        if not usable:
+            raise ValueError(f"no chunk of {len(chunks)} has a usable spectrum of {ifo}; expected at least one with a positive range")
+        enough = min(max(q.duration for q in usable.values()), PROBE) / 2
+        ranges = {p: q.ranges[ifo] for p, q in usable.items() if q.duration >= enough}
+        median = float(np.median(list(ranges.values())))
+        limit = LARGEST_RATIO * median if len(ranges) < FEW else median + OUTLIER * _spread(list(ranges.values()))
+        above = {p: r for p, r in ranges.items() if r > limit}
+        state = {p for p, r in above.items() if r <= LARGEST_STATE * median}
+        dropped = set(above) - state if len(state) >= max(3, 0.1 * len(ranges)) else set(above)
+        best = min(set(ranges) - dropped, key=lambda p: (-ranges[p], p))
+        text = f"inspiral range {ifo} {ranges[best]:.4g} Mpc (median {median:.4g}), "
+        text += f"the largest of {len(ranges)} chunks of at least {enough:g} s"
+        if dropped:
+            worst = max(dropped, key=lambda p: (ranges[p], p))
+            text += f"; {len(dropped)} not trusted, up to {ranges[worst]:.4g} Mpc in {worst}"
+        out[ifo] = Choice(best, text)
+    return out
+
+
+def _usable(value: float) -> bool:
+    return bool(np.isfinite(value) and value > 0)
+
+
+def _spread(ranges: Sequence[float]) -> float:
+    # chunks of one night agree to a percent; a deviation below 2 % is no outlier however well the others agree
+    median = np.median(ranges)
+    return max(1.4826 * float(np.median(np.abs(np.asarray(ranges) - median))), 0.02 * float(median))
+
+
 def _medians(chunks: Mapping[str, Quality], ifos: Sequence[str]) -> dict[str, float]:
     return {i: float(np.median([q.ranges[i] for q in chunks.values()])) for i in ifos}
 
@@ -165,8 +225,8 @@ def write_psd(
 
     Args:
         path: the file to make.
-        roles: role -> ifo -> spectrum.
-        attributes: role -> what to keep with the group (chunk, reason).
+        roles: role, or role + `MOST_SENSITIVE`, -> ifo -> spectrum.
+        attributes: the same -> what to keep with the group (chunk, reason).
     """
     with h5py.File(path, "w") as f:
         for role, spectra in roles.items():
@@ -177,23 +237,33 @@ def write_psd(
                 data.attrs.update({"x0": 0.0, "dx": s.df, "df": s.df, "xunit": "Hz", "unit": "1 / Hz", "name": ifo, "channel": ifo})
 
 
-def read_psd(path: Path, role: str, ifos: Sequence[str] | None = None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Reference PSDs of one role.
+def read_psd(
+    path: Path, role: str, ifos: Sequence[str] | None = None, most_sensitive: bool = False
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Reference PSDs of one role: typical ones, or those of each detector's most sensitive chunk.
 
     Returns:
         ifo -> (frequencies in Hz, PSD in 1/Hz), each of shape (freq,), in the order of `ifos` or of the file.
 
     Raises:
-        StrainError: unreadable file, or no such role or detector in it.
+        StrainError: unreadable file, or no such role or detector in it; a file of a version that chose no most sensitive PSD.
     """
+    name = role + MOST_SENSITIVE if most_sensitive else role
     try:
         with h5py.File(path, "r") as f:
             if role not in f:
-                raise StrainError(f"{path}: no reference PSD for role '{role}'; the file holds {', '.join(f) or 'none'}")
-            wanted = list(ifos) if ifos is not None else list(f[role])
-            missing = [i for i in wanted if i not in f[role]]
+                roles = [r for r in f if not r.endswith(MOST_SENSITIVE)]
+                raise StrainError(f"{path}: no reference PSD for role '{role}'; the file holds {', '.join(roles) or 'none'}")
+            if name not in f:
+                raise StrainError(
+                    f"{path}: only the typical PSD of role '{role}', not the most sensitive one (group '{name}'): an older version "
+                    "made this file; make it anew with `aframe run --until psd`"
+                )
+            group = f[name]
+            wanted = list(ifos) if ifos is not None else list(group)
+            missing = [i for i in wanted if i not in group]
             if missing:
-                raise StrainError(f"{path}: no {role} PSD of {', '.join(missing)}; the file holds {', '.join(f[role])}")
-            return {i: (np.arange(len(f[role][i])) * float(f[role][i].attrs["df"]), f[role][i][:]) for i in wanted}
+                raise StrainError(f"{path}: no {name} PSD of {', '.join(missing)}; the file holds {', '.join(group)}")
+            return {i: (np.arange(len(group[i])) * float(group[i].attrs["df"]), group[i][:]) for i in wanted}
     except OSError as e:
         raise StrainError(f"{path}: not a readable PSD file ({e})") from None

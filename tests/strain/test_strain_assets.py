@@ -14,7 +14,8 @@ from aframe_assets.store.job import Job
 from aframe_assets.strain.assets import assets as strain_assets
 from aframe_assets.strain.background_file import read_background
 from aframe_assets.strain.background_index import BackgroundIndex, open_chunks
-from aframe_assets.strain.psd import Quality, choose_psd, read_psd
+from aframe_assets.strain.checks import most_sensitive_check
+from aframe_assets.strain.psd import Quality, Spectrum, choose_psd, inspiral_range, read_psd
 from aframe_assets.strain.simulated import simulator
 
 T0 = 1_240_600_000
@@ -96,6 +97,32 @@ def test_psd_of_every_role(room):
     assert f"{T0 + 5100}-32" != handle.meta["roles"]["test"]["partition"]
 
 
+def test_most_sensitive_psd_of_every_role(room):
+    handle = room.store.manifest("psd").handle
+    path = room.store.open_local(handle, "psd.hdf5")
+    index = BackgroundIndex.read(room.store.open_local(room.store.manifest("background_index").handle, "background_index.json"))
+    for role in ("train", "validation", "test"):
+        found, spectra = handle.meta["roles"][role]["most_sensitive"], read_psd(path, role, most_sensitive=True)
+        chunks = {c.partition: c for c in index.of(role)}
+        for ifo, choice in found.items():
+            c = chunks[choice["partition"]]
+            assert c.duration >= 32 and c.ranges[ifo] == max(o.ranges[ifo] for o in chunks.values() if o.duration >= 32)
+            assert ifo in choice["reason"] and choice["background_sha256"] == c.sha256
+            # the spectrum is that chunk's own: its range is the one the index has
+            assert inspiral_range(Spectrum(*spectra[ifo])) == pytest.approx(c.ranges[ifo], rel=1e-9)
+
+
+def test_older_choices_stay_when_the_most_sensitive_is_added(room):
+    """A psd of a version without the second group keeps its typical chunk, also where today's rule takes another."""
+    from aframe_assets.strain.assets import _kept
+
+    index = BackgroundIndex.read(room.store.open_local(room.store.manifest("background_index").handle, "background_index.json"))
+    chunks = {c.partition: c for c in index.of("test")}
+    old = {"partition": f"{T0 + 5100}-32", "reason": "before", "background_sha256": chunks[f"{T0 + 5100}-32"].sha256}
+    assert _kept(old, chunks).partition == f"{T0 + 5100}-32" and _kept(old.get("most_sensitive", {}), chunks) is None
+    assert _kept(old | {"background_sha256": "other data"}, chunks) is None
+
+
 def test_pages_carry_pictures(room):
     pages = [e.step_materialization_data.materialization.metadata for e in room.first.get_asset_materialization_events()]
     pictures = [v.md_str for m in pages for v in m.values() if isinstance(v, dg.MarkdownMetadataValue)]
@@ -111,7 +138,13 @@ def test_new_data_change_no_choice(room):
     test = BackgroundIndex.read(room.store.open_local(handle, "background_index.json")).of("test")
     anew = choose_psd({c.partition: Quality(c.duration, c.ranges) for c in test})
     assert anew.partition != room.first_roles["test"]["partition"]
-    assert roles == room.first_roles
+    assert roles == room.first_roles and all(roles[r]["most_sensitive"]["H1"]["partition"] for r in roles)
+
+
+def test_later_data_that_are_more_sensitive_are_told():
+    (held, told) = (most_sensitive_check(e, 3) for e in ({}, {"test L1": "inspiral range L1 140 Mpc"}))
+    assert held.passed and held.severity == "warn"
+    assert not told.passed and "test L1" in told.description and "140 Mpc" in told.description
 
 
 def test_missing_segments_are_named(tmp_path):

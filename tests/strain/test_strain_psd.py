@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from aframe_assets.strain.checks import psd_checks
-from aframe_assets.strain.psd import Quality, Spectrum, choose_psd, frame_length, inspiral_range, read_psd, reference_spectrum, write_psd
+from aframe_assets.strain.psd import (
+    Quality,
+    Spectrum,
+    choose_most_sensitive,
+    choose_psd,
+    frame_length,
+    inspiral_range,
+    read_psd,
+    reference_spectrum,
+    write_psd,
+)
 from aframe_assets.strain.simulated import SimulatedNoise, read_curve
 from aframe_assets.strain.stretch import StrainError
 
@@ -82,6 +92,76 @@ def test_few_or_hopeless_chunks():
     assert choose_psd({"x": quality(32, np.nan, 90), "y": quality(32, 70, 90)}).partition == "y"
     with pytest.raises(ValueError, match="no chunk of 1 has a usable spectrum"):
         choose_psd({"x": quality(32, np.nan, 90)})
+
+
+def partitions(chunks) -> dict[str, str]:
+    return {ifo: c.partition for ifo, c in choose_most_sensitive(chunks).items()}
+
+
+def test_most_sensitive_is_chosen_for_each_detector_whatever_the_order():
+    """c has the best H1 and L1 of the typical ones; when L1 of c is bad its H1 is as good as before."""
+    for order in itertools.islice(itertools.permutations(CHUNKS), 0, 720, 37):
+        assert partitions({k: CHUNKS[k] for k in order}) == {"H1": "c", "L1": "c"}
+    chosen = choose_most_sensitive(CHUNKS | {"c": quality(1000, 103, 3)})
+    assert {i: c.partition for i, c in chosen.items()} == {"H1": "c", "L1": "a"}
+    assert "H1 103 Mpc (median 99), the largest of 5 chunks of at least 500 s" in chosen["H1"].reason
+
+
+def test_a_detector_that_was_off_is_never_the_most_sensitive():
+    """Dark or miscalibrated strain has a range beyond that of any detector; also a chunk a few percent too good is left out,
+    since five others agree to 4 %."""
+    for odd in (120, 160, 1e4, np.inf, np.nan):
+        assert partitions(CHUNKS | {"z": quality(1000, odd, 119)})["H1"] == "c", odd
+    reason = choose_most_sensitive(CHUNKS | {"z": quality(1000, 1e4, 119)})["H1"].reason
+    assert reason.endswith("; 1 not trusted, up to 1e+04 Mpc in z")
+    # among few chunks, without a scatter to judge by, a factor of 1.5 over the median
+    assert partitions({"a": quality(99, 100, 100), "z": quality(99, 400, 140)}) == {"H1": "a", "L1": "z"}
+    assert partitions({"z": quality(99, 400, 140)}) == {"H1": "z", "L1": "z"}
+
+
+def test_the_luckiest_of_short_chunks_is_not_the_most_sensitive():
+    assert partitions(CHUNKS | {"short": quality(400, 105, 126)}) == {"H1": "c", "L1": "c"}
+    # 20000 s and 4096 s give spectra of the same length, PROBE
+    assert partitions({"a": quality(20_000, 100, 100), "b": quality(4096, 110, 90)}) == {"H1": "b", "L1": "a"}
+
+
+def test_a_better_state_of_the_detector_counts():
+    """A fifth of the chunks, all much above the rest, is a detector that was improved: signals there can be found."""
+    chunks = {f"old{i}": quality(1000, 60 + i / 10, 100) for i in range(12)}
+    new = {f"new{i}": quality(1000, 110 + i, 100) for i in range(3)}
+    assert partitions(chunks | new)["H1"] == "new2"
+    assert partitions(chunks | {"new0": new["new0"]})["H1"] == "old11"  # a single one is not believed
+    off = {f"off{i}": quality(1000, 600 + i, 100) for i in range(3)}
+    assert partitions(chunks | off)["H1"] == "old11"  # nor is what no detector reaches
+    assert partitions(chunks | new | off)["H1"] == "new2"
+
+
+def test_no_usable_spectrum_of_a_detector():
+    with pytest.raises(ValueError, match="no chunk of 1 has a usable spectrum of H1"):
+        choose_most_sensitive({"x": quality(32, np.nan, 90)})
+
+
+def test_short_chunks_look_more_sensitive_than_they_are():
+    """Why short chunks are left out: the mean of 1/S over a median of few frames is too large."""
+    noise = SimulatedNoise("H1", *read_curve("aLIGO_O4_high_asd.txt"), sample_rate=FS, seed=5)
+    x = noise.strain(T0, T0 + 512)
+    whole = inspiral_range(reference_spectrum(x, FS))
+    parts = [inspiral_range(reference_spectrum(x[i * 32 * FS : (i + 1) * 32 * FS], FS)) for i in range(16)]
+    assert min(parts) > whole and max(parts) > 1.03 * whole
+
+
+def test_files_of_older_versions_hold_no_most_sensitive_psd(tmp_path):
+    path = tmp_path / "psd.hdf5"
+    write_psd(path, {"test": {"H1": curve()}})
+    with pytest.raises(StrainError, match=r"only the typical PSD of role 'test'.*`aframe run --until psd`"):
+        read_psd(path, "test", most_sensitive=True)
+    write_psd(path, {"test": {"H1": curve(2)}, "test_most_sensitive": {"H1": curve()}}, {"test_most_sensitive": {"H1_partition": "a"}})
+    np.testing.assert_array_equal(read_psd(path, "test", ["H1"], most_sensitive=True)["H1"][1], curve().psd)
+    np.testing.assert_array_equal(read_psd(path, "test", ["H1"])["H1"][1], curve(2).psd)
+    with pytest.raises(StrainError, match="no test_most_sensitive PSD of L1; the file holds H1"):
+        read_psd(path, "test", ["L1"], most_sensitive=True)
+    with pytest.raises(StrainError, match=r"no reference PSD for role 'train'; the file holds test$"):
+        read_psd(path, "train", most_sensitive=True)
 
 
 def test_file_round_trip_and_gwpy(tmp_path):
