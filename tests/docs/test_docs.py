@@ -310,7 +310,8 @@ def _problem(name: str, page: str, files: set[str], source: str) -> str | None:
 @pytest.mark.parametrize("name", PAGES)
 def test_what_is_named_exists(name, files):
     source = "\n".join(p.read_text() for folder in ("aframe_assets", "aframe_ops") for p in (REPO / folder).rglob("*.py"))
-    files = files | {"loudest.json", "my_search.py"} if name == "writing-an-asset.md" else files
+    # of assets that the finished run does not have
+    files = files | {"writing-an-asset.md": {"loudest.json", "my_search.py"}, "segments.md": {"vetoes.csv"}}.get(name, set())
     wrong = {n: problem for n in set(PAGES[name].names) if (problem := _problem(n, name, files, source))}
     assert not wrong
 
@@ -337,7 +338,7 @@ def test_presets_and_sections_are_described():
 def test_every_asset_and_check_is_on_the_page_of_its_room(tmp_path):
     from aframe_assets.definitions import build_defs
 
-    config = build_config({"preset": "tune"})
+    config = build_config({"preset": "tune", "vetoes": {"categories": ["CBC_CAT2"]}})
     graph = build_defs(config, store_url=str(tmp_path)).resolve_asset_graph()
     for asset, node in lineage.graph(config).items():
         assert asset in set(PAGES[f"{node.group}.md"].names), f"{node.group}.md does not name {asset}"

@@ -57,6 +57,16 @@ def test_tuning_adds_an_asset_and_weights_leave_the_training_set_out(tmp_path):
     assert {k.to_user_string() for k in imported.get_all_asset_keys()} == TABLE - {"training_waveforms", "validation_waveforms"}
 
 
+def test_vetoes_add_an_asset_that_injections_and_inference_read(tmp_path):
+    asked = {"flags": ["L1:DCH-BAD:1"]}
+    graph = _graph(_defs(tmp_path, vetoes=asked))
+    assert {k.to_user_string() for k in graph.get_all_asset_keys()} == TABLE | {"vetoes"}
+    for weights in (None, str(tmp_path)):
+        graph = _graph(_defs(tmp_path, vetoes=asked, model={"weights": weights}))
+        for name in ("injections", "inference_results"):
+            assert dg.AssetKey("vetoes") in graph.get(dg.AssetKey(name)).parent_keys
+
+
 def test_dependencies_are_those_of_the_lineage_table(tmp_path):
     config = build_config({"preset": "demo"})
     graph = _graph(_defs(tmp_path))
