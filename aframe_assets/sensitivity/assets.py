@@ -20,6 +20,13 @@ def _unit(config: Config) -> str:
     return "1/h" if config.sensitivity.fars_per_hour and not config.sensitivity.fars_per_year else "1/yr"
 
 
+def _vetoes(job: Job) -> list[Any]:
+    """The run's vetoes; none when nothing was to be vetoed."""
+    from aframe_assets.segments.vetoes import VETOES, read_vetoes
+
+    return read_vetoes(job.path("vetoes", VETOES)) if "vetoes" in job.inputs else []
+
+
 def make_sensitive_volume(job: Job) -> Product:
     """V(FAR) of each mass pair with errors, the p_astro model, plots."""
     from dataclasses import asdict
@@ -40,6 +47,8 @@ def make_sensitive_volume(job: Job) -> Product:
         InjectionParameterSet.read(job.path("events", "rejected-parameters.hdf5")),
         get_prior(config.injections.prior),
         get_prior(ASTROPHYSICAL),
+        zero_lag_livetime=EventSet.read_metadata(job.path("events", "0lag.hdf5"))["Tb"],
+        rings=job.handle("events").meta.get("rings", ()),
     )
     meta = summary(config, m)
     for text in (*meta["warnings"], *caveats(meta)):
@@ -72,7 +81,7 @@ def make_candidates(job: Job) -> Product:
     """Zero-lag events, loudest first, with FAR, p_astro and catalogue matches."""
     from dataclasses import asdict
 
-    from aframe_assets.segments.catalog import catalog
+    from aframe_assets.segments.catalog import catalogs
     from aframe_assets.sensitivity import plots
     from aframe_assets.sensitivity.candidates import find_candidates, write_csv
     from aframe_assets.sensitivity.checks import candidate_checks
@@ -83,22 +92,32 @@ def make_candidates(job: Job) -> Product:
     slides = EventSet.read(job.path("events", "background.hdf5"))
     background = Background.of(slides.detection_statistic, slides.Tb)
     zero = EventSet.read(job.path("events", "0lag.hdf5"))
-    known = [(e.name, e.gps) for e in catalog(job.config.sensitivity.catalog)]
-    model = read_p_astro(job.path("sensitive_volume", "p_astro.json"))
-    found = find_candidates(zero.detection_statistic, zero.detection_time, zero.Tb, background, model, known)
+    s, ifos = job.config.sensitivity, job.config.ifos
+    found = find_candidates(
+        zero.detection_statistic,
+        zero.detection_time,
+        zero.Tb,
+        background,
+        read_p_astro(job.path("sensitive_volume", "p_astro.json")),
+        catalogs(s.catalog),
+        ifos=ifos,
+        vetoes=_vetoes(job),
+        match_window=s.match_window,
+    )
     out, unit = job.scratch, _unit(job.config)
     meta = {
         "num_zero_lag": len(zero),
         "T0": zero.Tb,
         "num_candidates": len(found),
         "far_unit": unit,
-        "catalog": job.config.sensitivity.catalog,
-        "matched": [c.catalog_name for c in found if c.catalog_name],
+        "catalog": s.catalog,
+        "match_window": s.match_window,
+        "matched": [m.name for c in found for m in c.matches],
         "loudest_statistic": found[0].detection_statistic if found else None,
         "loudest_far_per_year": found[0].far_per_year if found else None,
         "loudest_far_is_limit": found[0].far_is_limit if found else None,
     }
-    write_csv(out / "candidates.csv", found)
+    write_csv(out / "candidates.csv", found, ifos)
     write_json(out / "candidates.json", {**meta, "candidates": [asdict(c) for c in found]})
     write_json(out / FIGURES, [asdict(plots.zero_lag_figure(zero.detection_statistic, zero.Tb, background))])
     return Product({n: out / n for n in ("candidates.csv", "candidates.json", FIGURES)}, meta, candidate_checks(found))
@@ -110,7 +129,7 @@ def make_report(job: Job) -> Product:
     from datetime import UTC, datetime
 
     from aframe_assets import lineage
-    from aframe_assets.segments.catalog import catalog
+    from aframe_assets.segments.catalog import catalogs
     from aframe_assets.sensitivity.plots import Figure
     from aframe_assets.sensitivity.report import Material, render
 
@@ -134,7 +153,8 @@ def make_report(job: Job) -> Product:
             metrics_csv=job.path("model", "metrics.csv").read_text() if "metrics.csv" in held else None,
             figures=[Figure(**f) for t in text.values() for f in json.loads(t)],
             manifests=manifests,
-            catalog=[(e.name, e.gps) for e in catalog(config.sensitivity.catalog)] if config.sensitivity.catalog else None,
+            catalog=catalogs(config.sensitivity.catalog) if config.sensitivity.catalog else None,
+            vetoes=_vetoes(job),
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )

@@ -1,4 +1,4 @@
-"""Zero-lag events with their false-alarm rate, p_astro, and the catalogue events they agree with."""
+"""Zero-lag events with their false-alarm rate, p_astro, vetoes near them, and the catalogue events they agree with."""
 
 from __future__ import annotations
 
@@ -9,14 +9,39 @@ from pathlib import Path
 
 import numpy as np
 
+from aframe_assets.segments.catalog import Merger
+from aframe_assets.segments.vetoes import Veto
 from aframe_assets.sensitivity.far import Background, ifar_years, per_hour, per_year
 from aframe_assets.sensitivity.p_astro import PAstro
 
 MATCH_WINDOW = 1.0
 """Seconds between detection and catalogue time within which they are the same event (reference 2.13 vetoes the same interval)."""
 
+FLAG_WINDOW = 8.0
+"""Seconds about a candidate in which vetoes are named. Vetoed time itself has no candidates, but one may stand at its edge."""
+
 MAX_CANDIDATES = 1000
-"""Loudest events listed; every one that matches the catalogue is listed besides."""
+"""Loudest events listed; every one that matches a catalogue is listed besides."""
+
+
+@dataclass(frozen=True)
+class CatalogMatch:
+    """A catalogued merger at the time of a candidate.
+
+    Attributes:
+        name, catalog: the event, and the catalogue that calls it so.
+        offset: detection - catalogue time, seconds.
+        accuracy: seconds that the catalogue's time may be off.
+        far_per_year, p_astro, snr: as the catalogue has them, None where it has not.
+    """
+
+    name: str
+    catalog: str
+    offset: float
+    accuracy: float
+    far_per_year: float | None
+    p_astro: float | None
+    snr: float | None
 
 
 @dataclass(frozen=True)
@@ -26,17 +51,21 @@ class Candidate:
     Attributes:
         rank: 1 is the loudest.
         detection_time: GPS seconds.
+        ifo_times: detection time in each detector's own time, by detector.
         far, far_per_year, far_per_hour: Hz, 1/yr, 1/h; an upper limit (nb + 1) / Tb where `far_is_limit`.
         num_louder: background events as loud or louder, nb.
         ifar_years: 1 / FAR; a lower limit where `far_is_limit`.
         false_alarm_probability: of one or more noise events as loud in the zero-lag livetime.
-        p_astro: None without a model.
-        catalog_name, catalog_offset: matched catalogue event, and detection - catalogue time in seconds.
+        p_astro, p_astro_low, p_astro_high: value and 90 % interval; None without a model. Where `p_astro_is_limit`, the event is louder
+            than all background, `p_astro` continues the background's tail and `p_astro_low` is the bound that does without it.
+        flags: vetoes within FLAG_WINDOW, as 'L1:CBC_CAT2'.
+        matches: catalogue events, the best known time first, then the nearest.
     """
 
     rank: int
     detection_statistic: float
     detection_time: float
+    ifo_times: dict[str, float]
     far: float
     far_per_year: float
     far_per_hour: float
@@ -45,28 +74,38 @@ class Candidate:
     ifar_years: float
     false_alarm_probability: float
     p_astro: float | None
-    catalog_name: str | None
-    catalog_offset: float | None
+    p_astro_low: float | None
+    p_astro_high: float | None
+    p_astro_is_limit: bool
+    flags: tuple[str, ...]
+    matches: tuple[CatalogMatch, ...]
 
 
-def match(times: np.ndarray, catalog: Sequence[tuple[str, float]], window: float = MATCH_WINDOW) -> dict[int, tuple[str, float]]:
-    """Index of event -> (catalogue name, offset): each catalogue event claims the nearest event within `window` seconds.
+def match(times: np.ndarray, mergers: Sequence[Merger], window: float = MATCH_WINDOW) -> dict[int, list[CatalogMatch]]:
+    """Index of event -> catalogue events, the best known time first, then the nearest.
+
+    Each catalogue event claims the nearest event within `window` seconds.
+
+    Where the catalogue's time is known to a second only, the window reaches as much farther, and all times in that second are
+    equally near.
 
     Args:
         times: GPS seconds of events, loudest first; of two equally near the louder is taken.
-        catalog: (name, GPS seconds).
+        mergers: of any number of catalogues.
     """
     order = np.argsort(times, kind="stable")
     ascending = times[order]
-    out: dict[int, tuple[str, float]] = {}
-    for name, gps in catalog:
-        low, high = np.searchsorted(ascending, [gps - window, gps + window])
+    out: dict[int, list[CatalogMatch]] = {}
+    for m in mergers:
+        reach = window + m.accuracy
+        low, high = np.searchsorted(ascending, m.gps - reach, side="left"), np.searchsorted(ascending, m.gps + reach, side="right")
         near = np.sort(order[low:high])
         if len(near):
-            best = int(near[np.argmin(np.abs(times[near] - gps))])
-            offset = float(times[best] - gps)
-            if best not in out or abs(offset) < abs(out[best][1]):
-                out[best] = (name, offset)
+            best = int(near[np.argmin(np.maximum(np.abs(times[near] - m.gps) - m.accuracy, 0))])
+            offset = float(times[best] - m.gps)
+            out.setdefault(best, []).append(CatalogMatch(m.name, m.catalog, offset, m.accuracy, m.far_per_year, m.p_astro, m.snr))
+    for found in out.values():
+        found.sort(key=lambda c: (c.accuracy, abs(c.offset)))
     return out
 
 
@@ -76,31 +115,42 @@ def find_candidates(
     livetime: float,
     background: Background,
     p_astro: PAstro | None,
-    catalog: Sequence[tuple[str, float]] = (),
+    mergers: Sequence[Merger] = (),
     max_candidates: int = MAX_CANDIDATES,
+    *,
+    ifos: Sequence[str] = (),
+    vetoes: Sequence[Veto] = (),
+    match_window: float = MATCH_WINDOW,
 ) -> list[Candidate]:
     """The candidates, loudest first.
 
     Args:
         statistics, times: zero-lag events; times GPS seconds.
         livetime: zero-lag livetime, seconds.
-        catalog: (name, GPS seconds) of known events.
-        max_candidates: most rows, besides those in the catalogue.
+        mergers: known events, of any number of catalogues.
+        max_candidates: most rows, besides those in a catalogue.
+        ifos: detectors.
+        vetoes: vetoed time of the search.
+        match_window: seconds.
     """
     order = np.lexsort((times, -statistics))
     statistics, times = np.asarray(statistics, float)[order], np.asarray(times, float)[order]
-    known = match(times, catalog)
+    known = match(times, mergers, match_window)
     rows = sorted(set(range(min(len(times), max_candidates))) | set(known))
+    starts, stops = np.array([v.start for v in vetoes], float), np.array([v.stop for v in vetoes], float)
     out = []
     for i in rows:
-        x = float(statistics[i])
+        x, t = float(statistics[i]), float(times[i])
         far, limit = background.far(x)
-        name, offset = known.get(i, (None, None))
+        p, p_low, p_high, p_limit = (None, None, None, False) if p_astro is None else p_astro.probability(x)
+        near = np.flatnonzero((starts <= t + FLAG_WINDOW) & (stops >= t - FLAG_WINDOW))
         out.append(
             Candidate(
                 i + 1,
                 x,
-                float(times[i]),
+                t,
+                # zero lag is slide 0: no detector is shifted
+                dict.fromkeys(ifos, t),
                 far,
                 per_year(far),
                 per_hour(far),
@@ -108,23 +158,36 @@ def find_candidates(
                 background.count(x),
                 ifar_years(far),
                 float(background.significance(x, livetime)),
-                None if p_astro is None else p_astro(x),
-                name,
-                offset,
+                p,
+                p_low,
+                p_high,
+                p_limit,
+                tuple(dict.fromkeys(f"{vetoes[k].ifo}:{vetoes[k].category}" for k in near)),
+                tuple(known.get(i, ())),
             )
         )
     return out
 
 
-def analysed_catalog(catalog: Sequence[tuple[str, float]], stretches: Sequence[tuple[float, float]]) -> list[tuple[str, float]]:
+def analysed(mergers: Sequence[Merger], stretches: Sequence[tuple[float, float]]) -> list[Merger]:
     """The catalogue events inside any of the [start, stop) stretches."""
-    return [(name, gps) for name, gps in catalog if any(a <= gps < b for a, b in stretches)]
+    return [m for m in mergers if any(a <= m.gps < b for a, b in stretches)]
 
 
-def write_csv(path: Path, candidates: Sequence[Candidate]) -> Path:
-    """One row per candidate; an absent value is an empty field."""
+def write_csv(path: Path, candidates: Sequence[Candidate], ifos: Sequence[str] = ()) -> Path:
+    """One row per candidate; an absent value is an empty field.
+
+    Detector times are columns ``detection_time_{ifo}``; flags and matches are texts set apart by ';', a match as
+    'GW150914 (GWTC-1-confident) +0.02 s'.
+    """
+    plain = [name for name in Candidate.__dataclass_fields__ if name not in ("ifo_times", "flags", "matches")]
     with path.open("w", newline="") as f:
-        writer = csv.DictWriter(f, fieldnames=list(Candidate.__dataclass_fields__))
+        writer = csv.DictWriter(f, fieldnames=[*plain, *(f"detection_time_{i}" for i in ifos), "flags", "matches"])
         writer.writeheader()
-        writer.writerows(asdict(c) for c in candidates)
+        for c in candidates:
+            values = asdict(c)
+            row = {name: values[name] for name in plain} | {f"detection_time_{i}": c.ifo_times[i] for i in ifos}
+            row["flags"] = "; ".join(c.flags)
+            row["matches"] = "; ".join(f"{m.name} ({m.catalog}) {m.offset:+.2f} s" for m in c.matches)
+            writer.writerow(row)
     return path

@@ -7,15 +7,16 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata, resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.sensitivity.candidates import MATCH_WINDOW, analysed_catalog, match
 from aframe_assets.sensitivity.plots import COLOURS, Figure, embed, make_figure, plotly_script
-from aframe_assets.sensitivity.summary import caveats, far_text, volume_text
+from aframe_assets.sensitivity.report_results import candidate_row, cards, catalog_rows, duration, low_snr_text, volume_row, zero_lag_text
+from aframe_assets.sensitivity.summary import caveats
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.segments.catalog import Merger
+    from aframe_assets.segments.vetoes import Veto
     from aframe_assets.store.handle import Manifest
 
 PACKAGES = ("aframe-dagster", "dagster", "torch", "lightning", "ml4gw", "bilby", "gwpy", "numpy", "scipy", "astropy", "onnxruntime")
@@ -44,7 +45,8 @@ class Material:
         metrics_csv: text of the model's metrics.csv, or None.
         figures: of sensitive_volume and candidates.
         manifests: asset -> partition (None where there are none) -> manifest.
-        catalog: (name, GPS seconds) of known mergers, None when no catalogue is configured.
+        catalog: known mergers, None when no catalogue is configured.
+        vetoes: vetoed time of the search.
         made: when, as text.
     """
 
@@ -60,7 +62,8 @@ class Material:
     metrics_csv: str | None
     figures: Sequence[Figure]
     manifests: Mapping[str, Mapping[str | None, Manifest]]
-    catalog: Sequence[tuple[str, float]] | None = None
+    catalog: Sequence[Merger] | None = None
+    vetoes: Sequence[Veto] = ()
     made: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
 
@@ -98,19 +101,20 @@ def render(m: Material) -> str:
         seed=config.seed,
         made=m.made,
         sections=SECTIONS,
-        cards=_cards(m),
+        cards=cards(m),
         caveats=caveats(m.volume),
         exercise=m.volume["exercise"],
         sigma=f"{config.sensitivity.target_sigma:g}",
         v0=f"{m.volume['V0']:.4g}",
-        volumes=[_volume_row(r) for r in m.volume["rows"]],
+        volumes=[volume_row(r) for r in m.volume["rows"]],
         figures=figures,
         unit=m.candidates["far_unit"],
-        zero_lag_text=_zero_lag_text(m),
-        candidates=[_candidate_row(c, m.candidates["far_unit"]) for c in m.candidates["candidates"][:SHOWN]],
-        catalog_rows=None if m.catalog is None else _catalog_rows(m),
-        catalog_name=Path(config.sensitivity.catalog or "").name,
-        match_window=f"{MATCH_WINDOW:g}",
+        zero_lag_text=zero_lag_text(m),
+        candidates=[candidate_row(c, m.candidates["far_unit"]) for c in m.candidates["candidates"][:SHOWN]],
+        low_snr_text=low_snr_text(m),
+        catalog_rows=None if m.catalog is None else catalog_rows(m),
+        catalog_names=", ".join(sorted({x.catalog for x in m.catalog or ()})),
+        match_window=f"{config.sensitivity.match_window:g}",
         roles=_roles(m),
         stretches=[
             {"key": k, "role": r["role"], "start": f"{r['gps_start']:.10g}", "stop": f"{r['gps_stop']:.10g}"}
@@ -129,121 +133,11 @@ def render(m: Material) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """Seconds in the unit a reader would use."""
-    for unit, size in (("yr", 31_557_600.0), ("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.4g} {unit}"
-    return f"{seconds:.4g} s"
-
-
 def gps_date(gps: float) -> str:
     """UTC of a GPS time, to the second."""
     from astropy.time import Time
 
     return Time(gps, format="gps").utc.strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _cards(m: Material) -> list[dict[str, str]]:
-    v, rows = m.volume, m.candidates["candidates"]
-    loudest = rows[0] if rows else None
-    return [
-        {"label": "Background livetime Tb", "value": duration(v["Tb"]), "more": f"{v['num_background']:,} events in slid data"},
-        {"label": "Zero lag T0", "value": duration(m.events["T0"]), "more": f"{m.candidates['num_zero_lag']:,} events"},
-        {
-            "label": f"Lowest measurable FAR, {v['lowest_count']}/Tb",
-            "value": f"{v['lowest_far_per_hour']:.3g} /h",
-            "more": f"{v['lowest_far_per_year']:,.4g} /yr",
-        },
-        {"label": "Injections", "value": f"{v['num_accepted']:,}", "more": f"of {v['num_draws']:,} draws; the rest below the SNR cut"},
-        {
-            "label": "Loudest zero-lag event",
-            "value": "none" if loudest is None else loudest["catalog_name"] or f"{loudest['detection_statistic']:.3g}",
-            "more": ""
-            if loudest is None
-            else f"FAR {_far(loudest, m.candidates['far_unit'])} {m.candidates['far_unit'].removeprefix('1')}",
-        },
-    ]
-
-
-def _volume_row(r: Mapping[str, Any]) -> dict[str, str]:
-    measured = r["status"] == "measured"
-    return {
-        "pair": f"{r['mass_1']:g} + {r['mass_2']:g}",
-        "far": far_text(r),
-        "volume": volume_text(r),
-        "span": f"{r['volume_at_far_minus']:.3g} to {r['volume_at_far_plus']:.3g}" if measured else "",
-        "samples": f"{r['effective_samples']:.1f}" if "effective_samples" in r else "",
-        "found": f"{r['num_found']:,}" if "num_found" in r else "",
-        "note": r["note"],
-        "status": r["status"],
-    }
-
-
-def _far(c: Mapping[str, Any], unit: str) -> str:
-    value = c["far_per_hour"] if unit == "1/h" else c["far_per_year"]
-    return f"{'< ' if c['far_is_limit'] else ''}{value:.3g}"
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else "< 0.001" if value < 0.001 else "> 0.999" if value > 0.999 else f"{value:.3f}"
-
-
-def _candidate_row(c: Mapping[str, Any], unit: str) -> dict[str, Any]:
-    known = c["catalog_name"]
-    return {
-        "rank": c["rank"],
-        "time": f"{c['detection_time']:.3f}",
-        "statistic": f"{c['detection_statistic']:.3f}",
-        "far": _far(c, unit),
-        "ifar": f"{'> ' if c['far_is_limit'] else ''}{c['ifar_years']:.3g}",
-        "fap": f"{'< ' if c['far_is_limit'] else ''}{c['false_alarm_probability']:.2g}",
-        "p_astro": _p(c["p_astro"]),
-        "catalog": f"{known} ({c['catalog_offset']:+.2f} s)" if known else "",
-    }
-
-
-def _catalog_rows(m: Material) -> list[dict[str, str]]:
-    import numpy as np
-
-    stretches = [(r["gps_start"], r["gps_stop"]) for r in m.segments["rows"].values() if r["role"] == "test"]
-    rows, unit = m.candidates["candidates"], m.candidates["far_unit"]
-    known = analysed_catalog(m.catalog or (), stretches)
-    found = {name: rows[i] for i, (name, _) in match(np.array([c["detection_time"] for c in rows], float), known).items()}
-    out = []
-    for name, gps in known:
-        c = found.get(name)
-        row = {"name": name, "gps": f"{gps:.1f}", "outcome": "none near it", "statistic": "", "far": "", "p_astro": ""}
-        if c:
-            row |= {
-                "outcome": f"rank {c['rank']}, {c['detection_time'] - gps:+.2f} s",
-                "statistic": f"{c['detection_statistic']:.3f}",
-                "far": f"{_far(c, unit)} {unit.removeprefix('1')}",
-                "p_astro": _p(c["p_astro"]),
-            }
-        out.append(row)
-    return out
-
-
-def _zero_lag_text(m: Material) -> str:
-    rows, unit = m.candidates["candidates"], m.candidates["far_unit"]
-    limits = sum(c["far_is_limit"] for c in rows)
-    text = f"{m.candidates['num_zero_lag']:,} zero-lag events in {duration(m.events['T0'])}. "
-    if rows:
-        bound = m.volume["far_limit_per_year"] if unit == "1/yr" else m.volume["far_limit_per_year"] / 8766
-        text += (
-            f"{limits} of them {'is' if limits == 1 else 'are'} louder than all background: "
-            f"only a limit, FAR < 1/Tb = {bound:.3g} {unit.removeprefix('1')}, is known. "
-            if limits
-            else "None is louder than all background. "
-        )
-    p = m.volume["p_astro"]
-    if p is None:
-        return text + "p_astro could not be estimated; see the warnings."
-    return text + (
-        f"p_astro: rate {p['rate']:g} Gpc⁻³ yr⁻¹, population {p['population']}, "
-        f"V = {p['volume']:.3g} ± {p['volume_error']:.1g} Gpc³ ({p['effective_samples']:.0f} effective found injections)."
-    )
 
 
 def _roles(m: Material) -> list[dict[str, Any]]:

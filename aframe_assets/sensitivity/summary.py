@@ -78,3 +78,38 @@ def caveats(meta: Mapping[str, Any]) -> list[str]:
             f"{meta['lowest_far_per_hour']:.3g} /h ({meta['lowest_far_per_year']:,.0f} /yr)."
         )
     return out
+
+
+def p_astro_text(candidate: Mapping[str, Any], short: bool = False) -> str:
+    """p_astro of a row of candidates.json with its 90 % interval, as '0.870 (0.72 to 0.93)'.
+
+    Of an event louder than all background only a bound is known: '> 0.13'; the long text adds what the background's tail, continued,
+    would give. Empty without a model.
+    """
+    p, low, high = (candidate[k] for k in ("p_astro", "p_astro_low", "p_astro_high"))
+    if p is None:
+        return ""
+    if low is None:
+        return _share(p) + (" (beyond the background)" if candidate["p_astro_is_limit"] else "")
+    if candidate["p_astro_is_limit"]:
+        bound = f"> {min(low, 0.999):.3f}" if low >= 0.001 else "> 0"
+        return bound if short else f"{bound} (by the tail {_share(p)})"
+    return f"{_share(p)} ({low:.2g} to {high:.2g})"
+
+
+def _share(p: float) -> str:
+    return "< 0.001" if p < 0.001 else "> 0.999" if p > 0.999 else f"{p:.3f}"
+
+
+def match_text(candidate: Mapping[str, Any]) -> str:
+    """Names of the catalogue events at a candidate, each once, with the offset of the first: 'GW150914, GW150914_095045 (+0.02 s)'."""
+    found = candidate["matches"]
+    if not found:
+        return ""
+    return f"{', '.join(dict.fromkeys(m['name'] for m in found))} ({found[0]['offset']:+.2f} s)"
+
+
+def published_text(match: Mapping[str, Any]) -> str:
+    """What a catalogue says of an event: 'FAR 1e-07 /yr, p_astro 1, SNR 26'; empty where it says nothing."""
+    parts = (("FAR {:.3g} /yr", "far_per_year"), ("p_astro {:.3g}", "p_astro"), ("SNR {:.3g}", "snr"))
+    return ", ".join(text.format(match[key]) for text, key in parts if match[key] is not None)

@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from aframe_assets.sensitivity.summary import caveats, text_summary
+from aframe_assets.sensitivity.summary import caveats, match_text, p_astro_text, text_summary
 from aframe_assets.store.workspace import Workspace
 
 SHOWN = 8
@@ -38,10 +38,12 @@ def show_results(workspace: Workspace, console: Console) -> None:
 def _show_candidates(found: dict, console: Console) -> None:
     title = f"loudest of {found['num_zero_lag']} zero-lag events in {found['T0'] / 3600:.3g} h"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("detection_time", "detection_statistic", "false alarms", "p_astro", "catalogue"):
+    for name in ("detection_time", "detection_statistic", "false alarms", "p_astro (90 %)", "catalogue"):
         table.add_column(name, justify="left" if name == "catalogue" else "right")
     for c in found["candidates"][:SHOWN]:
         far = f"{'< ' if c['far_is_limit'] else ''}{c['far_per_hour']:.3g} /h"
-        p_astro = "" if c["p_astro"] is None else f"{c['p_astro']:.2g}"
-        table.add_row(f"{c['detection_time']:.2f}", f"{c['detection_statistic']:.2f}", far, p_astro, c["catalog_name"] or "")
+        about = "; ".join(x for x in (match_text(c), ", ".join(c["flags"])) if x)
+        table.add_row(f"{c['detection_time']:.2f}", f"{c['detection_statistic']:.2f}", far, p_astro_text(c, short=True), about)
     console.print(table)
+    if any(c["p_astro_is_limit"] for c in found["candidates"][:SHOWN]):
+        console.print("'<' and '>' are limits: the event is louder than all background.", soft_wrap=True)

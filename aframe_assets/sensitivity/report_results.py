@@ -1,0 +1,151 @@
+"""What the report says of the result: volumes, candidates, catalogue events, published volumes; plain rows for the page's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from aframe_assets.segments.vetoes import vetoes_at
+from aframe_assets.sensitivity.candidates import analysed
+from aframe_assets.sensitivity.summary import far_text, match_text, p_astro_text, published_text, volume_text
+
+if TYPE_CHECKING:
+    from aframe_assets.sensitivity.report import Material
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a reader would use."""
+    for unit, size in (("yr", 31_557_600.0), ("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.4g} {unit}"
+    return f"{seconds:.4g} s"
+
+
+def cards(m: Material) -> list[dict[str, str]]:
+    """The numbers at the top of the page."""
+    v, rows = m.volume, m.candidates["candidates"]
+    loudest = rows[0] if rows else None
+    unit = m.candidates["far_unit"]
+    worth = f"; worth {duration(v['Tb_effective'])} of independent noise" if v.get("Tb_effective") else ""
+    return [
+        {
+            "label": "Background livetime Tb",
+            "value": duration(v["Tb"]),
+            "more": f"{v['num_background']:,} events in slid data{worth}",
+        },
+        {"label": "Zero lag T0", "value": duration(m.events["T0"]), "more": f"{m.candidates['num_zero_lag']:,} events"},
+        {
+            "label": f"Lowest measurable FAR, {v['lowest_count']}/Tb",
+            "value": f"{v['lowest_far_per_hour']:.3g} /h",
+            "more": f"{v['lowest_far_per_year']:,.4g} /yr",
+        },
+        {"label": "Injections", "value": f"{v['num_accepted']:,}", "more": f"of {v['num_draws']:,} draws; the rest below the SNR cut"},
+        {
+            "label": "Loudest zero-lag event",
+            "value": "none" if loudest is None else next((c["name"] for c in loudest["matches"]), f"{loudest['detection_statistic']:.3g}"),
+            "more": "" if loudest is None else f"FAR {_far(loudest, unit)} {unit.removeprefix('1')}",
+        },
+    ]
+
+
+def volume_row(r: Mapping[str, Any]) -> dict[str, str]:
+    """A row of the table of volumes."""
+    measured = r["status"] == "measured"
+    return {
+        "pair": f"{r['mass_1']:g} + {r['mass_2']:g}",
+        "far": far_text(r),
+        "volume": volume_text(r),
+        "span": f"{r['volume_at_far_minus']:.3g} to {r['volume_at_far_plus']:.3g}" if measured else "",
+        "distance": f"{r['sensitive_distance']:.0f}" if measured and r.get("sensitive_distance") is not None else "",
+        "vt": f"{r['vt']:.3g}" if measured and r.get("vt") is not None else "",
+        "samples": f"{r['effective_samples']:.1f}" if "effective_samples" in r else "",
+        "found": f"{r['num_found']:,}" if "num_found" in r else "",
+        "note": r["note"],
+        "status": r["status"],
+    }
+
+
+def _far(c: Mapping[str, Any], unit: str) -> str:
+    value = c["far_per_hour"] if unit == "1/h" else c["far_per_year"]
+    return f"{'< ' if c['far_is_limit'] else ''}{value:.3g}"
+
+
+def candidate_row(c: Mapping[str, Any], unit: str) -> dict[str, Any]:
+    """A row of the table of candidates."""
+    return {
+        "rank": c["rank"],
+        "time": f"{c['detection_time']:.3f}",
+        "statistic": f"{c['detection_statistic']:.3f}",
+        "far": _far(c, unit),
+        "ifar": f"{'> ' if c['far_is_limit'] else ''}{c['ifar_years']:.3g}",
+        "fap": f"{'< ' if c['far_is_limit'] else ''}{c['false_alarm_probability']:.2g}",
+        "p_astro": p_astro_text(c),
+        "flags": ", ".join(c["flags"]),
+        "catalog": match_text(c),
+    }
+
+
+def catalog_rows(m: Material) -> list[dict[str, str]]:
+    """Every catalogue event inside the test stretches: what its catalogue says, and what became of it here."""
+    stretches = [(r["gps_start"], r["gps_stop"]) for r in m.segments["rows"].values() if r["role"] == "test"]
+    unit = m.candidates["far_unit"]
+    found = {(x["name"], x["catalog"]): (c, x) for c in m.candidates["candidates"] for x in c["matches"]}
+    out = []
+    for merger in analysed(m.catalog or (), stretches):
+        published = {"far_per_year": merger.far_per_year, "p_astro": merger.p_astro, "snr": merger.snr}
+        row = {
+            "name": merger.name,
+            "catalog": merger.catalog,
+            "gps": f"{merger.gps:.1f}" + (f" ± {merger.accuracy:g}" if merger.accuracy else ""),
+            "published": published_text(published),
+            "outcome": "none near it",
+            "statistic": "",
+            "far": "",
+            "p_astro": "",
+        }
+        c, x = found.get((merger.name, merger.catalog), (None, None))
+        vetoed = vetoes_at(m.vetoes, merger.gps - merger.accuracy, merger.gps + merger.accuracy)
+        if c:
+            row |= {
+                "outcome": f"rank {c['rank']}, {x['offset']:+.2f} s",
+                "statistic": f"{c['detection_statistic']:.3f}",
+                "far": f"{_far(c, unit)} {unit.removeprefix('1')}",
+                "p_astro": p_astro_text(c),
+            }
+        elif vetoed:
+            row["outcome"] = "vetoed: " + ", ".join(dict.fromkeys(f"{v.ifo}:{v.category}" for v in vetoed))
+        out.append(row)
+    return out
+
+
+def zero_lag_text(m: Material) -> str:
+    """A paragraph on zero lag, and on what p_astro rests on."""
+    rows, unit = m.candidates["candidates"], m.candidates["far_unit"]
+    limits = sum(c["far_is_limit"] for c in rows)
+    text = f"{m.candidates['num_zero_lag']:,} zero-lag events in {duration(m.events['T0'])}. "
+    if rows:
+        bound = m.volume["far_limit_per_year"] if unit == "1/yr" else m.volume["far_limit_per_year"] / 8766
+        text += (
+            f"{limits} of them {'is' if limits == 1 else 'are'} louder than all background: "
+            f"only a limit, FAR < 1/Tb = {bound:.3g} {unit.removeprefix('1')}, is known. "
+            if limits
+            else "None is louder than all background. "
+        )
+    p = m.volume["p_astro"]
+    if p is None:
+        return text + "p_astro could not be estimated; see the warnings."
+    low, high = p["rate_interval"]
+    return text + (
+        f"p_astro: stated rate {p['rate']:g} Gpc⁻³ yr⁻¹ ({low:g} to {high:g} at 90 %), population {p['population']}, "
+        f"V = {p['volume']:.3g} ± {p['volume_error']:.1g} Gpc³ ({p['effective_samples']:.0f} effective found injections). "
+        "Its interval holds 90 %, from the errors of rate, volume and background count."
+    )
+
+
+def low_snr_text(m: Material) -> str:
+    """How many of the quietest injections were found, against what accident would find; empty where it was not measured."""
+    a = m.volume.get("accepted_4_to_5")
+    if not a or not a.get("num"):
+        return ""
+    quiet = f"Of {a['num']:,} injections with a network SNR of 4 to 5, {a['found_share']:.2%} are found"
+    return f"{quiet}; by accident {a['accidental']:.2%} would be."
