@@ -39,7 +39,8 @@ def make_inference_results(job: Job) -> Product:
     from aframe_assets.waveforms.ledger import EventSet, RecoveredInjectionSet
 
     if job.row["role"] == "test":
-        out, shifts = _search(job)
+        out, shifts, geometry = _search(job)
+        ring = [geometry.whitened_start, geometry.whitened_duration] if geometry.ring else None
         background, zero_lag, foreground = out.background, out.zero_lag, out.foreground
         residuals = [[float(x) for x in row] for row in out.merger_residuals if (row == row).all()]
         expected, vetoed, windows = out.expected, out.vetoed, out.windows
@@ -51,6 +52,7 @@ def make_inference_results(job: Job) -> Product:
     else:
         background, zero_lag, foreground = EventSet(), EventSet(), RecoveredInjectionSet()
         expected, vetoed, residuals, windows, shifts = dict.fromkeys(("background", "zero_lag"), 0.0), {}, [], {}, []
+        ring = None
     files = {}
     for name, events in ((BACKGROUND, background), (ZERO_LAG, zero_lag), (FOREGROUND, foreground)):
         files[name] = events.write(job.scratch / name)
@@ -62,6 +64,7 @@ def make_inference_results(job: Job) -> Product:
         "Tb": background.Tb,
         "T0": zero_lag.Tb,
         "num_slides": len(shifts),
+        "ring": ring,
         "num_background": len(background),
         "num_zero_lag": len(zero_lag),
         "num_foreground": len(foreground),
@@ -77,7 +80,7 @@ def make_inference_results(job: Job) -> Product:
     return Product(files, meta, checks)
 
 
-def _search(job: Job) -> tuple[Any, list[tuple[float, ...]]]:
+def _search(job: Job) -> tuple[Any, list[tuple[float, ...]], Any]:
     from aframe_assets.engine.engine import load_engine
     from aframe_assets.inference.slides import run_slides
     from aframe_assets.inference.whitened import WhitenedChunk
@@ -105,7 +108,7 @@ def _search(job: Job) -> tuple[Any, list[tuple[float, ...]]]:
         block=config.psd_block,
         psd_source=config.inference.psd_source,
     )
-    return run_slides(chunk, geometry, engine, config.inference, shifts, job.path("injections", INJECTIONS)), shifts
+    return run_slides(chunk, geometry, engine, config.inference, shifts, job.path("injections", INJECTIONS)), shifts, geometry
 
 
 def make_events(job: Job) -> Product:
@@ -145,6 +148,8 @@ def make_events(job: Job) -> Product:
     meta = {
         "Tb": background.Tb,
         "T0": zero_lag.Tb,
+        # own times of slid events wrap inside these
+        "rings": [results[p].meta["ring"] for p in order if results[p].meta.get("ring")],
         "vetoed_livetime": {k: math.fsum(results[p].meta.get("vetoed_livetime", {}).get(k, 0.0) for p in order) for k in due},
         "num_background": len(background),
         "num_zero_lag": len(zero_lag),

@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aframe_assets.sensitivity.volume import COVERAGE_FLOOR
 from aframe_assets.store.job import Check
 
 if TYPE_CHECKING:
     from aframe_assets.sensitivity.candidates import Candidate
     from aframe_assets.sensitivity.measurement import Measurement
 
-VOLUME_CHECKS = [(n, False) for n in ("volume_monotonic_in_far", "volume_finite", "effective_samples", "weights_average_to_one")]
+VOLUME_CHECKS = [
+    (n, False)
+    for n in (
+        "volume_monotonic_in_far",
+        "volume_finite",
+        "effective_samples",
+        "weights_average_to_one",
+        "targets_covered",
+        "snr_cut_loses_nothing",
+    )
+]
 CANDIDATE_CHECKS = [("far_falls_with_statistic", False)]
 
 
@@ -27,7 +38,9 @@ def volume_checks(m: Measurement) -> list[Check]:
     if not len(m.curves.fars):
         text = f"the FAR grid is empty: {len(m.background.statistics)} background events"
     limits = [r for r in m.curves.rows if r["status"] != "measured"]
-    shaky = [n for n, c in zip(names, curves, strict=True) if abs(c.mean_weight - 1) > max(0.05, 5 * c.mean_weight_error)]
+    shaky = [n for n, c in zip(names, curves, strict=True) if not c.agrees]
+    cut = [f"{n}: {c.coverage:.1%}" for n, c in zip(names, curves, strict=True) if c.coverage < COVERAGE_FLOOR]
+    quiet = m.curves.quiet
     return [
         Check("volume_monotonic_in_far", not falling, "error", f"V falls with rising FAR for {', '.join(falling)}" if falling else ""),
         Check("volume_finite", not text, "error", text),
@@ -39,6 +52,14 @@ def volume_checks(m: Measurement) -> list[Check]:
             {"measured": len(m.curves.rows) - len(limits), "not_measured": len(limits)},
         ),
         Check("weights_average_to_one", not shaky, "warn", f"injections do not follow their prior: {', '.join(shaky)}" if shaky else ""),
+        Check("targets_covered", not cut, "warn", f"share of the target inside the injections' prior: {', '.join(cut)}" if cut else ""),
+        Check(
+            "snr_cut_loses_nothing",
+            quiet is None or not quiet.lost,
+            "warn",
+            quiet.text if quiet and quiet.lost else "",
+            {} if quiet is None else {"num": quiet.num, "num_found": quiet.num_found, "accidental": quiet.accidental},
+        ),
     ]
 
 

@@ -9,11 +9,13 @@ import numpy as np
 
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.far import Background
+from aframe_assets.sensitivity.independence import POISSON, Independence
 from aframe_assets.sensitivity.population import LogNormalPair, Population
-from aframe_assets.sensitivity.volume import Draws, Estimate, Sample, estimate
+from aframe_assets.sensitivity.snr_cut import QuietSignals, quiet_signals
+from aframe_assets.sensitivity.volume import COVERAGE_FLOOR, Draws, Estimate, Sample, estimate, sensitive_distance
 
 FIRST_COUNT = 10
-"""Lowest background count of the FAR grid: a Poisson error of 32 %."""
+"""Lowest background count of the FAR grid: an error of 32 % were every event independent."""
 
 COMPATIBLE_MAX_FAR = 365 / SECONDS_PER_YEAR
 """Aframe's cap of the FAR grid, Hz."""
@@ -41,22 +43,27 @@ class Curves:
         counts: background counts k of the grid, ascending.
         fars: k / Tb, Hz.
         thresholds: k-th loudest background statistic.
+        effective_counts: independent events that the counts are worth, N_eff.
         curves: one Estimate over the grid per target.
         rows: V at the wanted rates, plain data, one row per rate and target (see `row_fields`).
         warnings: sentences for the reader.
         v0: Gpc^3.
         num_found: injections at or above each threshold.
+        quiet: what became of injections just above the SNR cut; None where no rate could be measured or
+            the draws have no SNR.
     """
 
     targets: tuple[LogNormalPair, ...]
     counts: np.ndarray
     fars: np.ndarray
     thresholds: np.ndarray
+    effective_counts: np.ndarray
     curves: tuple[Estimate, ...]
     rows: tuple[dict, ...]
     warnings: tuple[str, ...]
     v0: float
     num_found: np.ndarray
+    quiet: QuietSignals | None
 
 
 def volume_curves(
@@ -72,6 +79,8 @@ def volume_curves(
     recovery_window: float = 1.0,
     compatible: bool = False,
     num_grid: int | None = 1000,
+    independence: Independence = POISSON,
+    zero_lag_livetime: float = 0.0,
 ) -> Curves:
     """V of every mass pair on a FAR grid and at the wanted rates.
 
@@ -84,6 +93,8 @@ def volume_curves(
         recovery_window: seconds, for the share of accidental recoveries.
         compatible: Aframe v1's weights, variance and grid.
         num_grid: most points of the grid.
+        independence: of the background's events; what errors of rates rest on.
+        zero_lag_livetime: T0, seconds, for VT.
 
     Raises:
         ValueError: no draws, no weight, or draws that do not come from `population`.
@@ -94,26 +105,26 @@ def volume_curves(
     counts = background.grid(first, max_far or (COMPATIBLE_MAX_FAR if compatible else None), None if compatible else num_grid)
     grid = background.kth_loudest(counts)
     asked, refused = _asked(rates, background, first)
-    around = [t for k, t in asked.values() for t in (t, *_poisson(background, k))]
-    sample = Sample.of(draws, population, np.concatenate([grid, around]))
+    around = [t for k, t in asked.values() for t in (t, *_band(background, k, independence))]
+    sample = Sample.of(draws, population, np.concatenate([grid, around]), compatible=compatible)
     n = len(grid)
-    found = sample.num_above()
+    found = sample.above
     targets = tuple(LogNormalPair(a, b, sigma) for a, b in pairs)
     curves, rows, warnings = [], [], []
     for target in targets:
-        whole = estimate(sample, target, population, compatible=compatible)
-        curves.append(_cut(whole, slice(0, n)))
-        if whole.coverage < 0.95:
+        whole = estimate(sample, target, population)
+        curves.append(whole.cut(slice(0, n)))
+        if whole.coverage < COVERAGE_FLOOR:
             warnings.append(f"{target.label}: only {whole.coverage:.0%} of the target lies where the injections' prior has draws")
         if whole.total_samples < 10 * min_effective_samples:
             warnings.append(
                 f"{target.label}: all injections together are worth {whole.total_samples:.0f} draws of this target; "
                 "errors of V cannot be trusted, use more injections or a prior made for the mass pairs"
             )
-        doubt = abs(whole.mean_weight - 1)
-        if doubt > 0.05 and doubt > 5 * whole.mean_weight_error:
+        if not whole.agrees:
             warnings.append(
-                f"{target.label}: mean weight {whole.mean_weight:.3f} +- {whole.mean_weight_error:.3f}, expected 1: "
+                f"{target.label}: mean weight {whole.mean_weight:.3f} +- {whole.mean_weight_error:.3f}, expected 1, so that the "
+                "self-normalised volume and the one divided by the number of draws disagree: "
                 "the injections do not follow the density of injections.prior, or do not cover this target"
             )
         for rate in rates:
@@ -123,7 +134,8 @@ def volume_curves(
                 continue
             at = n + 3 * list(asked).index(rate)
             k, threshold = asked[rate]
-            row |= _row(whole, at, k, threshold, background, int(found[at]), recovery_window)
+            row |= _row(whole, at, k, threshold, background, independence, int(found[at]), recovery_window)
+            row |= _reach(row["volume"], row["error"], population.solid_angle, zero_lag_livetime)
             if row["effective_samples"] < min_effective_samples:
                 row["status"] = "upper_limit"
                 few = f"{row['effective_samples']:.1f} effective found injections, fewer than {min_effective_samples:g}"
@@ -134,8 +146,26 @@ def volume_curves(
     if draws.num_outside_window:
         many = draws.num_outside_window
         warnings.append(f"{many} injections were matched to an event more than {recovery_window:g} s away and count as missed")
+    quiet = None
+    if asked and draws.snr is not None:
+        # at the highest rate most is found: if the SNR cut loses signals, it shows there first
+        rate = max(asked, key=lambda r: r.hertz)
+        k, threshold = asked[rate]
+        quiet = quiet_signals(draws, threshold, accidental_probability(k / background.livetime, recovery_window))
+        if quiet.lost:
+            warnings.append(f"at FAR {rate.value:g} {rate.unit}, {quiet.text}; lower waveforms.snr_threshold")
     return Curves(
-        targets, counts, counts / background.livetime, grid, tuple(curves), tuple(rows), tuple(warnings), population.volume, found[:n]
+        targets,
+        counts,
+        counts / background.livetime,
+        grid,
+        independence.count(counts),
+        tuple(curves),
+        tuple(rows),
+        tuple(warnings),
+        population.volume,
+        found[:n],
+        quiet,
     )
 
 
@@ -157,34 +187,51 @@ def _asked(rates: Sequence[Rate], background: Background, first: int) -> tuple[d
     return asked, refused
 
 
-def _poisson(background: Background, k: int) -> tuple[float, float]:
-    """Thresholds of k - sqrt(k) and k + sqrt(k) events: where the true threshold may lie for the Poisson error of the count."""
-    n = len(background.statistics)
-    low, high = max(1, round(k - np.sqrt(k))), min(n, round(k + np.sqrt(k)))
+def _band(background: Background, k: int, independence: Independence) -> tuple[float, float]:
+    """Thresholds of k - s and k + s events, s the standard deviation of k: where the true threshold may lie."""
+    n, spread = len(background.statistics), k * independence.relative_error(k)
+    low, high = max(1, round(k - spread)), min(n, round(k + spread))
     return float(background.kth_loudest(low)), float(background.kth_loudest(high))
 
 
-def _cut(e: Estimate, s: slice) -> Estimate:
-    return Estimate(
-        e.volume[s], e.error[s], e.found_samples[s], e.upper_limit[s], e.total_samples, e.mean_weight, e.mean_weight_error, e.coverage
-    )
+def accidental_probability(far: float, recovery_window: float) -> float:
+    """Probability that noise as loud as FAR `far` (Hz) lies within `recovery_window` seconds of an injection: 1 - exp(-2 FAR dt)."""
+    return float(-np.expm1(-far * 2 * recovery_window))
 
 
-def _row(e: Estimate, at: int, k: int, threshold: float, background: Background, found: int, recovery_window: float) -> dict:
+def _reach(volume: float, error: float, solid_angle: float, livetime: float) -> dict:
+    """The volume as a distance (Mpc) and as VT (Gpc^3 yr), with errors."""
+    distance = sensitive_distance(volume, solid_angle)
+    years = livetime / SECONDS_PER_YEAR
+    return {
+        "sensitive_distance": float(distance),
+        "sensitive_distance_error": float(distance * error / (3 * volume)) if volume > 0 else 0.0,
+        "vt": volume * years,
+        "vt_error": error * years,
+    }
+
+
+def _row(
+    e: Estimate, at: int, k: int, threshold: float, background: Background, independence: Independence, found: int, recovery_window: float
+) -> dict:
     far = k / background.livetime
     return {
         "status": "measured",
         "note": "",
         "count": k,
         "far_measured_per_year": far * SECONDS_PER_YEAR,
-        "far_relative_error": float(1 / np.sqrt(k)),
+        "far_relative_error": float(independence.relative_error(k)),
+        "effective_count": float(independence.count(k)),
+        "Tb_effective": float(independence.livetime(k, background.livetime)),
         "threshold": threshold,
         "volume": float(e.volume[at]),
         "error": float(e.error[at]),
+        "volume_by_count": float(e.volume_by_count[at]),
+        "error_by_count": float(e.error_by_count[at]),
         "volume_at_far_minus": float(e.volume[at + 1]),
         "volume_at_far_plus": float(e.volume[at + 2]),
         "effective_samples": float(e.found_samples[at]),
         "num_found": found,
         "upper_limit": float(e.upper_limit[at]),
-        "accidental_probability": float(-np.expm1(-far * 2 * recovery_window)),
+        "accidental_probability": accidental_probability(far, recovery_window),
     }

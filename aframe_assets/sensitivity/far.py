@@ -5,7 +5,8 @@ Conventions, used everywhere:
 * a candidate of statistic x with nb(x) background events at or above it in background livetime Tb has FAR = nb / Tb;
 * when nothing is as loud (nb = 0) the rate is not known, only bounded: FAR < (nb + 1) / Tb = 1 / Tb, always shown as a limit;
 * one year is 31,557,600 s (`SECONDS_PER_YEAR`);
-* the FAR of the k-th loudest background event is k / Tb with a relative Poisson error 1 / sqrt(k).
+* the FAR of the k-th loudest background event is k / Tb, with a relative error 1 / sqrt(N_eff) of which `independence` tells N_eff <= k;
+* Tb is the time of all outputs of all slides that counted, also of slides and chunks without any event.
 
 Formulae: reference 2.12; the significance is that of Was et al. 2010 (Class. Quantum Grav. 27, 194014) for slid data.
 """
@@ -101,7 +102,7 @@ class Background:
         """Counts k of a FAR grid k / Tb, ascending, from `first` up.
 
         Args:
-            first: lowest k; its rate has a relative error 1 / sqrt(first).
+            first: lowest k; its rate has a relative error 1 / sqrt(first) or more.
             max_far: highest rate, Hz; None for that of the whole background.
             num: at most this many points, evenly in log k; None for every k.
         """

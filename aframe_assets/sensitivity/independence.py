@@ -75,7 +75,9 @@ def independence(
     statistics, times, shifts = np.asarray(statistics, float), np.asarray(times, float), np.asarray(shifts, float)
     n = len(statistics)
     if times.shape != (n,) or shifts.ndim != 2 or len(shifts) != n:
-        raise ValueError(f"{n} statistics, times of shape {times.shape}, shifts of shape {shifts.shape}; expected (n,), (n,) and (n, num_ifos)")
+        raise ValueError(
+            f"{n} statistics, times of shape {times.shape}, shifts of shape {shifts.shape}; expected (n,), (n,) and (n, num_ifos)"
+        )
     if not block > 0:
         raise ValueError(f"block = {block:g} s; expected > 0: some cluster windows")
     num = n // 2

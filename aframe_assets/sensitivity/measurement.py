@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,10 @@ import numpy as np
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.curves import FIRST_COUNT, Curves, Rate, volume_curves
 from aframe_assets.sensitivity.far import Background, per_hour, per_year
+from aframe_assets.sensitivity.independence import BLOCK_WINDOWS, Independence, independence
 from aframe_assets.sensitivity.p_astro import PAstro, fit_p_astro, tail_warning
 from aframe_assets.sensitivity.population import ASTROPHYSICAL, Population, comoving_volume
+from aframe_assets.sensitivity.snr_cut import QuietSignals
 from aframe_assets.sensitivity.volume import Draws
 
 if TYPE_CHECKING:
@@ -25,13 +28,24 @@ class Measurement:
     """What `measure` found; `p_astro` is None when there is too little to fit it, and a warning says why."""
 
     background: Background
+    independence: Independence
     draws: Draws
     curves: Curves
     p_astro: PAstro | None
     warnings: tuple[str, ...]
 
 
-def measure(config: Config, background: Any, foreground: Any, rejected: Any, prior: Any, astrophysical: Any) -> Measurement:
+def measure(
+    config: Config,
+    background: Any,
+    foreground: Any,
+    rejected: Any,
+    prior: Any,
+    astrophysical: Any,
+    *,
+    zero_lag_livetime: float = 0.0,
+    rings: Sequence[tuple[float, float]] = (),
+) -> Measurement:
     """V(FAR) of every mass pair and the p_astro model.
 
     Args:
@@ -40,6 +54,8 @@ def measure(config: Config, background: Any, foreground: Any, rejected: Any, pri
         rejected: InjectionParameterSet of the draws below the SNR cut.
         prior: the prior that the injections were drawn from.
         astrophysical: the prior that stands for nature in p_astro.
+        zero_lag_livetime: T0, seconds, for VT.
+        rings: (start, duration) of chunks that were slid in a ring, GPS seconds.
 
     Raises:
         ValueError: nothing to measure with, a background that holds zero-lag events, or injections that are not of `prior`; the message
@@ -48,6 +64,8 @@ def measure(config: Config, background: Any, foreground: Any, rejected: Any, pri
     s, window = config.sensitivity, config.inference.recovery_window
     _require_slid(background)
     slides = Background.of(background.detection_statistic, background.Tb)
+    block = BLOCK_WINDOWS * config.inference.cluster_window_length
+    independent = independence(background.detection_statistic, background.detection_time, background.shift, block, rings)
     draws = Draws.of(foreground, rejected, recovery_window=window, snr_max=s.snr_max)
     population = Population.of(prior)
     curves = volume_curves(
@@ -61,6 +79,8 @@ def measure(config: Config, background: Any, foreground: Any, rejected: Any, pri
         min_effective_samples=s.min_effective_samples,
         recovery_window=window,
         compatible=s.aframe_compatible,
+        independence=independent,
+        zero_lag_livetime=zero_lag_livetime,
     )
     warnings = list(curves.warnings)
     stated = getattr(foreground, "num_injections", None)
@@ -74,7 +94,7 @@ def measure(config: Config, background: Any, foreground: Any, rejected: Any, pri
         warnings += doubts
     except ValueError as e:
         warnings.append(f"no p_astro: {e}")
-    return Measurement(slides, draws, curves, model, tuple(warnings))
+    return Measurement(slides, independent, draws, curves, model, tuple(warnings))
 
 
 def _require_slid(background: Any) -> None:
@@ -141,7 +161,10 @@ def summary(config: Config, m: Measurement) -> dict[str, Any]:
         "warnings": list(m.warnings),
         "exercise": s.exercise,
         "aframe_compatible": s.aframe_compatible,
+        "estimator": "aframe_v1" if s.aframe_compatible else "self_normalised_redshift_weighted",
         "Tb": m.background.livetime,
+        "Tb_effective": _effective_livetime(m, first),
+        "accepted_4_to_5": _quiet(m.curves.quiet),
         "num_background": len(m.background.statistics),
         "lowest_count": first,
         "lowest_far_per_hour": per_hour(lowest),
@@ -177,10 +200,31 @@ def summary(config: Config, m: Measurement) -> dict[str, Any]:
     }
 
 
+def _effective_livetime(m: Measurement, first: int) -> float | None:
+    """Tb_eff, seconds, at the lowest rate that V is given at, or else the lowest measurable one; None with less background than that."""
+    counts = [r["count"] for r in m.curves.rows if r["status"] != "not_measurable"]
+    k = min(counts, default=first)
+    return float(m.independence.livetime(k, m.background.livetime)) if k <= len(m.background.statistics) else None
+
+
+def _quiet(q: QuietSignals | None) -> dict[str, Any] | None:
+    if q is None:
+        return None
+    return {
+        "num": q.num,
+        "num_found": q.num_found,
+        "found_share": q.found_share,
+        "accidental": q.accidental,
+        "probability": q.probability,
+        "text": q.text,
+    }
+
+
 def write_hdf5(path: Path, m: Measurement) -> Path:
     """V(FAR) in Aframe's layout (reference 2.13, step 7): `thresholds`, `fars` (1/yr), groups ``{m1}-{m2}`` with `sv` and `err` (Gpc^3).
 
-    Added: `counts`, and per group `effective_samples` and `upper_limit`; attributes Tb (s), V0 (Gpc^3).
+    Added: `counts`, `effective_counts`, and per group `effective_samples`, `upper_limit`, and `sv_by_count` and `err_by_count`, the
+    estimate divided by the number of draws; attributes Tb (s), V0 (Gpc^3).
     """
     import h5py
 
@@ -188,10 +232,12 @@ def write_hdf5(path: Path, m: Measurement) -> Path:
         f.attrs.update({"Tb": m.background.livetime, "V0": m.curves.v0, "far_unit": "1/yr", "volume_unit": "Gpc^3"})
         f.attrs["mass_combos"] = [[t.mass_1, t.mass_2] for t in m.curves.targets]
         f["thresholds"], f["fars"], f["counts"] = m.curves.thresholds, per_year(m.curves.fars), m.curves.counts
+        f["effective_counts"] = m.curves.effective_counts
         for target, curve in zip(m.curves.targets, m.curves.curves, strict=True):
             group = f.create_group(target.name)
             group["sv"], group["err"] = curve.volume, curve.error
             group["effective_samples"], group["upper_limit"] = curve.found_samples, curve.upper_limit
+            group["sv_by_count"], group["err_by_count"] = curve.volume_by_count, curve.error_by_count
     return path
 
 

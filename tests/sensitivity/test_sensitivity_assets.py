@@ -84,7 +84,7 @@ def test_p_source_is_the_mixture_density(made):
 def test_files_of_the_volume(made):
     r, _ = made
     with h5py.File(r.read("sensitive_volume", "sensitive_volume.h5")) as f:
-        assert set(f) == {"thresholds", "fars", "counts", "35-35", "35-20", "20-20", "20-10"}
+        assert set(f) == {"thresholds", "fars", "counts", "effective_counts", "35-35", "35-20", "20-20", "20-10"}
         assert f["35-35/sv"].shape == f["35-35/err"].shape == f["fars"].shape
         assert f["fars"][0] == pytest.approx(10 / f.attrs["Tb"] * 31_557_600)
         assert (np.diff(f["thresholds"][:]) <= 0).all()
