@@ -44,6 +44,9 @@ def violations(config: Config) -> list[str]:
         refuse("conditioning.highpass", cond.highpass, f"expected below the Nyquist frequency {c.sample_rate / 2:g} Hz")
     if cond.highpass and cond.lowpass and cond.lowpass <= cond.highpass:
         refuse("conditioning.lowpass", cond.lowpass, f"expected above highpass {cond.highpass:g} Hz")
+    unusable = approximants.problem(wave.approximant)
+    if unusable:
+        refuse("waveforms.approximant", wave.approximant, unusable)
     if wave.right_pad >= wave.duration:
         refuse("waveforms.right_pad", wave.right_pad, f"expected less than waveforms.duration {wave.duration:g} s")
     if c.injections.spacing <= -wave.duration:
@@ -90,6 +93,11 @@ def violations(config: Config) -> list[str]:
     for (k0, v0), (k1, v1) in pairwise(known):
         if v1 < v0:
             refuse(f"segments.{k1}", v1, f"expected not before {k0} {v0:g}")
+    if c.sensitivity.comparators:
+        from aframe_assets.sensitivity.comparators import ALL, known
+
+        if not set(c.sensitivity.comparators) <= {*known(), ALL}:
+            refuse("sensitivity.comparators", c.sensitivity.comparators, f"expected some of {', '.join((*known(), ALL))}")
     low, high = c.sensitivity.merger_rate_interval
     if not 0 < low <= c.sensitivity.merger_rate <= high:
         refuse(

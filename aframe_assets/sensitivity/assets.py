@@ -31,7 +31,7 @@ def make_sensitive_volume(job: Job) -> Product:
     """V(FAR) of each mass pair with errors, the p_astro model, plots."""
     from dataclasses import asdict
 
-    from aframe_assets.sensitivity import plots
+    from aframe_assets.sensitivity import comparators, plots, volume_plots
     from aframe_assets.sensitivity.checks import volume_checks
     from aframe_assets.sensitivity.measurement import measure, summary, write_hdf5, write_json, write_p_astro
     from aframe_assets.sensitivity.population import ASTROPHYSICAL
@@ -50,7 +50,8 @@ def make_sensitive_volume(job: Job) -> Product:
         zero_lag_livetime=EventSet.read_metadata(job.path("events", "0lag.hdf5"))["Tb"],
         rings=job.handle("events").meta.get("rings", ()),
     )
-    meta = summary(config, m)
+    meta = summary(config, m) | {"comparators": comparators.as_meta(config)}
+    others, note = comparators.published(s.comparators), meta["comparators"]["note"]
     for text in (*meta["warnings"], *caveats(meta)):
         job.log.warning(text)
     measured = {r["far"]: r["threshold"] for r in m.curves.rows if r["status"] != "not_measurable"}
@@ -58,14 +59,17 @@ def make_sensitive_volume(job: Job) -> Product:
     if not thresholds and len(m.curves.thresholds):
         thresholds = [(f"FAR {m.curves.fars[0] * plots.UNITS[unit]:.3g} {unit.removeprefix('1')}", float(m.curves.thresholds[0]))]
     figures = [
-        plots.volume_figure(m.curves, unit, s.min_effective_samples),
+        volume_plots.volume_figure(m.curves, unit, s.min_effective_samples, others, note),
         plots.background_figure(m.background, unit, m.draws.statistic[m.draws.statistic > float("-inf")]),
         plots.efficiency_figure(m.draws, thresholds),
     ]
     if thresholds:
         figures.append(plots.found_missed_figure(m.draws, thresholds[0][1], thresholds[0][0]))
+    by_mass = volume_plots.mass_figure(m.curves, others, note)
+    if by_mass:
+        figures.insert(1, by_mass)
     title = "Sensitive volume" + (" (an exercise, not a measurement)" if s.exercise else "")
-    png = plots.volume_png(m.curves, unit, s.min_effective_samples, title)
+    png = volume_plots.volume_png(m.curves, unit, s.min_effective_samples, title, others, note)
     out = job.scratch
     (out / "sensitive_volume.png").write_bytes(png)
     (out / "sensitive_volume.html").write_text(plots.page(title, figures, [*caveats(meta), *meta["warnings"]]))

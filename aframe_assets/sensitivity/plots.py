@@ -1,4 +1,4 @@
-"""Figures of a measurement: V(FAR) as PNG, and interactive ones as plain plotly data for a page.
+"""Interactive figures as plain plotly data for a page: background, injections, zero lag; those of V(FAR) are in `volume_plots`.
 
 An interactive figure is a `Figure` (id, title, caption, plotly JSON); `page` makes one self-contained HTML file of several,
 plotly's script inside it once, so that it works without a network.
@@ -7,7 +7,6 @@ plotly's script inside it once, so that it works without a network.
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ import numpy as np
 from aframe_assets.config import SECONDS_PER_YEAR
 
 if TYPE_CHECKING:
-    from aframe_assets.sensitivity.curves import Curves
     from aframe_assets.sensitivity.far import Background
     from aframe_assets.sensitivity.volume import Draws
 
@@ -51,114 +49,6 @@ def make_figure(id: str, title: str, caption: str, figure: Any, height: int = 43
         hovermode="closest",
     )
     return Figure(id, title, caption, figure.to_json())
-
-
-def _curve(curves: Curves, i: int, unit: str, min_effective: float) -> tuple[np.ndarray, ...]:
-    """FAR in `unit`, V, error, 90 % limit, and which points have enough effective found injections."""
-    c = curves.curves[i]
-    return curves.fars * UNITS[unit], c.volume, c.error, c.upper_limit, c.found_samples >= min_effective
-
-
-def volume_png(curves: Curves, unit: str, min_effective: float, note: str = "") -> bytes:
-    """V(FAR) of every pair with its 1-sigma band, as PNG below 150 kB; dashed where it is only an upper limit."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as MatplotlibFigure
-
-    figure = MatplotlibFigure(figsize=(7, 4.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.subplots()
-    for i, target in enumerate(curves.targets):
-        far, volume, error, limit, good = _curve(curves, i, unit, min_effective)
-        colour = COLOURS[i % len(COLOURS)]
-        band = np.where(good, volume, np.nan)
-        ax.fill_between(far, band - error, band + error, color=colour, alpha=0.2, lw=0)
-        ax.plot(far, band, color=colour, label=rf"${target.mass_1:g} + {target.mass_2:g}\ M_\odot$")
-        ax.plot(far, np.where(good, np.nan, limit), color=colour, ls="--", lw=1)
-        for row in curves.rows:
-            if (row["mass_1"], row["mass_2"], row["far_unit"]) == (target.mass_1, target.mass_2, unit) and row["status"] == "measured":
-                x, half = row["far_measured_per_year"] / SECONDS_PER_YEAR * UNITS[unit], row["far_relative_error"]
-                ax.errorbar(x, row["volume"], row["error"], xerr=x * half, fmt="o", ms=4, color=colour, capsize=2)
-    if len(curves.fars):
-        ax.set_xscale("log")
-    ax.margins(y=0.1)
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel(f"false-alarm rate [{unit}]")
-    ax.set_ylabel(r"sensitive volume [Gpc$^3$]")
-    ax.set_title(note, fontsize=9)
-    ax.grid(alpha=0.3, which="both", lw=0.5)
-    ax.legend(frameon=False, ncols=2)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
-
-
-def volume_figure(curves: Curves, unit: str, min_effective: float) -> Figure:
-    """V(FAR) with bands; hover shows the numbers."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    for i, target in enumerate(curves.targets):
-        far, volume, error, limit, good = _curve(curves, i, unit, min_effective)
-        name, colour = f"{target.mass_1:g} + {target.mass_2:g} M☉", COLOURS[i % len(COLOURS)]
-        # a gap in the data would be filled across, so the band is drawn only where the points are good
-        x = far[good]
-        figure.add_scatter(
-            x=np.concatenate([x, x[::-1]]),
-            y=np.concatenate([(volume + error)[good], (volume - error)[good][::-1]]),
-            fill="toself",
-            fillcolor=colour,
-            opacity=0.18,
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=name,
-        )
-        figure.add_scatter(
-            x=x,
-            y=volume[good],
-            customdata=np.stack([error[good], curves.curves[i].found_samples[good]], axis=1),
-            name=name,
-            legendgroup=name,
-            mode="lines",
-            line={"color": colour},
-            hovertemplate="FAR %{x:.3g}<br>V = %{y:.4g} ± %{customdata[0]:.2g} Gpc³<br>ESS %{customdata[1]:.0f}<extra>" + name + "</extra>",
-        )
-        if (~good).any():
-            figure.add_scatter(
-                x=far[~good],
-                y=limit[~good],
-                mode="lines",
-                line={"color": colour, "dash": "dash", "width": 1},
-                legendgroup=name,
-                name=f"{name}, 90 % limit",
-            )
-        rows = [
-            r
-            for r in curves.rows
-            if (r["mass_1"], r["mass_2"], r["far_unit"], r["status"]) == (target.mass_1, target.mass_2, unit, "measured")
-        ]
-        x = [r["far_measured_per_year"] / SECONDS_PER_YEAR * UNITS[unit] for r in rows]
-        figure.add_scatter(
-            x=x,
-            y=[r["volume"] for r in rows],
-            mode="markers",
-            marker={"color": colour, "size": 7},
-            legendgroup=name,
-            showlegend=False,
-            hoverinfo="skip",
-            error_y={"type": "data", "array": [r["error"] for r in rows]},
-            error_x={"type": "data", "array": [a * r["far_relative_error"] for a, r in zip(x, rows, strict=True)]},
-        )
-    figure.update_xaxes(type="log", title=f"false-alarm rate [{unit}]", exponentformat="power", dtick=1)
-    figure.update_yaxes(rangemode="tozero", title="sensitive volume [Gpc³]")
-    return make_figure(
-        "volume",
-        "Sensitive volume",
-        "Sensitive volume against false-alarm rate. Bands: one standard deviation from all draws. Points: the tabulated rates, "
-        "with the Poisson error of the background count. "
-        f"Dashed: 90 % upper limit, where fewer than {min_effective:g} effective injections are found.",
-        figure,
-    )
 
 
 def background_figure(background: Background, unit: str, found: np.ndarray | None = None) -> Figure:

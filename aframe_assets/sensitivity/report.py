@@ -10,7 +10,16 @@ from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.sensitivity.plots import COLOURS, Figure, embed, make_figure, plotly_script
-from aframe_assets.sensitivity.report_results import candidate_row, cards, catalog_rows, duration, low_snr_text, volume_row, zero_lag_text
+from aframe_assets.sensitivity.report_results import (
+    candidate_row,
+    cards,
+    catalog_rows,
+    comparator_rows,
+    duration,
+    low_snr_text,
+    volume_row,
+    zero_lag_text,
+)
 from aframe_assets.sensitivity.summary import caveats
 
 if TYPE_CHECKING:
@@ -89,7 +98,7 @@ def render(m: Material) -> str:
     folder = resources.files("aframe_assets.sensitivity")
     env = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     figures = {f.id: embed(f) for f in (*m.figures, *_training_figure(m.metrics_csv))}
-    for id in ("volume", "zero-lag", "background", "efficiency", "found-missed", "training"):
+    for id in ("volume", "mass", "zero-lag", "background", "efficiency", "found-missed", "training"):
         figures.setdefault(id, "")
     config = m.config
     return env.from_string((folder / "report.html.j2").read_text()).render(
@@ -107,6 +116,8 @@ def render(m: Material) -> str:
         sigma=f"{config.sensitivity.target_sigma:g}",
         v0=f"{m.volume['V0']:.4g}",
         volumes=[volume_row(r) for r in m.volume["rows"]],
+        comparator_rows=comparator_rows(m),
+        comparator_note=(m.volume.get("comparators") or {"note": ""})["note"],
         figures=figures,
         unit=m.candidates["far_unit"],
         zero_lag_text=zero_lag_text(m),

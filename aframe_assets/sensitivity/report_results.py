@@ -65,6 +65,27 @@ def volume_row(r: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def comparator_rows(m: Material) -> list[dict[str, str]]:
+    """Published volumes of the run's mass pairs, each beside ours at the same rate where that was measured."""
+    yearly = {
+        (r["mass_1"], r["mass_2"]): r for r in m.volume["rows"] if (r["far"], r["far_unit"], r["status"]) == (1.0, "1/yr", "measured")
+    }
+    out = []
+    for p in (m.volume.get("comparators") or {"rows": ()})["rows"]:
+        ours = yearly.get((p["mass_1"], p["mass_2"]))
+        out.append(
+            {
+                "pair": f"{p['mass_1']:g} + {p['mass_2']:g}",
+                "pipeline": p["pipeline"],
+                "volume": f"{p['volume']:.3g} ± {p['error']:.1g}",
+                "far": "the catalogue's own" if p["far_per_year"] is None else f"{p['far_per_year']:g} /yr",
+                "ratio": f"{ours['volume'] / p['volume']:.2f}" if ours and p["far_per_year"] == 1 else "",
+                "source": f"{p['data']}; {p['source']}",
+            }
+        )
+    return out
+
+
 def _far(c: Mapping[str, Any], unit: str) -> str:
     value = c["far_per_hour"] if unit == "1/h" else c["far_per_year"]
     return f"{'< ' if c['far_is_limit'] else ''}{value:.3g}"

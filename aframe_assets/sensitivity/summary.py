@@ -80,6 +80,19 @@ def caveats(meta: Mapping[str, Any]) -> list[str]:
     return out
 
 
+def published_lines(meta: Mapping[str, Any]) -> list[str]:
+    """Published volumes of the run's pairs, a line for each pair and the note on their data; empty without comparators."""
+    found = (meta.get("comparators") or {"rows": ()})["rows"]
+    if not found:
+        return []
+    lines = []
+    for pair in dict.fromkeys((p["mass_1"], p["mass_2"]) for p in found):
+        own = [p for p in found if (p["mass_1"], p["mass_2"]) == pair]
+        values = ", ".join(f"{p['pipeline']} {p['volume']:.3g}" + ("" if p["far_per_year"] else " (GWTC-3, own threshold)") for p in own)
+        lines.append(f"published, {pair[0]:g} + {pair[1]:g}, 1 /yr: {values} Gpc³")
+    return [*lines, f"{meta['comparators']['note']} Sources are in the report."]
+
+
 def p_astro_text(candidate: Mapping[str, Any], short: bool = False) -> str:
     """p_astro of a row of candidates.json with its 90 % interval, as '0.870 (0.72 to 0.93)'.
 

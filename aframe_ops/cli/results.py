@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from aframe_assets.sensitivity.summary import caveats, match_text, p_astro_text, text_summary
+from aframe_assets.sensitivity.summary import caveats, match_text, p_astro_text, published_lines, text_summary
 from aframe_assets.store.workspace import Workspace
 
 SHOWN = 8
@@ -25,6 +25,8 @@ def show_results(workspace: Workspace, console: Console) -> None:
             samples = "" if row.samples is None else f"{row.samples:.3g}"
             table.add_row(row.pair, row.far, row.volume, samples, row.note)
         console.print(table)
+        for line in published_lines(volume.meta):
+            console.print(line, soft_wrap=True)
         for line in caveats(volume.meta):
             console.print(line, soft_wrap=True)
     candidates = workspace.complete("candidates")
