@@ -90,7 +90,7 @@ def measure(
     model = None
     try:
         volume = _sampled_volume(foreground, rejected) if s.aframe_compatible else population.volume
-        model, doubts = _p_astro(config, slides, draws, population, astrophysical, volume)
+        model, doubts = _p_astro(config, slides, independent, draws, population, astrophysical, volume)
         warnings += doubts
     except ValueError as e:
         warnings.append(f"no p_astro: {e}")
@@ -112,7 +112,7 @@ def _sampled_volume(foreground: Any, rejected: Any) -> float:
 
 
 def _p_astro(
-    config: Config, slides: Background, draws: Draws, population: Population, astrophysical: Any, volume: float
+    config: Config, slides: Background, independent: Independence, draws: Draws, population: Population, astrophysical: Any, volume: float
 ) -> tuple[PAstro, list[str]]:
     """The model, and what speaks against it."""
     s, doubts = config.sensitivity, []
@@ -140,10 +140,11 @@ def _p_astro(
         volume,
         rate=s.merger_rate,
         rate_interval=s.merger_rate_interval,
+        independence=independent,
         population=config.injections.prior if s.aframe_compatible else ASTROPHYSICAL,
         compatible=s.aframe_compatible,
     )
-    if tail := tail_warning(model, slides.statistics, slides.livetime):
+    if tail := tail_warning(model, slides.statistics, slides.livetime, independent):
         doubts.append(tail)
     if model.effective_samples < s.min_effective_samples:
         few = f"{model.effective_samples:.1f} effective found injections of {model.population}"

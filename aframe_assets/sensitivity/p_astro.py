@@ -23,6 +23,7 @@ import numpy as np
 
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.density import Density, background_tail
+from aframe_assets.sensitivity.independence import POISSON, Independence
 
 GRID_POINTS = 1024
 SIGMAS = 1.6449
@@ -30,6 +31,9 @@ SIGMAS = 1.6449
 
 NO_EVENT = 2.3026
 """90 % upper limit of a Poisson mean of which no event was seen."""
+
+TAIL_COUNT = 10
+"""Loudest background events that must follow the tail."""
 
 _FLOOR = -700.0  # log of the smallest density kept; JSON has no infinity
 
@@ -128,7 +132,7 @@ def fit_p_astro(
     rate: float,
     rate_interval: tuple[float, float],
     population: str,
-    independent_livetime: float | None = None,
+    independence: Independence = POISSON,
     compatible: bool = False,
 ) -> PAstro:
     """Fit a model.
@@ -143,7 +147,7 @@ def fit_p_astro(
         rate: merger rate, Gpc^-3 yr^-1.
         rate_interval: its 90 % interval; equal ends for a rate that is known.
         population: name of the population that the weights stand for.
-        independent_livetime: livetime that the background is worth where slides reuse the same glitches, seconds, at most Tb; None: Tb.
+        independence: how many independent events the background is worth where slides reuse the same glitches; taken at the tail's split.
         compatible: no monotonic rule, no interval.
 
     Raises:
@@ -168,7 +172,8 @@ def fit_p_astro(
     odds = log_f - log_b
     square = float((weights**2).sum())
     variance = max((square * (1 - 2 * share) + share**2 * total_square) / total_weight**2, 0)
-    independent = independent_livetime or background_livetime
+    in_tail = max(TAIL_COUNT, int((background >= tail.split).sum()))
+    independent = independence.livetime(in_tail, background_livetime)
     var_b = np.where(x > tail.split, tail.variance(x), kde_b.relative_variance(x)) * background_livetime / independent
     ends: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
     if not compatible:
@@ -205,14 +210,14 @@ def fit_p_astro(
     )
 
 
-def tail_warning(model: PAstro, background: np.ndarray, background_livetime: float) -> str | None:
+def tail_warning(model: PAstro, background: np.ndarray, background_livetime: float, independence: Independence = POISSON) -> str | None:
     """A sentence when the loudest ten background events do not follow the tail that p_astro continues, or None.
 
     Args:
-        background, background_livetime: as fitted.
+        background, background_livetime, independence: as fitted.
     """
-    count = 10
-    if len(background) < 100:
+    count = TAIL_COUNT
+    if len(background) < 10 * count:
         return None
     at = float(np.sort(background)[-count])
     if at <= model.split:
@@ -220,7 +225,7 @@ def tail_warning(model: PAstro, background: np.ndarray, background_livetime: flo
     # ln b is straight above the split
     log_b = float(np.interp(at, model.statistic, model.log_background))
     expected = np.exp(log_b) / -model.slope * background_livetime / SECONDS_PER_YEAR
-    spread = np.sqrt(1 / count + float(np.interp(at, model.statistic, model.log_background_variance)))
+    spread = np.sqrt(1 / independence.count(count) + float(np.interp(at, model.statistic, model.log_background_variance)))
     if abs(np.log(expected / count)) <= 3 * spread:
         return None
     return (

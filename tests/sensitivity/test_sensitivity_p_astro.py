@@ -9,6 +9,7 @@ from scipy import stats
 
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.density import Density, background_tail
+from aframe_assets.sensitivity.independence import Independence
 from aframe_assets.sensitivity.p_astro import PAstro, fit_p_astro, tail_warning
 
 RATE, VOLUME = 30.0, 2.0
@@ -273,7 +274,7 @@ def test_what_widens_the_interval():
     plain = np.log(high / (1 - high)) - np.log(low / (1 - low))
     rate = width(rate_interval=(YEAR_OF_SIGNALS / 2, YEAR_OF_SIGNALS * 2))
     assert rate == pytest.approx(np.hypot(plain, 2 * np.log(2)), rel=0.02), "in quadrature"
-    assert width(independent_livetime=0.1 * SECONDS_PER_YEAR / 4) > 1.3 * plain, "slides that reuse glitches tell less"
+    assert width(independence=Independence(np.full(20_000, 0.25))) > 1.3 * plain, "slides that reuse glitches tell less"
     assert p == known(x)
 
 
