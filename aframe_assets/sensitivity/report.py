@@ -117,7 +117,7 @@ def render(m: Material) -> str:
         v0=f"{m.volume['V0']:.4g}",
         volumes=[volume_row(r) for r in m.volume["rows"]],
         comparator_rows=comparator_rows(m),
-        comparator_note=(m.volume.get("comparators") or {"note": ""})["note"],
+        comparator_note=m.volume["comparators"]["note"],
         figures=figures,
         unit=m.candidates["far_unit"],
         zero_lag_text=zero_lag_text(m),

@@ -26,7 +26,7 @@ def cards(m: Material) -> list[dict[str, str]]:
     v, rows = m.volume, m.candidates["candidates"]
     loudest = rows[0] if rows else None
     unit = m.candidates["far_unit"]
-    worth = f"; worth {duration(v['Tb_effective'])} of independent noise" if v.get("Tb_effective") else ""
+    worth = f"; worth {duration(v['Tb_effective'])} of independent noise" if v["Tb_effective"] else ""
     return [
         {
             "label": "Background livetime Tb",
@@ -56,8 +56,8 @@ def volume_row(r: Mapping[str, Any]) -> dict[str, str]:
         "far": far_text(r),
         "volume": volume_text(r),
         "span": f"{r['volume_at_far_minus']:.3g} to {r['volume_at_far_plus']:.3g}" if measured else "",
-        "distance": f"{r['sensitive_distance']:.0f}" if measured and r.get("sensitive_distance") is not None else "",
-        "vt": f"{r['vt']:.3g}" if measured and r.get("vt") is not None else "",
+        "distance": f"{r['sensitive_distance']:.0f} ± {r['sensitive_distance_error']:.0f}" if measured else "",
+        "vt": f"{r['vt']:.3g}" if measured else "",
         "samples": f"{r['effective_samples']:.1f}" if "effective_samples" in r else "",
         "found": f"{r['num_found']:,}" if "num_found" in r else "",
         "note": r["note"],
@@ -71,7 +71,7 @@ def comparator_rows(m: Material) -> list[dict[str, str]]:
         (r["mass_1"], r["mass_2"]): r for r in m.volume["rows"] if (r["far"], r["far_unit"], r["status"]) == (1.0, "1/yr", "measured")
     }
     out = []
-    for p in (m.volume.get("comparators") or {"rows": ()})["rows"]:
+    for p in m.volume["comparators"]["rows"]:
         ours = yearly.get((p["mass_1"], p["mass_2"]))
         out.append(
             {
@@ -165,8 +165,5 @@ def zero_lag_text(m: Material) -> str:
 
 def low_snr_text(m: Material) -> str:
     """How many of the quietest injections were found, against what accident would find; empty where it was not measured."""
-    a = m.volume.get("accepted_4_to_5")
-    if not a or not a.get("num"):
-        return ""
-    quiet = f"Of {a['num']:,} injections with a network SNR of 4 to 5, {a['found_share']:.2%} are found"
-    return f"{quiet}; by accident {a['accidental']:.2%} would be."
+    quiet = m.volume.get("accepted_4_to_5")
+    return f"Near the SNR cut: {quiet['text']}." if quiet and quiet["num"] else ""

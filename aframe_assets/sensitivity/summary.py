@@ -82,7 +82,7 @@ def caveats(meta: Mapping[str, Any]) -> list[str]:
 
 def published_lines(meta: Mapping[str, Any]) -> list[str]:
     """Published volumes of the run's pairs, a line for each pair and the note on their data; empty without comparators."""
-    found = (meta.get("comparators") or {"rows": ()})["rows"]
+    found = meta["comparators"]["rows"]
     if not found:
         return []
     lines = []

@@ -32,7 +32,9 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("sensitivity")
     catalog = root / "known.csv"
     catalog.write_text("name,GPS\nGW_loud,1240611000.3\nGW_quiet & <shy>,1240612000.0\nGW_elsewhere,1187008882.4\n")
-    config = build_config({"preset": "demo", "name": "toy", "sensitivity": {"catalog": str(catalog), "exercise": True}})
+    config = build_config(
+        {"preset": "demo", "name": "toy", "sensitivity": {"catalog": str(catalog), "exercise": True, "comparators": ["aframe"]}}
+    )
     r = Room(root, config)
     events = write_events(r.folder, config, zero_extra=[(1240611000.5, 40.0)])
     names = ("background.hdf5", "0lag.hdf5", "foreground.hdf5", "rejected-parameters.hdf5")
@@ -126,6 +128,14 @@ def test_report_says_what_it_must(made):
         "fars_per_hour",
         "onnxruntime",
         "ml4gw 0.",
+        "stated rate 28 Gpc⁻³ yr⁻¹ (17.9 to 44 at 90 %)",
+        "&gt; 0.",
+        "by the tail",
+        "of independent noise",
+        "Near the SNR cut: ",
+        "Distance [Mpc]",
+        "Other data: published volumes are of O3, the strain of this run is simulated.",
+        "Marx et al. 2025",
     ):
         assert text in page, text
     assert "GW_elsewhere" not in page and "<shy>" not in page
