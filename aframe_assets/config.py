@@ -290,6 +290,7 @@ class Execution(Section):
     segments_per_step: int = Field(default=10, ge=1)
     min_segment_fraction: float = Field(default=1.0, gt=0, le=1)
     max_retries: int = Field(default=1, ge=0)
+    waveform_processes: int = Field(default=1, ge=1, description="processes in which a step makes lalsimulation's signals")
 
 
 class Config(Section):

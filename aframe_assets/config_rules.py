@@ -6,6 +6,8 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from aframe_assets.waveforms import approximants
+
 if TYPE_CHECKING:
     from aframe_assets.config import Config
 
@@ -44,6 +46,9 @@ def violations(config: Config) -> list[str]:
         refuse("conditioning.highpass", cond.highpass, f"expected below the Nyquist frequency {c.sample_rate / 2:g} Hz")
     if cond.highpass and cond.lowpass and cond.lowpass <= cond.highpass:
         refuse("conditioning.lowpass", cond.lowpass, f"expected above highpass {cond.highpass:g} Hz")
+    unusable = approximants.problem(wave.approximant)
+    if unusable:
+        refuse("waveforms.approximant", wave.approximant, unusable)
     unusable = approximants.problem(wave.approximant)
     if unusable:
         refuse("waveforms.approximant", wave.approximant, unusable)

@@ -81,14 +81,14 @@ _ALL = [
     Node(
         "training_waveforms",
         "waveforms",
-        "1",
+        "2",
         ("sample_rate", "seed", "waveforms"),
         files=("waveforms.prior",),
     ),
     Node(
         "validation_waveforms",
         "waveforms",
-        "1",
+        "2",
         ("ifos", "sample_rate", "seed", "waveforms", "conditioning"),
         (Input("psd", "roles", ("validation",)),),
         files=("waveforms.prior", "waveforms.validation_prior"),
@@ -96,7 +96,7 @@ _ALL = [
     Node(
         "injections",
         "waveforms",
-        "1",
+        "2",
         (
             "ifos",
             "sample_rate",
