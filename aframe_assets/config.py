@@ -300,6 +300,9 @@ class Config(Section):
     name: str = Field(default="aframe", pattern=r"^[A-Za-z0-9_.-]+$")
     seed: int = Field(default=1122, ge=0)
     ifos: list[str] = Field(default=["H1", "L1"], min_length=1)
+    detectors: dict[str, str] = Field(
+        default={}, description="ifo -> file of its geometry, in bilby's .interferometer format; H1, L1, V1 and K1 need none"
+    )
     sample_rate: Hertz = Field(default=2048, gt=0)
     segments: Segments = Segments()
     vetoes: Vetoes = Vetoes()

@@ -174,6 +174,7 @@ def _absolute(config: Config, base: Path) -> Config:
     }
     return config.model_copy(
         update={
+            "detectors": {k: fix(v) for k, v in config.detectors.items()},
             "strain": strain.model_copy(update={"files": [fix(f) for f in strain.files], "simulated": simulated}),
             "segments": config.segments.model_copy(update={"files": {k: fix(v) for k, v in config.segments.files.items()}}),
             "vetoes": config.vetoes.model_copy(update=vetoes),

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from aframe_assets.waveforms import approximants
+from aframe_assets.waveforms.detectors import BUILT_IN
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -31,6 +32,11 @@ def violations(config: Config) -> list[str]:
     cond, inf, seg, wave = c.conditioning, c.inference, c.segments, c.waveforms
     if len(set(c.ifos)) != len(c.ifos):
         refuse("ifos", c.ifos, "expected each detector once")
+    if not set(c.detectors) <= set(c.ifos):
+        refuse("detectors", c.detectors, f"expected geometry files of ifos {c.ifos} only")
+    strangers = [i for i in c.ifos if i not in BUILT_IN and i not in c.detectors]
+    if strangers:
+        refuse("ifos", c.ifos, f"no geometry of {strangers[0]}; known are {', '.join(BUILT_IN)}, give a file as detectors.{strangers[0]}")
     rate = c.sample_rate / inf.inference_rate
     if abs(rate - round(rate)) > 1e-9:
         refuse("inference.inference_rate", inf.inference_rate, f"expected a rate that divides sample_rate {c.sample_rate:g} Hz")
@@ -46,9 +52,6 @@ def violations(config: Config) -> list[str]:
         refuse("conditioning.highpass", cond.highpass, f"expected below the Nyquist frequency {c.sample_rate / 2:g} Hz")
     if cond.highpass and cond.lowpass and cond.lowpass <= cond.highpass:
         refuse("conditioning.lowpass", cond.lowpass, f"expected above highpass {cond.highpass:g} Hz")
-    unusable = approximants.problem(wave.approximant)
-    if unusable:
-        refuse("waveforms.approximant", wave.approximant, unusable)
     unusable = approximants.problem(wave.approximant)
     if unusable:
         refuse("waveforms.approximant", wave.approximant, unusable)

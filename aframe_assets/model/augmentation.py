@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from ml4gw.gw import compute_observed_strain, get_ifo_geometry
 from torch import Tensor
 
 from aframe_assets.model.samplers import STRAIN_SCALE, Placement
+from aframe_assets.waveforms.projection import respond
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aframe_assets.config import Training
     from aframe_assets.strain.conditioning import Whitener
+    from aframe_assets.waveforms.detectors import Detector
 
 
 def flip(x: Tensor, rng: torch.Generator) -> Tensor:
@@ -74,30 +75,29 @@ class Augmentation:
         training: probabilities of `config.model.training`.
         placement: where mergers lie.
         whitener: the experiment's conditioning.
-        ifos: detectors, in the order of the channels.
+        detectors: in the order of the channels.
     """
 
-    def __init__(self, training: Training, placement: Placement, whitener: Whitener, ifos: Sequence[str]) -> None:
-        self.training, self.placement, self.whitener = training, placement, whitener
-        self.tensors, self.vertices = get_ifo_geometry(*ifos)
+    def __init__(self, training: Training, placement: Placement, whitener: Whitener, detectors: Sequence[Detector]) -> None:
+        self.training, self.placement, self.whitener, self.detectors = training, placement, whitener, tuple(detectors)
 
     def project(self, polarisations: Tensor, rng: torch.Generator) -> Tensor:
-        """Responses of the detectors to sources at random sky positions.
+        """Responses of the detectors to sources at random places over the Earth.
+
+        The sky is isotropic, so longitudes are drawn as they are and no sidereal time is needed.
 
         Args:
             polarisations: (signal, 2, time), cross and plus.
-            rng: draws dec ~ cosine, psi ~ U(0, pi), phi ~ U(0, 2 pi).
+            rng: draws dec ~ cosine, psi ~ U(0, pi), longitude ~ U(0, 2 pi).
 
         Returns:
             (signal, ifo, time).
         """
         n, device = len(polarisations), polarisations.device
         u = torch.rand(3, n, generator=rng, dtype=torch.float64).to(device)
-        dec, psi, phi = torch.asin(2 * u[0] - 1), torch.pi * u[1], 2 * torch.pi * u[2]
+        dec, psi, longitude = torch.asin(2 * u[0] - 1), torch.pi * u[1], 2 * torch.pi * u[2]
         cross, plus = polarisations.unbind(1)
-        return compute_observed_strain(
-            dec, psi, phi, self.tensors.to(device), self.vertices.to(device), self.whitener.sample_rate, cross=cross, plus=plus
-        )
+        return respond(cross, plus, longitude, dec, psi, self.detectors, self.whitener.sample_rate)
 
     def signals(self, polarisations: Tensor, psd: Tensor, snrs: Tensor, rng: torch.Generator) -> Tensor:
         """Whitened kernels of signals with the wanted network SNRs, mergers placed at random between the pads.

@@ -23,6 +23,7 @@ from aframe_assets.model.samplers import (
 )
 from aframe_assets.strain.conditioning import Whitener
 from aframe_assets.strain.glitches import glitch_bank
+from aframe_assets.waveforms.detectors import get_detectors
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -57,7 +58,7 @@ class TrainingBatches:
         self.placement = Placement.of(config)
         self.files = BackgroundFiles(background, config.ifos, Whitener(c, config.sample_rate), t.psd_block, c.kernel_length)
         self.signals = SignalFile(signals, self.placement, config.sample_rate)
-        self.augment = Augmentation(t, self.placement, self.whitener, config.ifos)
+        self.augment = Augmentation(t, self.placement, self.whitener, get_detectors(config.ifos, config.detectors))
         self.snrs = SnrCurriculum(t.min_snr, t.max_snr, t.snr_alpha, t.snr_start, t.snr_decay_steps)
         self._refilled: int | None = None
 

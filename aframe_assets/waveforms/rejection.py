@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aframe_assets.waveforms.detectors import Detector, get_detectors
 from aframe_assets.waveforms.generation import WaveformGenerator
 from aframe_assets.waveforms.ledger import SIGNAL
 from aframe_assets.waveforms.parameters import detector_frame
@@ -36,6 +37,7 @@ class Selection:
         threshold: network SNR.
         highpass, lowpass: band of the SNR, Hz.
         psd_label: what the PSD is, for messages.
+        detectors: where `ifos` stand; () for those that are built in.
     """
 
     ifos: Sequence[str]
@@ -44,11 +46,13 @@ class Selection:
     highpass: float | None = None
     lowpass: float | None = None
     psd_label: str = "the given PSD"
+    detectors: tuple[Detector, ...] = ()
 
     @classmethod
     def of(cls, config: Config, psds: PSDS, psd_label: str = "the given PSD") -> Selection:
         c = config.conditioning
-        return cls(tuple(config.ifos), psds, config.waveforms.snr_threshold, c.highpass, c.lowpass, psd_label)
+        sites = get_detectors(config.ifos, config.detectors)
+        return cls(tuple(config.ifos), psds, config.waveforms.snr_threshold, c.highpass, c.lowpass, psd_label, sites)
 
 
 @dataclass
@@ -106,7 +110,7 @@ def rejection_sample(
         n = min(max_num_samples, BATCH, math.ceil(1.1 * (num_signals - accepted) / rate))
         values = detector_frame(prior.sample(n, rng), prior.frame)
         polarizations, good = generator(values)
-        strain = project(polarizations, values, selection.ifos, generator.sample_rate)
+        strain = project(polarizations, values, selection.detectors or selection.ifos, generator.sample_rate)
         snrs = ifo_snrs(strain, selection.psds, selection.ifos, generator.sample_rate, selection.highpass, selection.lowpass)
         values = values | {"snr": network_snr(snrs), "ifo_snrs": snrs}
         above = good & (values["snr"] >= selection.threshold)

@@ -114,6 +114,8 @@ def test_units():
         ({"inference": {"shifts": [0, 1, 2]}}, ["inference.shifts", "one shift for each of ifos"]),
         ({"inference": {"shifts": [0, 0]}}, ["inference.shifts", "at least one above 0"]),
         ({"ifos": ["H1", "H1"]}, ["ifos", "each detector once"]),
+        ({"ifos": ["H1", "X1"]}, ["ifos", "no geometry of X1", "H1, L1, V1, K1", "detectors.X1"]),
+        ({"detectors": {"V1": "v1.interferometer"}}, ["detectors", "of ifos ['H1', 'L1'] only"]),
         ({"segments": {"test_stop": 1}}, ["segments.test_stop = 1", "not before test_start"]),
         ({"segments": {"train_start": None}}, ["segments.train_start = None", "GPS time"]),
         ({"segments": {"fixed": []}}, ["segments.fixed", "at least one"]),
