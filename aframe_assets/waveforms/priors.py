@@ -6,36 +6,20 @@ the prior's inverse distribution, so that the same seed gives the same draws.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from bilby.core.prior import (
-    ConditionalPowerLaw,
-    ConditionalPriorDict,
-    ConditionalUniform,
-    Constraint,
-    Cosine,
-    DeltaFunction,
-    Gaussian,
-    LogNormal,
-    PowerLaw,
-    PriorDict,
-    Sine,
-    Triangular,
-    Uniform,
-)
-from bilby.gw.prior import UniformComovingVolume, UniformSourceFrame
+from bilby.core import prior as core
+from bilby.core.prior import ConditionalPriorDict, Constraint, PriorDict
+from bilby.core.prior import Prior as BilbyPrior
+from bilby.gw import prior as gw
 
+from aframe_assets.waveforms.frames import FRAMES, DetectorFrame, SourceFrame
 from aframe_assets.waveforms.parameters import chirp_mass, complete, component_masses, mass_ratio, redshift_at
-
-Frame = Literal["source", "detector"]
-MASS_PAIRS = ((35.0, 35.0), (35.0, 20.0), (20.0, 20.0), (20.0, 10.0))
-"""Mass pairs at which sensitive volumes are given (reference 2.13)."""
+from aframe_assets.waveforms.prior_files import Frame, Line, PriorFile, below_mass_1, read
 
 _DERIVED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "mass_1": lambda a, b: a,
@@ -134,7 +118,7 @@ class Prior:
 
     Attributes:
         name: as in the configuration.
-        frame: frame of the masses that are drawn.
+        frame: frame of the masses that are drawn, 'source' or 'detector'.
         components: with weights that add to 1.
     """
 
@@ -142,8 +126,8 @@ class Prior:
     frame: Frame
     components: tuple[Component, ...]
 
-    def sample(self, n: int, seed: int | np.random.Generator) -> dict[str, np.ndarray]:
-        """`n` draws of every parameter of a signal, masses in `frame` (see `parameters.detector_frame`).
+    def sample(self, n: int, seed: int | np.random.Generator) -> SourceFrame | DetectorFrame:
+        """`n` draws of every parameter of a signal, masses in `frame`; `.detector()` and `.source()` go to either.
 
         Args:
             n: number of draws, >= 0.
@@ -154,17 +138,16 @@ class Prior:
             return self._complete(self.components[0].sample(n, rng))
         which = rng.choice(len(self.components), size=n, p=[c.weight for c in self.components])
         drawn = [self._complete(c.sample(int((which == i).sum()), rng)) for i, c in enumerate(self.components)]
-        out = {k: np.empty(n) for k in drawn[0]}
+        out = FRAMES[self.frame]({k: np.empty(n) for k in drawn[0]})
         for i, part in enumerate(drawn):
             for k, v in part.items():
                 out[k][which == i] = v
         return out
 
-    @staticmethod
-    def _complete(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _complete(self, values: dict[str, np.ndarray]) -> SourceFrame | DetectorFrame:
         if "luminosity_distance" in values:
             values["redshift"] = redshift_at(values.pop("luminosity_distance"))
-        return complete(values)
+        return FRAMES[self.frame](complete(values))
 
     def mass_density(self, mass_1: np.ndarray, mass_2: np.ndarray, redshift: np.ndarray | None = None) -> np.ndarray:
         """p(mass_1, mass_2) of *source-frame* masses, per solar mass squared: the mixture's density (reference 2.13).
@@ -215,178 +198,35 @@ class Prior:
         return (-np.pi / 2, np.pi / 2) if p is None else (float(p.minimum), float(p.maximum))
 
 
-def _below_primary(reference: dict, mass_1: np.ndarray) -> dict:
-    return {"minimum": reference["minimum"], "maximum": mass_1}
+@lru_cache
+def _made(kind: str, values: tuple, options: tuple) -> BilbyPrior:
+    """A prior of bilby; tables of cosmological ones take a while, so equal ones are the same."""
+    return (getattr(core, kind, None) or getattr(gw, kind))(*values, **dict(options))
 
 
-def _sky() -> dict:
-    return {
-        "dec": Cosine(name="dec"),
-        "ra": Uniform(0, 2 * np.pi, name="ra"),
-        "theta_jn": Sine(name="theta_jn"),
-        "phase": Uniform(0, 2 * np.pi, name="phase"),
-    }
-
-
-def _orientation(max_spin: float = 0.998) -> dict:
-    return _sky() | {
-        "psi": Uniform(0, np.pi, name="psi"),
-        "a_1": Uniform(0, max_spin, name="a_1"),
-        "a_2": Uniform(0, max_spin, name="a_2"),
-        "tilt_1": Sine(name="tilt_1"),
-        "tilt_2": Sine(name="tilt_2"),
-        "phi_12": Uniform(0, 2 * np.pi, name="phi_12"),
-        "phi_jl": Uniform(0, 2 * np.pi, name="phi_jl"),
-    }
+def _component(weight: float, lines: tuple[Line, ...], where: str) -> Component:
+    priors: dict[str, BilbyPrior] = {}
+    for line in lines:
+        options = line.options if line.below is None else (*line.options, ("condition_func", below_mass_1))
+        try:
+            priors[line.name.removesuffix("_source")] = _made(line.kind, line.values, options)
+        except Exception as e:
+            raise ValueError(f"{where}, line {line.number}: bilby cannot make {line.name} = {line.kind}(...): {e}") from e
+    return Component(weight, PriorDict(priors, conversion_function=lambda x: x))
 
 
 @lru_cache
-def _comoving(zmax: float) -> UniformComovingVolume:
-    return UniformComovingVolume(0, zmax, name="redshift", cosmology="Planck15")
+def _prior(name: str, file: PriorFile) -> Prior:
+    return Prior(name, file.frame, tuple(_component(weight, lines, file.where) for weight, lines in file.components))
 
 
-@lru_cache
-def _source_frame(zmax: float) -> UniformSourceFrame:
-    return UniformSourceFrame(0, zmax, name="redshift", cosmology="Planck15")
-
-
-def _astrophysical_masses() -> dict:
-    return {
-        "mass_1": PowerLaw(-2.35, 5, 100, name="mass_1"),
-        "mass_2": ConditionalPowerLaw(_below_primary, name="mass_2", alpha=1, minimum=5, maximum=100),
-    }
-
-
-def _log_normal(m1: float, m2: float, sigma: float, smallest_ratio: float = 0.02) -> dict:
-    return {
-        "mass_1": LogNormal(np.log(m1), sigma, name="mass_1"),
-        "mass_2": LogNormal(np.log(m2), sigma, name="mass_2"),
-        "mass_ratio": Constraint(smallest_ratio, 1, name="mass_ratio"),
-    }
-
-
-def _one(name: str, frame: Frame, priors: dict) -> Prior:
-    return Prior(name, frame, (Component(1.0, PriorDict(priors, conversion_function=lambda x: x)),))
-
-
-def end_o3_ratesandpops() -> Prior:
-    """Binary black holes as in the LVK's end-of-O3 rates and populations injections; the default."""
-    return _one("end_o3_ratesandpops", "source", _astrophysical_masses() | {"redshift": _comoving(2)} | _orientation())
-
-
-def end_o3_ratesandpops_bns() -> Prior:
-    """Binary neutron stars."""
-    masses = {
-        "mass_1": Triangular(mode=2.5, minimum=1, maximum=2.5, name="mass_1"),
-        "mass_2": ConditionalUniform(_below_primary, name="mass_2", minimum=1, maximum=2.5),
-    }
-    return _one("end_o3_ratesandpops_bns", "source", masses | {"redshift": _source_frame(0.15)} | _orientation(0.4))
-
-
-def _uniform_masses() -> dict:
-    return {
-        "mass_1": Uniform(5, 100, name="mass_1"),
-        "mass_2": Uniform(5, 100, name="mass_2"),
-        "mass_ratio": Constraint(0, 1, name="mass_ratio"),
-        "redshift": _source_frame(0.5),
-        "psi": DeltaFunction(0.0, name="psi"),
-    }
-
-
-def nonspin_bbh() -> Prior:
-    """Uniform detector-frame masses, no spins."""
-    return _one("nonspin_bbh", "detector", _sky() | _uniform_masses())
-
-
-def spin_bbh() -> Prior:
-    """Uniform detector-frame masses with spins."""
-    flat = {"phi_12": DeltaFunction(0.0, name="phi_12"), "phi_jl": DeltaFunction(0.0, name="phi_jl")}
-    return _one("spin_bbh", "detector", _orientation() | _uniform_masses() | flat)
-
-
-def gaussian_masses(m1: float, m2: float, sigma: float = 2.0) -> Prior:
-    """Masses around (m1, m2), unordered; no spins."""
-    masses = {"mass_1": Gaussian(m1, sigma, name="mass_1"), "mass_2": Gaussian(m2, sigma, name="mass_2")}
-    return _one("gaussian_masses", "source", _sky() | masses | {"redshift": _source_frame(2)})
-
-
-def log_normal_masses(m1: float, m2: float, sigma: float = 2.0) -> Prior:
-    """Log-normal masses around (m1, m2) with mass_2 / mass_1 in [0.02, 1]; no spins."""
-    return _one("log_normal_masses", "source", _sky() | _log_normal(m1, m2, sigma) | {"redshift": _source_frame(2)})
-
-
-def demo_training() -> Prior:
-    """A broad training population: detector-frame masses 5 to 120, even in log(mass_1), favouring comparable masses."""
-    masses = {
-        "mass_1": PowerLaw(-1, 8, 120, name="mass_1"),
-        "mass_2": ConditionalPowerLaw(_below_primary, name="mass_2", alpha=1, minimum=5, maximum=120),
-    }
-    return _one("demo_training", "detector", _orientation() | masses | {"redshift": _comoving(1.0)})
-
-
-def demo_mixture() -> Prior:
-    """A proposal for few injections: 90 % log-normals (sigma 0.15, m2 <= m1) at the four mass pairs in equal parts,
-    10 % the masses of `end_o3_ratesandpops`; redshift uniform in comoving volume up to 0.7.
-    """
-    rest = _orientation() | {"redshift": _comoving(0.7)}
-    pairs = [(0.9 / len(MASS_PAIRS), _log_normal(*pair, 0.15)) for pair in MASS_PAIRS]
-    parts = [*pairs, (0.1, _astrophysical_masses())]
-    return Prior("demo_mixture", "source", tuple(Component(w, PriorDict(m | rest, conversion_function=lambda x: x)) for w, m in parts))
-
-
-PRIORS: dict[str, Callable[..., Prior]] = {
-    f.__name__: f
-    for f in (
-        end_o3_ratesandpops,
-        end_o3_ratesandpops_bns,
-        nonspin_bbh,
-        spin_bbh,
-        gaussian_masses,
-        log_normal_masses,
-        demo_training,
-        demo_mixture,
-    )
-}
-
-
-@lru_cache
 def get_prior(name_or_path: str) -> Prior:
-    """A named prior (`demo_mixture`, `log_normal_masses(35, 20, 0.1)`) or a bilby prior file.
+    """A named prior (`demo_mixture`, `log_normal_masses(35, 20, 0.1)`) or a file like those of the named ones.
 
     In a file `mass_1_source`/`mass_2_source` are drawn in the source frame, `mass_1`/`mass_2` and
-    `chirp_mass`/`mass_ratio` in the detector frame, as bilby names them.
+    `chirp_mass`/`mass_ratio` in the detector frame, as bilby names them (see `prior_files`). Nothing in it is evaluated.
 
     Raises:
-        ValueError: unknown name, wrong arguments, or a file without masses or distance.
+        ValueError: unknown name, wrong arguments, or a file with anything that is not a population; with file and line.
     """
-    call = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", str(name_or_path))
-    if call and call[1] in PRIORS:
-        try:
-            return PRIORS[call[1]](*(float(x) for x in (call[2] or "").split(",") if x.strip()))
-        except TypeError as e:
-            raise ValueError(f"prior '{name_or_path}': {e}; write it as 'log_normal_masses(35, 20, 0.1)'") from None
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise ValueError(f"prior '{name_or_path}' is neither a file nor one of {', '.join(PRIORS)}")
-    return _from_file(path)
-
-
-def _from_file(path: Path) -> Prior:
-    try:
-        priors = dict(ConditionalPriorDict(str(path), conversion_function=lambda x: x))
-    except Exception as e:
-        raise ValueError(f"{path}: not a bilby prior file: {e}") from e
-    frame: Frame = "detector"
-    drawn = {k for k, p in priors.items() if not isinstance(p, Constraint)}
-    if {"mass_1_source", "mass_2_source"} <= drawn:
-        frame = "source"
-        priors = {k.removesuffix("_source"): p for k, p in priors.items()}
-        drawn = {k.removesuffix("_source") for k in drawn}
-    if not ({"mass_1", "mass_2"} <= drawn or {"chirp_mass", "mass_ratio"} <= drawn):
-        raise ValueError(f"{path}: needs priors of mass_1 and mass_2, mass_1_source and mass_2_source, or chirp_mass and mass_ratio")
-    if not {"redshift", "luminosity_distance"} & drawn:
-        raise ValueError(f"{path}: needs a prior of redshift or luminosity_distance")
-    foreign = [k for k, p in priors.items() if isinstance(p, Constraint) and k not in _DERIVED]
-    if foreign:
-        raise ValueError(f"{path}: constraints on {foreign} are not supported; on {', '.join(_DERIVED)} they are")
-    return Prior(str(path), frame, (Component(1.0, PriorDict(priors, conversion_function=lambda x: x)),))
+    return _prior(str(name_or_path), read(str(name_or_path)))

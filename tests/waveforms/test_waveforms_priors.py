@@ -13,7 +13,9 @@ from aframe_assets.waveforms.parameters import (
     mass_ratio,
     redshift_at,
 )
-from aframe_assets.waveforms.priors import MASS_PAIRS, get_prior
+from aframe_assets.waveforms.priors import get_prior
+
+MASS_PAIRS = ((35.0, 35.0), (35.0, 20.0), (20.0, 20.0), (20.0, 10.0))
 
 ALL = [
     "end_o3_ratesandpops",
@@ -22,6 +24,7 @@ ALL = [
     "spin_bbh",
     "gaussian_masses(35, 20)",
     "log_normal_masses(35, 20, 0.1)",
+    "training_prior",
     "demo_training",
     "demo_mixture",
 ]
@@ -161,7 +164,15 @@ def test_prior_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("no_such_prior", "neither a file"), ("gaussian_masses", "write it"), ("log_normal_masses(1)", "write it")],
+    [
+        ("no_such_prior", "neither a file"),
+        ("no_such_prior(1, 2)", "neither a file"),
+        ("gaussian_masses()", "expected gaussian_masses"),
+        ("log_normal_masses(1)", "expected gaussian_masses"),
+        ("log_normal_masses(35, -20)", "positive"),
+        ("demo_mixture(35, 20)", "expected gaussian_masses"),
+        ("ringdown_prior", "without masses"),
+    ],
 )
 def test_unknown_priors(name, text):
     with pytest.raises(ValueError, match=text):
