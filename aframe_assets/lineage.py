@@ -183,7 +183,7 @@ _ALL = [
         "candidates",
         "sensitivity",
         "2",
-        ("ifos", "sensitivity"),
+        ("ifos", "sensitivity", "inference.cluster_window_length"),
         (Input("events"), Input("sensitive_volume"), Input("vetoes", optional=True)),
         files=("sensitivity.catalog",),
     ),

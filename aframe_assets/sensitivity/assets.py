@@ -94,7 +94,8 @@ def make_candidates(job: Job) -> Product:
     from aframe_assets.waveforms.ledger import EventSet
 
     slides = EventSet.read(job.path("events", "background.hdf5"))
-    background = Background.of(slides.detection_statistic, slides.Tb)
+    rings = job.handle("events").meta.get("rings", ())
+    background = Background.of_slides(slides, job.config.inference.cluster_window_length, rings)
     zero = EventSet.read(job.path("events", "0lag.hdf5"))
     s, ifos = job.config.sensitivity, job.config.ifos
     found = find_candidates(

@@ -9,13 +9,15 @@ import numpy as np
 
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.far import Background
-from aframe_assets.sensitivity.independence import POISSON, Independence
 from aframe_assets.sensitivity.population import LogNormalPair, Population
 from aframe_assets.sensitivity.snr_cut import QuietSignals, quiet_signals
 from aframe_assets.sensitivity.volume import COVERAGE_FLOOR, Draws, Estimate, Sample, estimate, sensitive_distance
 
 FIRST_COUNT = 10
 """Lowest background count of the FAR grid: an error of 32 % were every event independent."""
+
+FEW_INDEPENDENT = 4
+"""Effective background count below which a rate has an error above half of itself, and a warning says so."""
 
 COMPATIBLE_MAX_FAR = 365 / SECONDS_PER_YEAR
 """Aframe's cap of the FAR grid, Hz."""
@@ -79,7 +81,6 @@ def volume_curves(
     recovery_window: float = 1.0,
     compatible: bool = False,
     num_grid: int | None = 1000,
-    independence: Independence = POISSON,
     zero_lag_livetime: float = 0.0,
 ) -> Curves:
     """V of every mass pair on a FAR grid and at the wanted rates.
@@ -93,7 +94,6 @@ def volume_curves(
         recovery_window: seconds, for the share of accidental recoveries.
         compatible: Aframe v1's weights, variance and grid.
         num_grid: most points of the grid.
-        independence: of the background's events; what errors of rates rest on.
         zero_lag_livetime: T0, seconds, for VT.
 
     Raises:
@@ -105,7 +105,7 @@ def volume_curves(
     counts = background.grid(first, max_far or (COMPATIBLE_MAX_FAR if compatible else None), None if compatible else num_grid)
     grid = background.kth_loudest(counts)
     asked, refused = _asked(rates, background, first)
-    around = [t for k, t in asked.values() for t in (t, *_band(background, k, independence))]
+    around = [t for k, t in asked.values() for t in (t, *_band(background, k))]
     sample = Sample.of(draws, population, np.concatenate([grid, around]), compatible=compatible)
     n = len(grid)
     found = sample.above
@@ -134,7 +134,7 @@ def volume_curves(
                 continue
             at = n + 3 * list(asked).index(rate)
             k, threshold = asked[rate]
-            row |= _row(whole, at, k, threshold, background, independence, int(found[at]), recovery_window)
+            row |= _row(whole, at, k, threshold, background, int(found[at]), recovery_window)
             row |= _reach(row["volume"], row["error"], population.solid_angle, zero_lag_livetime)
             if row["effective_samples"] < min_effective_samples:
                 row["status"] = "upper_limit"
@@ -143,6 +143,14 @@ def volume_curves(
                 warnings.append(f"{target.label} at FAR {rate.value:g} {rate.unit}: {row['note']}")
             rows.append(row)
     warnings += [f"FAR {r.value:g} {r.unit}: {text}" for r, text in refused.items()]
+    for rate, (k, _) in asked.items():
+        worth = background.independence.count(k)
+        if worth < FEW_INDEPENDENT:
+            warnings.append(
+                f"FAR {rate.value:g} {rate.unit}: its {k} background events are worth {worth:.1f} independent ones "
+                "(slides reuse glitches), "
+                f"so the rate has an error of {background.independence.relative_error(k):.0%}; add test data rather than slides"
+            )
     if draws.num_outside_window:
         many = draws.num_outside_window
         warnings.append(f"{many} injections were matched to an event more than {recovery_window:g} s away and count as missed")
@@ -159,7 +167,7 @@ def volume_curves(
         counts,
         counts / background.livetime,
         grid,
-        independence.count(counts),
+        background.independence.count(counts),
         tuple(curves),
         tuple(rows),
         tuple(warnings),
@@ -187,9 +195,9 @@ def _asked(rates: Sequence[Rate], background: Background, first: int) -> tuple[d
     return asked, refused
 
 
-def _band(background: Background, k: int, independence: Independence) -> tuple[float, float]:
+def _band(background: Background, k: int) -> tuple[float, float]:
     """Thresholds of k - s and k + s events, s the standard deviation of k: where the true threshold may lie."""
-    n, spread = len(background.statistics), k * independence.relative_error(k)
+    n, spread = len(background.statistics), k * background.independence.relative_error(k)
     low, high = max(1, round(k - spread)), min(n, round(k + spread))
     return float(background.kth_loudest(low)), float(background.kth_loudest(high))
 
@@ -211,18 +219,16 @@ def _reach(volume: float, error: float, solid_angle: float, livetime: float) -> 
     }
 
 
-def _row(
-    e: Estimate, at: int, k: int, threshold: float, background: Background, independence: Independence, found: int, recovery_window: float
-) -> dict:
+def _row(e: Estimate, at: int, k: int, threshold: float, background: Background, found: int, recovery_window: float) -> dict:
     far = k / background.livetime
     return {
         "status": "measured",
         "note": "",
         "count": k,
         "far_measured_per_year": far * SECONDS_PER_YEAR,
-        "far_relative_error": float(independence.relative_error(k)),
-        "effective_count": float(independence.count(k)),
-        "Tb_effective": float(independence.livetime(k, background.livetime)),
+        "far_relative_error": float(background.independence.relative_error(k)),
+        "effective_count": float(background.independence.count(k)),
+        "Tb_effective": float(background.independence.livetime(k, background.livetime)),
         "threshold": threshold,
         "volume": float(e.volume[at]),
         "error": float(e.error[at]),

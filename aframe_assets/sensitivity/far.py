@@ -8,17 +8,19 @@ Conventions, used everywhere:
 * the FAR of the k-th loudest background event is k / Tb, with a relative error 1 / sqrt(N_eff) of which `independence` tells N_eff <= k;
 * Tb is the time of all outputs of all slides that counted, also of slides and chunks without any event.
 
-Formulae: reference 2.12; the significance is that of Was et al. 2010 (Class. Quantum Grav. 27, 194014) for slid data.
+Formulae: reference 2.12; the significance is that of Usman et al. 2016 (Class. Quantum Grav. 33, 215004).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from aframe_assets.config import SECONDS_PER_YEAR
+from aframe_assets.sensitivity.independence import BLOCK_WINDOWS, POISSON, Independence, independence
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -34,13 +36,15 @@ class Background:
     Attributes:
         statistics: detection statistics, ascending, shape (n,), finite.
         livetime: background livetime Tb of all slides, seconds, > 0.
+        independence: how many independent events the loudest are worth; by default as many as there are.
     """
 
     statistics: np.ndarray
     livetime: float
+    independence: Independence = POISSON
 
     @classmethod
-    def of(cls, statistics: np.ndarray, livetime: float) -> Background:
+    def of(cls, statistics: np.ndarray, livetime: float, independence: Independence = POISSON) -> Background:
         """Sorts `statistics`.
 
         Raises:
@@ -54,7 +58,23 @@ class Background:
             raise ValueError(
                 f"background livetime Tb = {livetime:g} s; expected > 0: add test data, or raise inference.num_slides or inference.Tb"
             )
-        return cls(values, float(livetime))
+        return cls(values, float(livetime), independence)
+
+    @classmethod
+    def of_slides(cls, events: Any, cluster_window: float, rings: Sequence[tuple[float, float]] = ()) -> Background:
+        """From an EventSet of slides, with the independence of its events.
+
+        Args:
+            events: statistics, times and shifts, and their livetime `Tb`.
+            cluster_window: seconds, inference.cluster_window_length; `BLOCK_WINDOWS` of it are one block of own time.
+            rings: (start, duration) of chunks that were slid in a ring, GPS seconds.
+
+        Raises:
+            ValueError: as `of`.
+        """
+        columns = events.detection_statistic, events.detection_time, np.reshape(events.shift, (len(events), -1))
+        plain = cls.of(columns[0], events.Tb)
+        return replace(plain, independence=independence(*columns, BLOCK_WINDOWS * cluster_window, rings))
 
     @property
     def years(self) -> float:

@@ -13,7 +13,6 @@ import numpy as np
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.curves import FIRST_COUNT, Curves, Rate, volume_curves
 from aframe_assets.sensitivity.far import Background, per_hour, per_year
-from aframe_assets.sensitivity.independence import BLOCK_WINDOWS, Independence, independence
 from aframe_assets.sensitivity.p_astro import PAstro, fit_p_astro, tail_warning
 from aframe_assets.sensitivity.population import ASTROPHYSICAL, Population, comoving_volume
 from aframe_assets.sensitivity.snr_cut import QuietSignals
@@ -28,7 +27,6 @@ class Measurement:
     """What `measure` found; `p_astro` is None when there is too little to fit it, and a warning says why."""
 
     background: Background
-    independence: Independence
     draws: Draws
     curves: Curves
     p_astro: PAstro | None
@@ -63,9 +61,7 @@ def measure(
     """
     s, window = config.sensitivity, config.inference.recovery_window
     _require_slid(background)
-    slides = Background.of(background.detection_statistic, background.Tb)
-    block = BLOCK_WINDOWS * config.inference.cluster_window_length
-    independent = independence(background.detection_statistic, background.detection_time, background.shift, block, rings)
+    slides = Background.of_slides(background, config.inference.cluster_window_length, rings)
     draws = Draws.of(foreground, rejected, recovery_window=window, snr_max=s.snr_max)
     population = Population.of(prior)
     curves = volume_curves(
@@ -79,7 +75,6 @@ def measure(
         min_effective_samples=s.min_effective_samples,
         recovery_window=window,
         compatible=s.aframe_compatible,
-        independence=independent,
         zero_lag_livetime=zero_lag_livetime,
     )
     warnings = list(curves.warnings)
@@ -90,11 +85,11 @@ def measure(
     model = None
     try:
         volume = _sampled_volume(foreground, rejected) if s.aframe_compatible else population.volume
-        model, doubts = _p_astro(config, slides, independent, draws, population, astrophysical, volume)
+        model, doubts = _p_astro(config, slides, draws, population, astrophysical, volume)
         warnings += doubts
     except ValueError as e:
         warnings.append(f"no p_astro: {e}")
-    return Measurement(slides, independent, draws, curves, model, tuple(warnings))
+    return Measurement(slides, draws, curves, model, tuple(warnings))
 
 
 def _require_slid(background: Any) -> None:
@@ -112,7 +107,7 @@ def _sampled_volume(foreground: Any, rejected: Any) -> float:
 
 
 def _p_astro(
-    config: Config, slides: Background, independent: Independence, draws: Draws, population: Population, astrophysical: Any, volume: float
+    config: Config, slides: Background, draws: Draws, population: Population, astrophysical: Any, volume: float
 ) -> tuple[PAstro, list[str]]:
     """The model, and what speaks against it."""
     s, doubts = config.sensitivity, []
@@ -140,11 +135,11 @@ def _p_astro(
         volume,
         rate=s.merger_rate,
         rate_interval=s.merger_rate_interval,
-        independence=independent,
         population=config.injections.prior if s.aframe_compatible else ASTROPHYSICAL,
         compatible=s.aframe_compatible,
+        independence=slides.independence,
     )
-    if tail := tail_warning(model, slides.statistics, slides.livetime, independent):
+    if tail := tail_warning(model, slides.statistics, slides.livetime, slides.independence):
         doubts.append(tail)
     if model.effective_samples < s.min_effective_samples:
         few = f"{model.effective_samples:.1f} effective found injections of {model.population}"
@@ -205,7 +200,7 @@ def _effective_livetime(m: Measurement, first: int) -> float | None:
     """Tb_eff, seconds, at the lowest rate that V is given at, or else the lowest measurable one; None with less background than that."""
     counts = [r["count"] for r in m.curves.rows if r["status"] != "not_measurable"]
     k = min(counts, default=first)
-    return float(m.independence.livetime(k, m.background.livetime)) if k <= len(m.background.statistics) else None
+    return float(m.background.independence.livetime(k, m.background.livetime)) if k <= len(m.background.statistics) else None
 
 
 def _quiet(q: QuietSignals | None) -> dict[str, Any] | None:

@@ -52,12 +52,12 @@ def make_figure(id: str, title: str, caption: str, figure: Any, height: int = 43
 
 
 def background_figure(background: Background, unit: str, found: np.ndarray | None = None) -> Figure:
-    """FAR against detection statistic, with the Poisson band of the background count; `found`: statistics of recovered injections."""
+    """FAR against detection statistic, with the error band of the background count; `found`: statistics of recovered injections."""
     import plotly.graph_objects as go
 
     k = background.grid(1, num=600)
     x, far = background.kth_loudest(k), k / background.livetime * UNITS[unit]
-    width = np.sqrt(k) / background.livetime * UNITS[unit]
+    width = far * background.independence.relative_error(k)
     figure = go.Figure()
     figure.add_scatter(
         x=np.concatenate([x, x[::-1]]),
@@ -67,7 +67,7 @@ def background_figure(background: Background, unit: str, found: np.ndarray | Non
         opacity=0.2,
         line={"width": 0},
         hoverinfo="skip",
-        name="Poisson error",
+        name="error",
     )
     figure.add_scatter(
         x=x,
@@ -104,7 +104,8 @@ def background_figure(background: Background, unit: str, found: np.ndarray | Non
         "Background",
         f"False-alarm rate of a detection statistic from {len(background.statistics):,} background events "
         f"in {background.livetime / 3600:,.1f} h of slid data, "
-        "with the Poisson error of the count, and the share of recovered injections that are as loud.",
+        "with the error of the count, in which a glitch that many slides share counts once, "
+        "and the share of recovered injections that are as loud.",
         figure,
     )
 
@@ -171,7 +172,7 @@ def zero_lag_figure(statistics: np.ndarray, livetime: float, background: Backgro
     k = background.grid(1, num=400)
     x, expected = background.kth_loudest(k), k * livetime / background.livetime
     # Poisson scatter of the zero-lag count and error of the background count together
-    spread = np.sqrt(expected + expected**2 / k)
+    spread = np.sqrt(expected + expected**2 / background.independence.count(k))
     for n, opacity in ((2, 0.12), (1, 0.22)):
         low = np.maximum(expected - n * spread, 1e-2)
         figure.add_scatter(

@@ -13,7 +13,7 @@ class VolumeRow:
 
     Attributes:
         pair: as '35 + 20'.
-        far: with unit and the Poisson error of the background count, as '3 ± 0.3 /h'.
+        far: with unit and the error of the background count, as '3 ± 0.3 /h'.
         volume: as '0.52 ± 0.04 Gpc³', '< 0.02 Gpc³ (90 %)', or 'not measurable'.
         samples: effective found injections; None where not measurable.
         status: 'measured', 'upper_limit' or 'not_measurable'.
@@ -38,7 +38,7 @@ def volume_text(row: Mapping[str, Any]) -> str:
 
 
 def far_text(row: Mapping[str, Any]) -> str:
-    """The FAR of a row, with its Poisson error where it was measured."""
+    """The FAR of a row, with its error where it was measured."""
     unit = row["far_unit"].removeprefix("1")
     if row["status"] == "not_measurable":
         return f"{row['far']:g} {unit}"

@@ -182,7 +182,7 @@ def volume_figure(curves: Curves, unit: str, min_effective: float, published: Se
         "volume",
         "Sensitive volume",
         "Sensitive volume against false-alarm rate. Bands: one standard deviation from all draws. Points: the tabulated rates, "
-        "with the Poisson error of the background count. "
+        "with the error of the background count, in which a glitch that many slides share counts once. "
         f"Dashed: 90 % upper limit, where fewer than {min_effective:g} effective injections are found.{others}",
         figure,
         430 + 22 * len(beside),

@@ -186,13 +186,14 @@ def test_rates_rest_on_independent_background():
     own, slide = np.repeat(rng.uniform(0, 4e6, n), slides), np.tile(np.arange(1.0, slides + 1), n)
     statistic = np.repeat(rng.exponential(size=n), slides) + 1e-3 * rng.normal(size=n * slides)
     found = independence(statistic, own, np.stack([0 * slide, slide], axis=1), 32.0)
-    background = Background.of(statistic, 3600.0 * 1000)
     population = Population(ordered, (0, MAX_REDSHIFT), comoving=False)
     draws = ordered_campaign(50_000, rng)
     draws = Draws(draws.statistic - 3, draws.mass_1, draws.mass_2, draws.redshift, draws.accepted)
     plain, right = (
-        volume_curves(draws, population, background, [(20, 20)], Rate.wanted([1], []), sigma=0.3, **given).rows[0]
-        for given in ({}, {"independence": found, "zero_lag_livetime": 1.0})
+        volume_curves(draws, population, Background.of(statistic, 3600.0 * 1000, *given), [(20, 20)], Rate.wanted([1], []), sigma=0.3).rows[
+            0
+        ]
+        for given in ((), (found,))
     )
     assert plain["volume"] == right["volume"] and plain["far_relative_error"] == pytest.approx(1000**-0.5)
     # 1000 events are 100 glitches
