@@ -194,3 +194,42 @@ def test_candidates_of_a_run_with_vetoes(tmp_path):
         ("GW190429_220942", "names", 0.5),
     ]
     assert product.meta["match_window"] == 0.5 and product.meta["matched"] == ["GW_loud", "GW190429_220942"]
+
+
+def test_keys_take_the_content_of_every_catalogue(tmp_path):
+    """A list of catalogues: paths beside the experiment are made absolute, and a changed table is a changed key."""
+    from aframe_assets.config_load import load_config
+    from aframe_assets.store import open_store
+    from aframe_assets.store.workspace import Workspace
+
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("name,GPS\nA,1126259462.4\n")
+    (tmp_path / "aframe.yaml").write_text("preset: demo\nsensitivity: {catalog: [a.csv, packaged, b.csv]}\n")
+    config = load_config(tmp_path / "aframe.yaml")
+    assert config.sensitivity.catalog == [str(tmp_path / "a.csv"), "packaged", str(tmp_path / "b.csv")]
+    store = open_store(tmp_path / "store")
+    before = Workspace(config, store)._external("candidates")
+    assert set(before) == {"sensitivity.catalog.0", "sensitivity.catalog.2"}
+    (tmp_path / "b.csv").write_text("name,GPS\nB,1126259462.4\n")
+    after = Workspace(config, store)._external("candidates")
+    assert (
+        after["sensitivity.catalog.0"] == before["sensitivity.catalog.0"]
+        and after["sensitivity.catalog.2"] != before["sensitivity.catalog.2"]
+    )
+
+
+def test_compatible_volume_is_that_of_the_samples(tmp_path):
+    """Reference 2.14: V over the lowest to highest redshift and declination drawn, times found / drawn, not weighted."""
+    from aframe_assets.sensitivity.population import comoving_volume
+    from aframe_assets.waveforms.priors import get_prior
+
+    config = build_config({"preset": "demo", "sensitivity": {"aframe_compatible": True}})
+    write_events(tmp_path, config, num_draws=3000, num_slides=5)
+    background, foreground, rejected = sets(tmp_path)
+    prior = get_prior("demo_mixture")
+    model = measure(config, background, foreground, rejected, prior, prior).p_astro
+    z, dec = (np.concatenate([getattr(foreground, k), getattr(rejected, k)]) for k in ("redshift", "dec"))
+    v0 = comoving_volume(z.min(), z.max(), dec.min(), dec.max(), time_dilated=True)
+    found = np.isfinite(foreground.detection_statistic).sum()
+    assert model.volume == pytest.approx(v0 * found / len(z)) and model.compatible
+    assert model.probability(20.0).low is None
