@@ -1,9 +1,9 @@
 """How many independent events a slid background is worth.
 
 Slides reuse the same strain: one glitch of one detector makes an event in every slide in which it meets quiet strain of the other.
-N counted events then scatter by more than sqrt(N) from one stretch of data to another. The variance here is that of sums clustered
-in several ways at once (Cameron, Gelbach & Miller 2011, J. Bus. Econ. Stat. 29, 238, eq. 2.12 and, for more than two ways, its
-section 2.3), with the own time of each detector, cut into blocks, as the clusters:
+N counted events then scatter by more than sqrt(N) from one stretch of data to another, and more slides do not help (Was et al. 2010,
+Class. Quantum Grav. 27, 015005). The variance here is that of sums clustered in several ways at once (Cameron, Gelbach & Miller 2011,
+J. Bus. Econ. Stat. 29, 238), with the own time of each detector, cut into blocks, as the clusters:
 
     Var(N) = sum_c sum_blocks r_b^2 - sum_{c < d} sum_cells r_bb'^2 + ...,   r = counted - expected,   N_eff = N^2 / Var(N)
 
