@@ -148,6 +148,20 @@ def test_a_training_chunk_gives_empty_sets_without_livetime(made):
     assert product.meta["livetime"] == {"background": 0.0, "zero_lag": 0.0} and product.meta["num_foreground"] == 0
 
 
+def test_the_ring_of_a_chunk_is_told(made):
+    """The room of sensitivity folds own times of slid events back into it."""
+    assert made.products["events"].meta["rings"] == [] and made.products["1240610000-60"].meta["ring"] is None
+    changed = yaml.safe_load(EXPERIMENT)
+    changed["inference"] |= {"slide_mode": "ring", "psd_source": "segment"}
+    config, key = build_config(changed), "1240610000-60"
+    found = {name: made.handles[name] for name in ("segments", "engine")} | {n: made.handles[n][key] for n in ("background", "injections")}
+    with made.store.scratch() as scratch:
+        job = Job(config, "inference_results", key, found, ROWS[key], made.store, scratch, scratch, logging.getLogger("test"))
+        ring = room.make_inference_results(job).meta["ring"]
+    g = SlideGeometry.of(config, ROWS[key]["gps_start"], ROWS[key]["gps_stop"])
+    assert g.ring and ring == [g.whitened_start, g.whitened_duration]
+
+
 def test_livetime_is_that_of_the_slides_to_the_output(made):
     due, zero = 0.0, 0.0
     for row in ROWS.values():
