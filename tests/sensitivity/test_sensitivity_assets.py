@@ -76,6 +76,24 @@ def test_volume_of_the_planted_horizon(made):
     json.dumps(meta, allow_nan=False)
 
 
+def test_what_stands_beside_the_volume(made):
+    """Distance, VT, the other normalisation, the worth of the background, and the injections just above the SNR cut."""
+    meta = made[1]["sensitive_volume"].meta
+    assert meta["estimator"] == "self_normalised_redshift_weighted"
+    for row in meta["rows"]:
+        assert row["sensitive_distance"] == pytest.approx(1000 * (3 * row["volume"] / (4 * np.pi)) ** (1 / 3))
+        assert row["vt"] == pytest.approx(row["volume"] * 4000 / 31_557_600)
+        assert row["volume_by_count"] == pytest.approx(row["volume"], abs=3 * np.hypot(row["error"], row["error_by_count"]))
+        # independent events in one slide's time: some 125 blocks tell it to a fifth
+        assert 0.8 * row["count"] < row["effective_count"] <= row["count"]
+        assert row["far_relative_error"] == pytest.approx(row["effective_count"] ** -0.5)
+    lowest = min(meta["rows"], key=lambda r: r["count"])
+    assert meta["Tb_effective"] == lowest["Tb_effective"] == pytest.approx(meta["Tb"] * lowest["effective_count"] / lowest["count"])
+    quiet = meta["accepted_4_to_5"]
+    # found only above SNR 8
+    assert quiet["num"] > 100 and quiet["found_share"] == 0 and quiet["accidental"] == pytest.approx(10 / 3600 * 2, rel=0.01)
+
+
 def test_p_source_is_the_mixture_density(made):
     """Weights to a target average to one only if p_source is what the injections were drawn from."""
     for pair in made[1]["sensitive_volume"].meta["pairs"]:
