@@ -128,7 +128,7 @@ def detect(
     for a, b in skipped:
         log.warning("GPS %.10g to %.10g: %g s of common strain, shorter than the %g s needed; skipped", a, b, b - a, need)
     if calibration is None or not calibration.num:
-        calibration = _nominal(engine, conditioning)
+        calibration = Calibration.nominal(engine.bundle, conditioning.kernel_length)
     settled = config.model_copy(update={"conditioning": conditioning, "ifos": list(engine.ifos)})
     unanswered: list[str] = []
     vetoed = find_vetoes(settled, long_enough, infos, unanswered)
@@ -175,11 +175,6 @@ def _candidate(statistic: float, detection_time: float, merger: tuple[float, flo
         far, limit = max(louder, 1) / background.Tb, louder == 0
     time, width = merger or (None, None)
     return Candidate(float(detection_time), time, width, float(statistic), far, limit)
-
-
-def _nominal(engine: Engine, conditioning: Conditioning) -> Calibration:
-    """Without injections: the end of the plateau that training asked for, known to a kernel."""
-    return Calibration(-engine.bundle.get("placement", {}).get("left_pad", 0.0), conditioning.kernel_length, 0)
 
 
 def _too_short(infos: Sequence[Any], stretches: Sequence[tuple[float, float]], need: float, c: Conditioning, config: Config) -> str:

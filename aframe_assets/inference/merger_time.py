@@ -57,6 +57,11 @@ class Calibration:
         return cls(float(np.median(residuals[:, best])), float(high[best] - low[best]), len(residuals), EDGES[best])
 
     @classmethod
+    def nominal(cls, bundle: Mapping[str, Any], kernel_length: float) -> Calibration:
+        """Without injections: the end of the plateau that training asked for, known to a kernel. `bundle`: a model's description."""
+        return cls(-bundle.get("placement", {}).get("left_pad", 0.0), kernel_length, 0)
+
+    @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Calibration:
         return cls(float(meta["offset"]), float(meta["width90"]), int(meta["num"]), str(meta["edge"]))
 
@@ -103,14 +108,24 @@ class Rescorer:
     def raw(self, detection_time: float) -> np.ndarray:
         """Uncalibrated merger times of the event at `detection_time` from each of EDGES, GPS seconds; NaN without a plateau."""
         right_edge = detection_time + self.integration + self.early
-        edges, scores = self.scores(right_edge)
-        # the integrated output peaks once the plateau is inside the integration window; half a kernel of slack
-        low, high = right_edge - self.integration - self.kernel_length / 2, right_edge + self.kernel_length / 2
-        found = plateau(edges, scores, low, high)
-        if found is None:
-            return np.full(len(EDGES), np.nan)
-        first, last = found
-        return np.array([first, (first + last) / 2 - self.kernel_length / 2, last - self.kernel_length])
+        return raw_times(*self.scores(right_edge), right_edge, self.kernel_length, self.integration)
+
+
+def raw_times(edges: np.ndarray, scores: np.ndarray, right_edge: float, kernel_length: float, integration: float) -> np.ndarray:
+    """Uncalibrated merger times of an event from each of EDGES, GPS seconds; NaN without a plateau.
+
+    Args:
+        edges: right edges of windows around the event, ascending, GPS seconds.
+        scores: of those windows.
+        right_edge: of the window at which the event was found.
+        kernel_length, integration: seconds.
+    """
+    # the integrated output peaks once the plateau is inside the integration window; half a kernel of slack
+    found = plateau(edges, scores, right_edge - integration - kernel_length / 2, right_edge + kernel_length / 2)
+    if found is None:
+        return np.full(len(EDGES), np.nan)
+    first, last = found
+    return np.array([first, (first + last) / 2 - kernel_length / 2, last - kernel_length])
 
 
 def merger_time(rescorer: Rescorer, detection_time: float, calibration: Calibration) -> tuple[float, float] | None:
