@@ -163,3 +163,11 @@ def test_whitened_real_noise_has_unit_variance_in_every_preset(shared_data, pres
     low, high = WHITENED_STD
     assert len(found) == (12 if preset == "demo" else 1)
     assert all(low < s < high for s in found.values()), found
+
+
+def test_longer_frames_resolve_lines_that_the_filter_cannot_remove(shared_data):
+    """Why fftlength stays at 2 s for fduration 1 s: Aframe's default, 2.5 s, on L1 at GW150914 (docs/science.md: 1.15 and 5.0)."""
+    strain = read(file(shared_data, "L1"))
+    base = Conditioning(psd_length=8, highpass=32)
+    std = {seconds: whitened_std(strain, RATE, base.model_copy(update={"fftlength": seconds})) for seconds in (2, 2.5)}
+    assert std[2] == pytest.approx(1.15, abs=0.01) and std[2.5] == pytest.approx(4.96, abs=0.05)
