@@ -25,6 +25,15 @@ def mass_ratio(mass_1: np.ndarray, mass_2: np.ndarray) -> np.ndarray:
     return np.minimum(mass_1, mass_2) / np.maximum(mass_1, mass_2)
 
 
+def distance_of_chirp(chirp_distance: np.ndarray, mass_1: np.ndarray, mass_2: np.ndarray) -> np.ndarray:
+    """Luminosity distance, Mpc, of a chirp distance, Mpc (arXiv:2209.11146, section on data sets).
+
+    A binary with detector-frame masses `mass_1`, `mass_2` has the amplitude of one of 1.4 + 1.4 solar masses at the chirp
+    distance: strain goes as chirp mass^(5/6) / distance.
+    """
+    return np.asarray(chirp_distance, float) * (chirp_mass(mass_1, mass_2) / chirp_mass(1.4, 1.4)) ** (5 / 6)
+
+
 def component_masses(chirp: np.ndarray, ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mass_1, mass_2), heavier first, of a chirp mass and a ratio in (0, 1]."""
     mass_1 = chirp * (1 + ratio) ** 0.2 / ratio**0.6

@@ -39,7 +39,9 @@ _MODULES = ("bilby.core.prior.analytical.", "bilby.core.prior.conditional.", "bi
 _SAYS_NOTHING = ("latex_label", "unit", "boundary")
 """Arguments that are for plots and samplers."""
 
-DISTANCES = ("redshift", "luminosity_distance")
+DISTANCES = ("redshift", "luminosity_distance", "chirp_distance")
+"""What may say how far a source is; `chirp_distance` is the luminosity distance that a binary of 1.4 + 1.4 solar masses would be as
+loud at, luminosity distance x (1.2188 / detector-frame chirp mass)^(5/6), and needs detector-frame masses."""
 ANGLES = ("a_1", "a_2", "tilt_1", "tilt_2", "phi_12", "phi_jl", "ra", "dec", "psi", "theta_jn", "phase")
 DRAWN_MASSES = (("mass_1", "mass_2"), ("chirp_mass", "mass_ratio"))
 FRAMED = ("mass_1", "mass_2", "chirp_mass", "total_mass")
@@ -217,8 +219,8 @@ def _line(name: str, node: ast.expr, number: int) -> Line:
     if (kind in BOUNDED) != (below is not None):
         raise ValueError(f"{name}: condition_func belongs to {', '.join(BOUNDED)}, and these need it: {', '.join(CONDITIONS)}")
     if kind in COSMOLOGICAL:
-        if name not in DISTANCES:
-            raise ValueError(f"{name}: {kind} is a prior of {' or '.join(DISTANCES)}")
+        if name not in DISTANCES[:2]:
+            raise ValueError(f"{name}: {kind} is a prior of {' or '.join(DISTANCES[:2])}")
         if options.setdefault("cosmology", "Planck15") != "Planck15":
             raise ValueError(f"{name}: cosmology '{options['cosmology']}'; expected 'Planck15', with which volumes are computed")
         options["name"] = name
@@ -271,5 +273,8 @@ def _frame(lines: tuple[Line, ...], where: str) -> Frame:
         if line.below and line.below not in drawn:
             _refuse(where, line.number, f"{line.name} is bounded by {line.below}, which has no prior")
     if len(drawn & {*DISTANCES}) != 1:
-        raise ValueError(f"{where}: expected a prior of redshift or of luminosity_distance, one of them")
+        raise ValueError(f"{where}: expected a prior of redshift, of luminosity_distance or of chirp_distance, one of them")
+    if "chirp_distance" in drawn and suffix:
+        line = seen["chirp_distance"].number
+        _refuse(where, line, "chirp_distance needs detector-frame masses; expected redshift or luminosity_distance")
     return "source" if suffix else "detector"

@@ -18,8 +18,8 @@ from bilby.core.prior import Prior as BilbyPrior
 from bilby.gw import prior as gw
 
 from aframe_assets.waveforms.frames import FRAMES, DetectorFrame, SourceFrame
-from aframe_assets.waveforms.parameters import chirp_mass, complete, component_masses, mass_ratio, redshift_at
-from aframe_assets.waveforms.prior_files import Frame, Line, PriorFile, below_mass_1, read
+from aframe_assets.waveforms.parameters import chirp_mass, complete, component_masses, distance_of_chirp, mass_ratio, redshift_at
+from aframe_assets.waveforms.prior_files import DISTANCES, Frame, Line, PriorFile, below_mass_1, read
 
 _DERIVED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "mass_1": lambda a, b: a,
@@ -36,7 +36,7 @@ _GRID = 1024
 @dataclass(frozen=True, eq=False)
 class Component:
     """One population of a mixture: `weight` > 0 and a bilby prior over mass_1 and mass_2 (or chirp_mass and mass_ratio),
-    redshift (or luminosity_distance in Mpc), spins and angles; `Constraint`s may cut on quantities made of the masses.
+    redshift (or luminosity_distance or chirp_distance in Mpc), spins and angles; `Constraint`s may cut on quantities made of the masses.
     """
 
     weight: float
@@ -145,6 +145,8 @@ class Prior:
         return out
 
     def _complete(self, values: dict[str, np.ndarray]) -> SourceFrame | DetectorFrame:
+        if "chirp_distance" in values:
+            values["luminosity_distance"] = distance_of_chirp(values.pop("chirp_distance"), values["mass_1"], values["mass_2"])
         if "luminosity_distance" in values:
             values["redshift"] = redshift_at(values.pop("luminosity_distance"))
         return FRAMES[self.frame](complete(values))
@@ -174,7 +176,7 @@ class Prior:
     @property
     def _distance_prior(self):
         p = self.components[0].priors
-        return p["redshift"] if "redshift" in p else p["luminosity_distance"]
+        return next(p[name] for name in DISTANCES if name in p)
 
     @property
     def redshift_kind(self) -> Literal["comoving", "source_frame", "other"]:
@@ -184,8 +186,14 @@ class Prior:
 
     @property
     def redshift_range(self) -> tuple[float, float]:
-        """Smallest and largest redshift."""
+        """Smallest and largest redshift.
+
+        Raises:
+            ValueError: redshifts follow from chirp distances, so their range depends on the masses.
+        """
         p = self._distance_prior
+        if p.name == "chirp_distance":
+            raise ValueError(f"prior '{self.name}' draws chirp distances: it has a range of redshifts for each chirp mass, not one")
         low, high = float(p.minimum), float(p.maximum)
         if p.name == "luminosity_distance":
             return float(redshift_at(low)), float(redshift_at(high))
