@@ -30,8 +30,11 @@ segments_app = typer.Typer(help="The segments: chunks of coincident science time
 config_app = typer.Typer(help="The experiment's settings.", no_args_is_help=True)
 app.add_typer(segments_app, name="segments")
 app.add_typer(config_app, name="config")
+mlgwsc1_app = typer.Typer(help="The mock data challenge MLGWSC-1 (arXiv:2209.11146).", no_args_is_help=True)
+app.add_typer(mlgwsc1_app, name="mlgwsc1")
 
 Preset = StrEnum("Preset", {name: name for name in preset_names()})
+Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda")})
 Directory = Annotated[Path | None, typer.Argument(help="Run directory; default: the current one.", show_default=False)]
 
 
@@ -183,6 +186,64 @@ def detect(
     from aframe_ops.run_directory import RunDirectory
 
     show_detection(RunDirectory.find(run), files, console(), as_json=as_json)
+
+
+@mlgwsc1_app.command("train-config", epilog="Example: aframe mlgwsc1 train-config runs/ds1 --dataset 1")
+@command
+def mlgwsc1_train_config(
+    directory: Annotated[Path | None, typer.Argument(help="Directory to make.", show_default="mlgwsc1-DATASET")] = None,
+    dataset: Annotated[int, typer.Option(help="Data set of the challenge: 1, 2 or 3.", show_default=False)] = 1,
+    asd: Annotated[
+        list[str] | None,
+        typer.Option(help="IFO=CURVE: noise curve of a detector, a file of frequency and ASD or one of bilby's.", show_default=False),
+    ] = None,
+) -> None:
+    """Makes a run directory whose model is for a data set: `aframe run` trains it."""
+    from aframe_ops.cli.mlgwsc1 import train_config
+
+    train_config(directory or Path(f"mlgwsc1-{dataset}"), dataset, asd or [], console())
+
+
+@mlgwsc1_app.command(
+    "analyze",
+    epilog="Example: aframe mlgwsc1 analyze --model runs/ds1 background.hdf -o background-events.hdf\n\n"
+    "Example: aframe mlgwsc1 analyze --model runs/ds1 foreground-0.hdf foreground-1.hdf -o foreground-events.hdf",
+)
+@command
+def mlgwsc1_analyze(
+    files: Annotated[list[Path], typer.Argument(help="Strain files of the challenge: parts of one data set.", show_default=False)],
+    model: Annotated[Path, typer.Option(help="Run directory, model bundle, exported network or engine.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File of events to write.", show_default=False)],
+    threshold: Annotated[
+        float | None, typer.Option(help="Leave fainter events out.", show_default="the loudest of each cluster window is kept")
+    ] = None,
+    var: Annotated[
+        float | None, typer.Option(min=1e-3, help="Seconds within which the merger lies.", show_default="by calibration")
+    ] = None,
+    refine_above: Annotated[
+        float | None, typer.Option(help="Statistic above which an event is scored again, finely, for its time.", show_default="0")
+    ] = None,
+    cover_start: Annotated[
+        bool, typer.Option(help="Search the first seconds of a segment too, which otherwise only give its first PSD.")
+    ] = True,
+    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.auto,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of events if there is one.")] = False,
+) -> None:
+    """Searches strain of any length and writes its events (time, stat, var) as the challenge's evaluation reads them."""
+    from aframe_ops.cli.mlgwsc1 import analyze
+
+    analyze(
+        files,
+        model,
+        output,
+        console(),
+        threshold=threshold,
+        var=var,
+        refine_above=refine_above,
+        cover_start=cover_start,
+        device=device.value,
+        overwrite=overwrite,
+    )
 
 
 @app.command(epilog="Example: aframe doctor runs/demo")

@@ -1,0 +1,174 @@
+"""`aframe mlgwsc1`: the mock data challenge MLGWSC-1, from a run directory for its data sets to event files for its evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from aframe_assets.config_load import ConfigError, merge
+from aframe_ops.cli.initialise import initialise
+from aframe_ops.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Inference
+    from aframe_assets.engine.engine import Engine
+    from aframe_assets.inference.merger_time import Calibration
+    from aframe_assets.inference.mlgwsc1.scorer import Device
+
+PRESET = "mlgwsc1"
+
+# O3a's spectra are not packaged: bilby's curve of the same range as Hanford's in O3a (109 Mpc for neutron stars), without lines.
+_O3 = {"strain": {"simulated": {"asd": {"H1": "aLIGO_mid_asd.txt", "L1": "aLIGO_mid_asd.txt"}}}}
+DATA_SETS: dict[int, dict[str, Any]] = {
+    1: {},
+    2: merge(_O3, {"waveforms": {"prior": "mlgwsc1_2", "validation_prior": "mlgwsc1_2"}}),
+    3: merge(_O3, {"waveforms": {"prior": "mlgwsc1_3", "validation_prior": "mlgwsc1_3", "approximant": "IMRPhenomXPHM"}}),
+}
+"""What a model for each data set needs beside the preset."""
+
+
+def train_config(directory: Path, dataset: int, asd: Sequence[str], console: Console) -> RunDirectory:
+    """Makes a run directory whose model is for `dataset`.
+
+    Args:
+        asd: IFO=CURVE of detectors whose noise follows another curve: a file, or the name of one of bilby's.
+
+    Raises:
+        ConfigError: no such data set or curve, or a directory that holds another experiment.
+    """
+    if dataset not in DATA_SETS:
+        raise ConfigError(
+            f"--dataset {dataset}: expected {', '.join(map(str, DATA_SETS))}; for set 4, real noise, train on real strain "
+            "(preset o3) with waveforms.prior: mlgwsc1_3"
+        )
+    run, new = initialise(
+        directory, PRESET, overrides=merge(DATA_SETS[dataset], {"strain": {"simulated": {"asd": _curves(asd)}}} if asd else {})
+    )
+    console.print(
+        f"{run.path}: {'new run directory' if new else 'is this experiment already'} (MLGWSC-1, data set {dataset})", soft_wrap=True
+    )
+    console.print(f"next: aframe run {directory}", soft_wrap=True)
+    return run
+
+
+def _curves(asd: Sequence[str]) -> dict[str, str]:
+    from aframe_assets.strain.simulated import packaged_curve, read_curve
+
+    out: dict[str, str] = {}
+    for text in asd:
+        ifo, equals, name = text.partition("=")
+        if not equals or not ifo or not name or ifo in out:
+            raise ConfigError(f"--asd {text}: expected IFO=CURVE, each detector once, as H1=asd/H1.txt")
+        try:
+            read_curve(name)
+            out[ifo] = str(packaged_curve(name).resolve()) if Path(name).is_file() else name
+        except (OSError, ValueError) as e:
+            raise ConfigError(f"--asd {text}: {e}") from None
+    return out
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to search with: its engine, and rates and calibration of the run it comes from, if it comes from one."""
+
+    engine: Engine
+    inference: Inference
+    calibration: Calibration
+    note: str
+
+
+def open_model(path: Path, device: Device) -> Model:
+    """The model at `path`: a run directory, a bundle, or a folder that holds an exported network or an engine.
+
+    Raises:
+        ConfigError, BundleError, ChallengeError, WeightsError: nothing of that kind, or it is not usable.
+    """
+    from aframe_assets.config import Inference
+    from aframe_assets.inference.merger_time import Calibration
+    from aframe_assets.inference.mlgwsc1.scorer import open_scorer
+    from aframe_assets.model.importing import WeightsError, find_bundle
+
+    if not (path / "aframe.yaml").is_file():
+        exported = any((path / name).is_file() for name in ("engine.json", "signature.json"))
+        try:
+            engine = open_scorer(path if exported else find_bundle(str(path)), device)
+        except WeightsError as e:
+            raise ConfigError(str(e).replace("model.weights = ", "--model ")) from None
+        calibration = Calibration.nominal(engine.bundle, engine.kernel / engine.sample_rate)
+        return Model(engine, Inference(), calibration, "merger times are not calibrated: a run directory as --model has a calibration")
+    run = RunDirectory.find(path)
+    workspace = run.workspace()
+    store, manifest = workspace.store, workspace.store.manifest("engine")
+    if device == "cpu" or (device == "auto" and not _cuda()):
+        if manifest is None or manifest.handle is None or manifest.status != "ok" or manifest.blocked:
+            raise ConfigError(f"{run.path}: has no usable engine yet; make it with `aframe run {run.path} --until engine`")
+        engine = open_scorer(store.open_local(manifest.handle), "cpu")
+    else:
+        engine = open_scorer(find_bundle(str(run.path)), device)
+    calibration = Calibration.nominal(engine.bundle, engine.kernel / engine.sample_rate)
+    note = "merger times are not calibrated: that run has recovered no injection yet"
+    events = workspace.complete("events")
+    if events is not None and events.meta["merger_time_calibration"]["num"]:
+        calibration = Calibration.from_meta(events.meta["merger_time_calibration"])
+        note = f"merger times are calibrated on {calibration.num} injections"
+    return Model(engine, workspace.config.inference, calibration, note)
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def analyze(
+    files: Sequence[Path],
+    model: Path,
+    output: Path,
+    console: Console,
+    *,
+    threshold: float | None = None,
+    var: float | None = None,
+    refine_above: float | None = None,
+    cover_start: bool = True,
+    device: Device = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Searches `files` and writes the events; see `aframe_assets.inference.mlgwsc1.search.Settings` for the options.
+
+    Raises:
+        ConfigError, BundleError, ChallengeError, WeightsError: what is wrong with files, model or output.
+    """
+    from aframe_assets.inference.mlgwsc1.files import refuse_output, write_events
+    from aframe_assets.inference.mlgwsc1.search import Settings
+    from aframe_assets.inference.mlgwsc1.search import analyze as search
+
+    refuse_output(output, overwrite)
+    made = open_model(model, device)
+    given = {"threshold": threshold, "var": var, "refine_above": refine_above}
+    given = {k: v for k, v in given.items() if v is not None}
+    settings = Settings(made.inference, made.calibration, cover_start=cover_start, **given)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("searched")
+        found = search(files, made.engine, settings, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    attributes = {
+        "livetime": found.livetime,
+        "duration": found.duration,
+        "skipped": sum(s.duration for s in found.skipped),
+        "model": str(made.engine.bundle.get("name", "")),
+    }
+    write_events(output, found.events, attributes)
+    console.print(
+        f"{output}: {len(found.events)} events; {len(found.segments)} segments of {found.duration:.10g} s, "
+        f"{found.livetime:.10g} s of output",
+        soft_wrap=True,
+    )
+    for segment in found.skipped:
+        console.print(f"skipped {segment}: {segment.duration:g} s, expected at least {found.shortest:g} s", style="yellow", soft_wrap=True)
+    console.print(
+        f"var is {settings.fine_var:.3g} s ({settings.coarse_var:.3g} s for faint events); {made.note}", style="dim", soft_wrap=True
+    )
