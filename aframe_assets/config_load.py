@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from aframe_assets.config import Config
+from aframe_assets.waveforms import prior_files
 
 PREFIX = "AFRAME__"
 
@@ -144,8 +145,16 @@ def load_config(path: str | os.PathLike[str] | None = None, *, env: Mapping[str,
             raise ConfigError(f"{path}: its content does not match its name; a resolved experiment is never edited, start the run again")
         return Config.model_validate_json(text)
     data = _read(path)
-    config = build_config(data, env=env, source=str(path))
-    return _absolute(config, path.parent.resolve())
+    config = _absolute(build_config(data, env=env, source=str(path)), path.parent.resolve())
+    named = {"waveforms": ("prior", "validation_prior"), "injections": ("prior",)}
+    for section, key in ((s, k) for s, keys in named.items() for k in keys):
+        prior = getattr(getattr(config, section), key)
+        if prior:
+            try:
+                prior_files.read(prior)
+            except ValueError as e:
+                raise ConfigError(f"{path}: {section}.{key} = {prior}: {e}") from None
+    return config
 
 
 def _absolute(config: Config, base: Path) -> Config:

@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from aframe_assets.waveforms import approximants
+from aframe_assets.waveforms import approximants, prior_files
 from aframe_assets.waveforms.detectors import BUILT_IN
 
 if TYPE_CHECKING:
@@ -55,6 +55,14 @@ def violations(config: Config) -> list[str]:
     unusable = approximants.problem(wave.approximant)
     if unusable:
         refuse("waveforms.approximant", wave.approximant, unusable)
+    named = {"waveforms.prior": wave.prior, "waveforms.validation_prior": wave.validation_prior, "injections.prior": c.injections.prior}
+    for key, prior in named.items():
+        # a path is read when it is known from where: in load_config
+        if prior and not {".", "/"} & set(prior.partition("(")[0]):
+            try:
+                prior_files.read(prior)
+            except ValueError as e:
+                refuse(key, prior, f"{e}; a file without a dot in its name is written ./NAME")
     if wave.right_pad >= wave.duration:
         refuse("waveforms.right_pad", wave.right_pad, f"expected less than waveforms.duration {wave.duration:g} s")
     if c.injections.spacing <= -wave.duration:

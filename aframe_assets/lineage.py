@@ -40,7 +40,8 @@ class Input:
 class Node:
     """An asset: what decides whether an artifact of it is the wanted one.
 
-    `files` are config values that may name a file (a prior, a catalogue); then its content is part of the key.
+    `files` are config values that may name a file (a prior, a catalogue); then its content is part of the key. So is that of the
+    packaged file of a named prior.
     """
 
     name: str

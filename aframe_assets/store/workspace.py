@@ -17,6 +17,7 @@ from aframe_assets.config import Config
 from aframe_assets.config_rules import mask_source
 from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.handle import Handle, KeyParts, Manifest
+from aframe_assets.waveforms.prior_files import path_of
 
 
 class MissingArtifact(RuntimeError):
@@ -150,9 +151,12 @@ class Workspace:
             elif isinstance(value, list):
                 for i, inner in enumerate(value):
                     note(f"{key}.{i}", inner)
-            elif isinstance(value, str) and Path(value).is_file():
-                digest = hashlib.sha256(Path(value).read_bytes()).hexdigest()
-                out[key] = {"key": digest, "sha256": digest}
+            elif isinstance(value, str):
+                # a named population is a packaged file: whoever edits that must not be given what was made of the old one
+                path = path_of(value) if key.endswith("prior") else Path(value)
+                if path and path.is_file():
+                    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                    out[key] = {"key": digest, "sha256": digest}
 
         for key, value in self.config.select(self.graph[asset].files).items():
             note(key, value)

@@ -200,7 +200,7 @@ def _line(name: str, node: ast.expr, number: int) -> Line:
         value = literal(node)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name} = {ast.unparse(node)}: expected a number or a prior of bilby: {', '.join(CLASSES)}")
-        return Line(name, "DeltaFunction", (), (("peak", value),), number)
+        return Line(name, "DeltaFunction", (), (("peak", value), ("name", name)), number)
     called = dotted(node.func) or ast.unparse(node.func)
     module, kind = next((m, called.removeprefix(m)) for m in _MODULES if called.startswith(m))
     if kind not in CLASSES:
@@ -223,7 +223,7 @@ def _line(name: str, node: ast.expr, number: int) -> Line:
             raise ValueError(f"{name}: {kind} is a prior of {' or '.join(DISTANCES[:2])}")
         if options.setdefault("cosmology", "Planck15") != "Planck15":
             raise ValueError(f"{name}: cosmology '{options['cosmology']}'; expected 'Planck15', with which volumes are computed")
-        options["name"] = name
+    options["name"] = name
     return Line(name, kind, tuple(_value(a) for a in node.args), tuple(options.items()), number, below)
 
 

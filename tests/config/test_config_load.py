@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -182,11 +183,29 @@ def test_relative_paths_are_relative_to_the_file(tmp_path, monkeypatch):
 
 
 def test_a_name_stays_a_name_and_a_file_beside_the_experiment_is_the_file(tmp_path):
-    (tmp_path / "mine.prior").touch()
+    (tmp_path / "mine.prior").write_text("mass_1 = Uniform(20, 30)\nmass_2 = Uniform(5, 10)\nredshift = UniformSourceFrame(0, 1)\n")
     path = experiment(tmp_path, waveforms={"prior": "mine.prior"}, sensitivity={"catalog": "packaged"})
     c = load_config(path, env={})
     assert c.waveforms.prior == str(tmp_path / "mine.prior")
     assert (c.sensitivity.catalog, c.injections.prior) == ("packaged", "demo_mixture")
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ("demo_mixtur", "neither a file nor one of"),
+        ("log_normal_masses(35)", "expected gaussian_masses"),
+        ("ringdown_prior", "without masses"),
+        ("absent.prior", "neither a file nor one of"),
+        ("bad.prior", "bad.prior, line 2: mass_2: 'os.system' is not allowed"),
+    ],
+)
+def test_a_population_that_cannot_be_drawn_from_is_refused_at_once(tmp_path, prior, message):
+    (tmp_path / "bad.prior").write_text("mass_1 = Uniform(20, 30)\nmass_2 = os.system('true')\n")
+    for section, key in (("waveforms", "prior"), ("waveforms", "validation_prior"), ("injections", "prior")):
+        with pytest.raises(ConfigError, match=re.escape(message)) as e:
+            load_config(experiment(tmp_path, **{section: {key: prior}}), env={})
+        assert f"{section}.{key} = " in str(e.value)
 
 
 def test_resolved_is_read_as_it_stands(tmp_path):
