@@ -25,12 +25,11 @@ def campaign(num: int, seed: int = 1) -> tuple[Draws, Population]:
     """`num` draws of the default prior with statistics that fall with redshift; those beyond redshift 1 are rejected."""
     prior, rng = get_prior(PRIOR), np.random.default_rng(seed)
     p = prior.sample(num, seed)
-    redshift = np.asarray(p["redshift"])
+    redshift = p["redshift"]
     accepted = redshift < 1
     order = np.argsort(~accepted, kind="stable")  # files hold accepted and rejected draws apart
     statistic = np.where(accepted, 10 * (1 - redshift) + rng.normal(size=num), -np.inf)
-    columns = (statistic, np.asarray(p["mass_1"]), np.asarray(p["mass_2"]), redshift, accepted)
-    return Draws(*(c[order] for c in columns)), Population.of(prior)
+    return Draws(statistic[order], p.source().rows(order), accepted[order]), Population.of(prior)
 
 
 def ours(draws: Draws, population: Population, thresholds: np.ndarray, pairs: list[LogNormalPair], compatible: bool) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from aframe_assets.sensitivity.population import LogNormalPair, Population
+from aframe_assets.waveforms.frames import DetectorFrame, SourceFrame
 
 LIMIT_CONFIDENCE = 0.9
 """Confidence of upper limits on V."""
@@ -38,8 +39,7 @@ class Draws:
 
     Attributes:
         statistic: detection statistic of the event that recovered it, -inf where none did or the draw was rejected.
-        mass_1, mass_2: source-frame solar masses.
-        redshift: cosmological redshift.
+        source: `mass_1`, `mass_2` (solar masses) and the cosmological `redshift` of each, in the source frame.
         accepted: whether the draw passed the SNR cut and was injected.
         num_outside_window: found rows counted as missed because the event is too far from the injection in time.
         num_too_loud: draws left out because their SNR is above `snr_max` (they sit at redshift zero).
@@ -47,16 +47,29 @@ class Draws:
     """
 
     statistic: np.ndarray
-    mass_1: np.ndarray
-    mass_2: np.ndarray
-    redshift: np.ndarray
+    source: SourceFrame
     accepted: np.ndarray
     num_outside_window: int = 0
     num_too_loud: int = 0
     snr: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        SourceFrame.require(self.source)
+
     def __len__(self) -> int:
         return len(self.statistic)
+
+    @property
+    def mass_1(self) -> np.ndarray:
+        return self.source["mass_1"]
+
+    @property
+    def mass_2(self) -> np.ndarray:
+        return self.source["mass_2"]
+
+    @property
+    def redshift(self) -> np.ndarray:
+        return self.source["redshift"]
 
     @classmethod
     def of(cls, foreground, rejected, *, recovery_window: float = np.inf, snr_max: float = 1e4) -> Draws:
@@ -77,13 +90,11 @@ class Draws:
         def both(name: str) -> np.ndarray:
             return np.concatenate([getattr(foreground, name), getattr(rejected, name)]).astype(np.float64)
 
-        redshift, snr = both("redshift"), both("snr")
+        signals, snr = DetectorFrame({k: both(k) for k in ("mass_1", "mass_2", "redshift")}), both("snr")
         keep = ~(snr > snr_max)
         return cls(
             statistic[keep],
-            (both("mass_1") / (1 + redshift))[keep],
-            (both("mass_2") / (1 + redshift))[keep],
-            redshift[keep],
+            signals.rows(keep).source(),
             accepted[keep],
             int(far_away.sum()),
             int((~keep).sum()),

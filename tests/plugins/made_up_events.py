@@ -26,8 +26,7 @@ def write_events(folder, config, seed=1, num_draws=30_000, num_slides=30, live=4
     stat = np.concatenate([rng.exponential(1.5, int(live / 6)), [x for _, x in zero_extra]])
     EventSet(stat, times, np.zeros((len(times), 2)), Tb=live).write(folder / "0lag.hdf5")
 
-    p = get_prior(config.injections.prior).sample(num_draws, seed)
-    p["mass_1"], p["mass_2"] = p["mass_1"] * (1 + p["redshift"]), p["mass_2"] * (1 + p["redshift"])
+    p = get_prior(config.injections.prior).sample(num_draws, seed).detector()
     p = {k: p[k] for k in InjectionParameterSet.PARAMETERS if k in p}
     p["snr"] = 8 * HORIZON / p["redshift"]
     p["ifo_snrs"] = np.stack([p["snr"], p["snr"]], axis=1) / np.sqrt(2)

@@ -18,6 +18,7 @@ from aframe_assets.sensitivity.population import Population
 from aframe_assets.sensitivity.summary import published_lines
 from aframe_assets.sensitivity.volume import Draws
 from aframe_assets.sensitivity.volume_plots import mass_figure, volume_figure, volume_png
+from aframe_assets.waveforms.frames import SourceFrame
 
 
 def volumes(name):
@@ -86,7 +87,7 @@ def some_curves(rates, years=30.0):
     rng = np.random.default_rng(1)
     m1 = 5 * 20 ** rng.random(20_000)
     m2, z = 5 * (m1 / 5) ** rng.random(20_000), 2 * rng.random(20_000) ** (1 / 3)
-    draws = Draws(np.where(z < 1, 9.0, -np.inf), m1, m2, z, np.ones(20_000, bool))
+    draws = Draws(np.where(z < 1, 9.0, -np.inf), SourceFrame(mass_1=m1, mass_2=m2, redshift=z), np.ones(20_000, bool))
     background = Background.of(rng.exponential(size=3000), years * SECONDS_PER_YEAR)
     return volume_curves(draws, Population(log_uniform, (0, 2)), background, [(35, 35), (35, 20), (20, 20)], rates, sigma=0.3)
 

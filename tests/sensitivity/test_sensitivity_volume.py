@@ -8,6 +8,7 @@ from aframe_assets.sensitivity.curves import Rate, volume_curves
 from aframe_assets.sensitivity.far import Background
 from aframe_assets.sensitivity.population import LogNormalPair, Population, comoving_volume, differential_volume
 from aframe_assets.sensitivity.volume import Draws, Sample, estimate
+from aframe_assets.waveforms.frames import DetectorFrame, SourceFrame
 
 MAX_REDSHIFT = 2.0
 
@@ -36,7 +37,8 @@ def draw(n, rng, horizon):
     found = z < horizon(m1, m2)
     accepted = found | (rng.random(n) < 0.1)
     order = np.argsort(~accepted, kind="stable")
-    return Draws(np.where(found, 1.0, -np.inf)[order], m1[order], m2[order], z[order], accepted[order])
+    source = SourceFrame(mass_1=m1, mass_2=m2, redshift=z).rows(order)
+    return Draws(np.where(found, 1.0, -np.inf)[order], source, accepted[order])
 
 
 POPULATION = Population(log_uniform, (0, MAX_REDSHIFT))
@@ -129,7 +131,7 @@ def graded(n, rng):
     """Statistics that fall with redshift, so that V depends on the threshold."""
     draws = draw(n, rng, lambda m1, m2: 1.0)
     statistic = np.where(np.isfinite(draws.statistic), 10 * (1 - draws.redshift) + rng.normal(size=n), -np.inf)
-    return Draws(statistic, draws.mass_1, draws.mass_2, draws.redshift, draws.accepted)
+    return Draws(statistic, draws.source, draws.accepted)
 
 
 PAIRS = [(35, 35), (35, 20), (20, 20), (20, 10)]
@@ -228,7 +230,7 @@ def test_prior_in_the_detector_frame():
     n = 400_000
     z = draw_redshift(n, rng)
     m = np.sort(rng.uniform(3, 150, (2, n)), axis=0) / (1 + z)
-    draws = Draws(np.where(z < 0.8, 1.0, -np.inf), m[1], m[0], z, np.ones(n, bool))
+    draws = Draws(np.where(z < 0.8, 1.0, -np.inf), SourceFrame(mass_1=m[1], mass_2=m[0], redshift=z), np.ones(n, bool))
     population = Population(density, (0, 2), detector_frame=True)
     e = estimate(Sample.of(draws, population, np.array([0.5])), LogNormalPair(35, 20, 0.1), population)
     assert abs(e.volume[0] - comoving_volume(0, 0.8, time_dilated=True)) < 4 * e.error[0]
@@ -244,8 +246,9 @@ def test_injections_from_another_prior_are_refused_or_noticed():
         volume_curves(draws, narrow, background, PAIRS, [])
     wrong = Population(lambda m1, m2, z: log_uniform(m1, m2, z) + 0.5, (0, 2))
     assert any("mean weight" in w for w in volume_curves(draws, wrong, background, PAIRS, []).warnings)
+    none = Draws(np.empty(0), draws.source.rows(slice(0)), np.empty(0, bool))
     with pytest.raises(ValueError, match="no injections"):
-        volume_curves(Draws(*np.empty((4, 0)), np.empty(0, bool)), POPULATION, background, PAIRS, [])
+        volume_curves(none, POPULATION, background, PAIRS, [])
     with pytest.raises(ValueError, match="mass pair"):
         volume_curves(draws, POPULATION, background, [(1, 1)], [])
 
@@ -263,6 +266,13 @@ def test_partial_support_is_reported():
     bottom = np.log(5 / 5.1) / 0.1
     expected = quad(lambda u: density(u) * max(0, ndtr((u + np.log(5.2 / 5.1)) / 0.1) - ndtr(bottom)), np.log(5 / 5.2), 1)[0]
     assert inside == pytest.approx(expected, abs=3e-3) and inside < covered < 1
+
+
+def test_draws_have_source_frame_masses():
+    columns = {"mass_1": np.ones(2), "mass_2": np.ones(2), "redshift": np.ones(2)}
+    for wrong in (DetectorFrame(columns), columns):
+        with pytest.raises(TypeError, match="SourceFrame"):
+            Draws(np.ones(2), wrong, np.ones(2, bool))
 
 
 def test_draws_of_record_sets():

@@ -7,6 +7,7 @@ from aframe_assets.sensitivity.curves import Rate, volume_curves
 from aframe_assets.sensitivity.far import Background
 from aframe_assets.sensitivity.population import LogNormalPair, Population, comoving_volume, differential_volume
 from aframe_assets.sensitivity.volume import Draws, Sample, estimate, sensitive_distance
+from aframe_assets.waveforms.frames import SourceFrame
 
 TARGET = LogNormalPair(35, 20, 0.1)
 MAX_REDSHIFT = 1.0
@@ -34,7 +35,7 @@ def campaign(n, rng, comoving):
     cdf = enclosed(time_dilated=not comoving)
     z = np.interp(rng.random(n), cdf / cdf[-1], REDSHIFTS)
     found = rng.random(n) < 1 / (1 + np.exp((z - 0.5) / 0.08))
-    return Draws(np.where(found, 1.0, -np.inf), m1, m2, z, np.ones(n, bool)), found
+    return Draws(np.where(found, 1.0, -np.inf), SourceFrame(mass_1=m1, mass_2=m2, redshift=z), np.ones(n, bool)), found
 
 
 def ball_radius(redshift):
@@ -114,7 +115,7 @@ def ordered_campaign(n, rng, population_mass_limit=100.0):
     m2, m1 = np.sort(5 * (population_mass_limit / 5) ** rng.random((2, n)), axis=0)
     z = np.interp(rng.random(n), VOLUMES / VOLUMES[-1], REDSHIFTS)
     statistic = np.where(rng.random(n) < 1.2 - z, 10 - 5 * z + rng.normal(size=n), -np.inf)
-    return Draws(statistic, m1, m2, z, np.ones(n, bool), snr=8 / (0.3 + z))
+    return Draws(statistic, SourceFrame(mass_1=m1, mass_2=m2, redshift=z), np.ones(n, bool), snr=8 / (0.3 + z))
 
 
 def test_both_normalisations_agree_where_the_target_is_cut_in_half():
@@ -168,7 +169,7 @@ def test_signals_lost_by_the_snr_cut_are_noticed(share, lost):
     draws = ordered_campaign(20_000, rng)
     snr = np.concatenate([np.full(2000, 4.5), np.full(18_000, 20.0)])
     statistic = np.where(snr < 5, np.where(np.arange(20_000) < share * 2000, 5.0, -np.inf), draws.statistic)
-    draws = Draws(statistic, draws.mass_1, draws.mass_2, draws.redshift, draws.accepted, snr=snr)
+    draws = Draws(statistic, draws.source, draws.accepted, snr=snr)
     curves = volume_curves(draws, population, background, [(20, 20)], Rate.wanted([1, 36], []), sigma=0.3)
     q = curves.quiet
     # of both rates the higher is looked at
@@ -188,7 +189,7 @@ def test_rates_rest_on_independent_background():
     found = independence(statistic, own, np.stack([0 * slide, slide], axis=1), 32.0)
     population = Population(ordered, (0, MAX_REDSHIFT), comoving=False)
     draws = ordered_campaign(50_000, rng)
-    draws = Draws(draws.statistic - 3, draws.mass_1, draws.mass_2, draws.redshift, draws.accepted)
+    draws = Draws(draws.statistic - 3, draws.source, draws.accepted)
     plain, right = (
         volume_curves(draws, population, Background.of(statistic, 3600.0 * 1000, *given), [(20, 20)], Rate.wanted([1], []), sigma=0.3).rows[
             0
