@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = ./.ci/install.sh "$(PYTHON)" $(VENV)
 
-.PHONY: help install install-dev demo demo-real test test-slow lint clean
+.PHONY: help install install-dev demo demo-real test test-slow test-calibration lint clean
 
 help:
 	@echo "make demo       install, then the whole graph on simulated data: runs/demo"
 	@echo "make test       install, then the test suite (about 20 minutes on 2 cores)"
 	@echo "make test-slow  the tests that take longer (faults injected into whole runs)"
+	@echo "make test-calibration  are false-alarm rates what they say (5 minutes); prints the figures"
 	@echo "make lint       ruff"
 	@echo "make clean      removes .venv and runs/demo"
 
@@ -34,6 +35,9 @@ test: install-dev
 
 test-slow: install-dev
 	$(BIN)/python -m pytest -m slow
+
+test-calibration: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rP tests/sensitivity/test_sensitivity_calibration*.py
 
 lint: install-dev
 	$(BIN)/ruff check .
