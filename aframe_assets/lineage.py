@@ -89,7 +89,7 @@ _ALL = [
     Node(
         "validation_waveforms",
         "waveforms",
-        "2",
+        "3",
         ("ifos", "detectors", "sample_rate", "seed", "waveforms", "conditioning"),
         (Input("psd", "roles", ("validation",)),),
         files=("waveforms.prior", "waveforms.validation_prior", "detectors"),
@@ -97,7 +97,7 @@ _ALL = [
     Node(
         "injections",
         "waveforms",
-        "2",
+        "3",
         (
             "ifos",
             "detectors",

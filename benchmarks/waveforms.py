@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from aframe_assets.waveforms.frames import DetectorFrame
 from aframe_assets.waveforms.generation import WaveformGenerator
-from aframe_assets.waveforms.parameters import detector_frame, lal_spins, luminosity_distance
+from aframe_assets.waveforms.parameters import lal_spins, luminosity_distance
 from aframe_assets.waveforms.priors import get_prior
 from aframe_assets.waveforms.projection import project
 from aframe_assets.waveforms.snr import ifo_snrs
@@ -29,9 +30,9 @@ APPROXIMANTS = {"IMRPhenomPv2": 2.0, "IMRPhenomD": 4.0}
 GPU_FACTOR = 50.0
 
 
-def draws(number: int) -> dict[str, np.ndarray]:
+def draws(number: int) -> DetectorFrame:
     prior = get_prior("end_o3_ratesandpops")
-    return detector_frame(prior.sample(number, 1), prior.frame)
+    return prior.sample(number, 1).detector()
 
 
 def pycbc_arguments(values: Mapping[str, np.ndarray], approximant: str) -> list[dict[str, Any]]:
@@ -99,7 +100,7 @@ def measure(number: int) -> tuple[list[list[Any]], dict[str, Any], list[str]]:
     result: dict[str, Any] = {}
     notes = []
     values, psd = draws(number), curve()
-    first = {k: v[: min(number, 8)] for k, v in values.items()}
+    first = values.rows(slice(8))
     for approximant, wanted in APPROXIMANTS.items():
         arguments = pycbc_arguments(values, approximant)
         generator = WaveformGenerator(approximant, RATE, DURATION, LOW, REFERENCE, PAD)

@@ -33,7 +33,7 @@ def make_training_shard(job: Job, index: int) -> Product:
 
 
 def make_validation_shard(job: Job, index: int) -> Product:
-    """Projected signals of one shard, against the validation PSD."""
+    """Projected signals of one shard, against the most sensitive validation PSD."""
     from aframe_assets.strain.psd import read_psd
     from aframe_assets.waveforms.generation import WaveformGenerator
     from aframe_assets.waveforms.priors import get_prior
@@ -43,7 +43,8 @@ def make_validation_shard(job: Job, index: int) -> Product:
     w = job.config.waveforms
     start = time.perf_counter()
     number = shard_size(w.num_validation_signals, w.num_validation_jobs, index)
-    selection = Selection.of(job.config, read_psd(job.path("psd", "psd.hdf5"), "validation", job.config.ifos), "the validation PSD")
+    psds = read_psd(job.path("psd", "psd.hdf5"), "validation", job.config.ifos, most_sensitive=True)
+    selection = Selection.of(job.config, psds, "the most sensitive validation PSD")
     prior = get_prior(w.validation_prior or w.prior)
     made, draws = validation_set(number, prior, WaveformGenerator.of(job.config), selection, job.seed(), w.max_num_samples)
     _log(job, draws.num_injections, start)
@@ -95,8 +96,8 @@ def make_injections(job: Job) -> Product:
     if job.row["role"] == "test":
         mergers = catalog_times(config.inference.exclude_catalog)
         slides = share(config, job.handle("segments").meta["rows"], job.partition, mergers, vetoes_of(job))
-    psds = read_psd(job.path("psd", "psd.hdf5"), "test", config.ifos) if slides else {}
-    selection = Selection.of(config, psds, "the test PSD")
+    psds = read_psd(job.path("psd", "psd.hdf5"), "test", config.ifos, most_sensitive=True) if slides else {}
+    selection = Selection.of(config, psds, "the most sensitive test PSD")
     placed, rejected, draws = injection_sets(
         slides, get_prior(config.injections.prior), WaveformGenerator.of(config), selection, job.seed(), config.waveforms.max_num_samples
     )
@@ -148,7 +149,7 @@ def assets(config: Config) -> list[Any]:
             merge_validation,
             config,
             num_shards=w.num_validation_jobs,
-            description="Signals in the detectors, above the SNR threshold against the validation PSD.",
+            description="Signals in the detectors, above the SNR threshold against the most sensitive validation PSD.",
             tags=tags,
             kinds={"hdf5"},
             checks=checks.CHECKS,
@@ -157,7 +158,7 @@ def assets(config: Config) -> list[Any]:
         "injections",
         make_injections,
         config,
-        description="Signals placed in this segment's slides, above the SNR threshold against the test PSD, and the draws rejected.",
+        description="Signals placed in this segment's slides, with an SNR above threshold in the most sensitive test PSD, and the draws rejected.",
         tags=tags,
         kinds={"hdf5"},
         checks=checks.CHECKS,

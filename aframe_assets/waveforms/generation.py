@@ -26,6 +26,7 @@ from ml4gw.constants import MSUN
 from ml4gw.waveforms.cbc import utils as bounds
 
 from aframe_assets.waveforms.approximants import BATCHED, problem
+from aframe_assets.waveforms.frames import DetectorFrame
 from aframe_assets.waveforms.lalsim import PARAMETERS, Window, signal
 from aframe_assets.waveforms.lalsim_pool import Pool
 from aframe_assets.waveforms.parameters import complete, lal_spins, luminosity_distance
@@ -117,7 +118,7 @@ class WaveformGenerator:
         """Generate signals.
 
         Args:
-            values: parameters of the signals (`ledger.SIGNAL`), masses in the detector frame; each of shape (n,).
+            values: `DetectorFrame` parameters of the signals (`ledger.SIGNAL`), each of shape (n,).
 
         Returns:
             {'cross', 'plus'}, each (n, size) float64 strain; and a mask (n,) of the signals that could be generated.
@@ -126,8 +127,9 @@ class WaveformGenerator:
 
         Raises:
             RuntimeError: one of several processes died.
+            TypeError: parameters that are not in the detector frame.
         """
-        values = complete(values)
+        values = complete(DetectorFrame.require(values))
         n = len(values["mass_1"])
         out = {name: np.zeros((n, self.size)) for name in ("cross", "plus")}
         rows = np.flatnonzero(_physical(values))

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import h5py
 import numpy as np
 
+from aframe_assets.waveforms.frames import DetectorFrame
+from aframe_assets.waveforms.parameters import SIGNAL
 from aframe_assets.waveforms.records import Ledger
 
-INTRINSIC = ("mass_1", "mass_2", "a_1", "a_2", "tilt_1", "tilt_2", "phi_12", "phi_jl")
-EXTRINSIC = ("ra", "dec", "redshift", "psi", "theta_jn", "phase")
-SIGNAL = INTRINSIC + EXTRINSIC
 EVENT = ("detection_statistic", "detection_time", "shift")
 
 
@@ -66,6 +65,20 @@ class InjectionSet(Ledger):
     duration: float | None = None
     right_pad: float | None = None
     num_injections: int | None = None
+
+    @classmethod
+    def of(cls, values: DetectorFrame, **rest: Any) -> Self:
+        """A set of drawn signals: `values` has the parameters of each, `rest` whatever else the set has.
+
+        Raises:
+            TypeError: `values` are not in the detector frame.
+        """
+        DetectorFrame.require(values)
+        return cls(**{k: values[k] for k in cls.PARAMETERS if k in values}, **rest)
+
+    def signals(self) -> DetectorFrame:
+        """The parameters of the signals themselves (`SIGNAL`), by name."""
+        return DetectorFrame({name: getattr(self, name) for name in SIGNAL})
 
     @property
     def coalescence(self) -> int:

@@ -10,8 +10,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from aframe_assets.waveforms.ledger import SIGNAL
+from aframe_assets.waveforms.frames import FRAMES, DetectorFrame, SourceFrame
 
+INTRINSIC = ("mass_1", "mass_2", "a_1", "a_2", "tilt_1", "tilt_2", "phi_12", "phi_jl")
+EXTRINSIC = ("ra", "dec", "redshift", "psi", "theta_jn", "phase")
+SIGNAL = INTRINSIC + EXTRINSIC
+"""Names of the parameters of a signal."""
 MAX_REDSHIFT = 20.0
 
 
@@ -68,19 +72,30 @@ def redshift_at(distance: np.ndarray) -> np.ndarray:
     return np.expm1(_distance_table()[1](np.asarray(distance, float)))
 
 
-def detector_frame(values: Mapping[str, np.ndarray], frame: str) -> dict[str, np.ndarray]:
-    """`values` with masses seen at the detector: multiplied by 1 + redshift if `frame` is 'source'."""
-    out = dict(values)
-    if frame == "source":
-        for name in ("mass_1", "mass_2"):
-            out[name] = out[name] * (1 + out["redshift"])
-    elif frame != "detector":
+def detector_frame(values: Mapping[str, np.ndarray], frame: str | None = None) -> DetectorFrame:
+    """Masses as the detector sees them.
+
+    Args:
+        values: parameters whose type says the frame; or any mapping, whose `frame` is then to be said.
+        frame: 'source' or 'detector', what the masses of `values` are; None where the type says it.
+
+    Raises:
+        TypeError: neither the type nor `frame` says which frame it is.
+        ValueError: they disagree, or `frame` is another word.
+    """
+    if frame is not None and frame not in FRAMES:
         raise ValueError(f"frame must be 'source' or 'detector', not '{frame}'")
-    return out
+    if not isinstance(values, SourceFrame | DetectorFrame):
+        if frame is None:
+            raise TypeError(f"nothing says in which frame the masses of a {type(values).__name__} are; give a SourceFrame or DetectorFrame")
+        values = FRAMES[frame](values)
+    elif frame is not None and not isinstance(values, FRAMES[frame]):
+        raise ValueError(f"the masses are those of a {type(values).__name__}, not in the {frame} frame as said; leave `frame` out")
+    return values.detector()
 
 
 def complete(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All parameters of a signal (`SIGNAL`), float64; a spin or angle that is not given is 0.
+    """All parameters of a signal (`SIGNAL`), float64, in the frame they came in; a spin or angle that is not given is 0.
 
     Raises:
         ValueError: a mass or the redshift is not given.
@@ -89,7 +104,8 @@ def complete(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if missing:
         raise ValueError(f"a signal needs {sorted(missing)}; got {sorted(values)}")
     n = len(values["mass_1"])
-    return {name: np.asarray(values.get(name, np.zeros(n)), np.float64) for name in SIGNAL}
+    kind = type(values) if isinstance(values, SourceFrame | DetectorFrame) else dict
+    return kind({name: np.asarray(values.get(name, np.zeros(n)), np.float64) for name in SIGNAL})
 
 
 def lal_spins(values: Mapping[str, np.ndarray], reference_frequency: float | np.ndarray) -> dict[str, np.ndarray]:

@@ -23,7 +23,6 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from aframe_assets.waveforms.detectors import Detector, get_detector
-from aframe_assets.waveforms.parameters import complete
 
 ROWS = 16
 """Signals projected at once: few, which stay in a core's cache."""
@@ -127,7 +126,6 @@ def project(
     Raises:
         ValueError: an unknown detector, or as many times as there are not signals.
     """
-    values = complete(values)
     detectors = _known(ifos)
     n, size = polarizations["plus"].shape
     if gps is not None and np.ndim(gps) and np.shape(gps) != (n,):

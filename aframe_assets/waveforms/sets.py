@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aframe_assets.waveforms.frames import DetectorFrame
 from aframe_assets.waveforms.generation import WaveformGenerator
 from aframe_assets.waveforms.injections import SlideTimes
 from aframe_assets.waveforms.ledger import (
-    SIGNAL,
     InjectionParameterSet,
     InterferometerResponseSet,
     WaveformPolarizationSet,
     WaveformSet,
 )
-from aframe_assets.waveforms.parameters import detector_frame
+from aframe_assets.waveforms.parameters import SIGNAL
 from aframe_assets.waveforms.priors import Prior
 from aframe_assets.waveforms.rejection import BATCH, MAX_FAILED, Draws, Selection, rejection_sample
 
@@ -36,7 +36,7 @@ def training_set(num_signals: int, prior: Prior, generator: WaveformGenerator, s
     waves = {k: np.empty((num_signals, generator.size), np.float32) for k in ("cross", "plus")}
     made = failed = 0
     while made < num_signals:
-        draws = detector_frame(prior.sample(min(BATCH, num_signals - made), rng), prior.frame)
+        draws = prior.sample(min(BATCH, num_signals - made), rng).detector()
         polarizations, good = generator(draws)
         stop = made + int(good.sum())
         for out, new in ((values, draws), (waves, polarizations)):
@@ -45,16 +45,19 @@ def training_set(num_signals: int, prior: Prior, generator: WaveformGenerator, s
         made, failed = stop, failed + int((~good).sum())
         if failed > max(10, MAX_FAILED * (made + failed)):
             raise ValueError(f"{failed} of {made + failed} draws of prior '{prior.name}' cannot be generated; narrow it")
-    return WaveformPolarizationSet(**values, **_window(generator, made), waveforms=waves), failed
+    return WaveformPolarizationSet.of(DetectorFrame(values), **_window(generator, made), waveforms=waves), failed
 
 
 def validation_set(
     num_signals: int, prior: Prior, generator: WaveformGenerator, selection: Selection, seed: int, max_num_samples: int
 ) -> tuple[WaveformSet, Draws]:
-    """`num_signals` projected signals above the SNR threshold; and how they were drawn."""
-    draws = rejection_sample(num_signals, prior, generator, selection, np.random.default_rng(seed), max_num_samples)
-    made = WaveformSet(
-        **draws.accepted, **_window(generator, draws.num_injections), ifos=list(selection.ifos), waveforms=_by_ifo(draws, selection)
+    """`num_signals` projected signals above the SNR threshold; and how they were drawn.
+
+    They have no time, and their `ra` is the longitude.
+    """
+    draws = rejection_sample(num_signals, prior, generator, selection, seed, max_num_samples)
+    made = WaveformSet.of(
+        draws.accepted, **_window(generator, draws.num_injections), ifos=list(selection.ifos), waveforms=_by_ifo(draws, selection)
     )
     return made, draws
 
@@ -62,22 +65,24 @@ def validation_set(
 def injection_sets(
     slides: Sequence[SlideTimes], prior: Prior, generator: WaveformGenerator, selection: Selection, seed: int, max_num_samples: int
 ) -> tuple[InterferometerResponseSet, InjectionParameterSet, Draws]:
-    """The signals of a chunk's slides, placed; the draws rejected on the way, without time; and how they were drawn.
+    """The signals of a chunk's slides, placed; the draws rejected on the way; and how they were drawn.
 
+    A signal's `injection_time` is its GPS time, by which its `ra` is turned to a place over the Earth. A slide moves detectors
+    apart in time, not the Earth: response and delay are those of that one time.
     `num_injections` of both sets is the number of draws, accepted and rejected.
     """
     times = np.concatenate([s.times for s in slides]) if slides else np.empty(0)
     shifts = np.concatenate([np.tile(np.asarray(s.shift, float), (len(s.times), 1)) for s in slides]) if slides else None
-    draws = rejection_sample(len(times), prior, generator, selection, np.random.default_rng(seed), max_num_samples)
+    draws = rejection_sample(len(times), prior, generator, selection, seed, max_num_samples, times)
     meta = _window(generator, draws.num_injections) | {"ifos": list(selection.ifos)}
-    placed = InterferometerResponseSet(
-        **draws.accepted,
+    placed = InterferometerResponseSet.of(
+        draws.accepted,
         **meta,
         injection_time=times,
         shift=np.empty((0, len(selection.ifos))) if shifts is None else shifts,
         waveforms=_by_ifo(draws, selection),
     )
-    return placed, InjectionParameterSet(**draws.rejected, **meta), draws
+    return placed, InjectionParameterSet.of(draws.rejected, **meta), draws
 
 
 def _window(generator: WaveformGenerator, num_injections: int) -> dict[str, float]:

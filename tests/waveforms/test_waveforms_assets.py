@@ -46,7 +46,9 @@ def job(tmp_path):
     with h5py.File(tmp_path / "psd.hdf5", "w") as f:
         for role in ("validation", "test"):
             for ifo in ("H1", "L1"):
-                f.create_dataset(f"{role}/{ifo}", data=np.full(8193, 1e-46)).attrs["df"] = 0.125
+                # no signal reaches the threshold at the level of the typical PSD
+                f.create_dataset(f"{role}/{ifo}", data=np.full(8193, 1e-30)).attrs["df"] = 0.125
+                f.create_dataset(f"{role}_most_sensitive/{ifo}", data=np.full(8193, 1e-46)).attrs["df"] = 0.125
 
     def make(asset, partition=None, settings=None):
         scratch = tmp_path / f"{asset}-{partition}"

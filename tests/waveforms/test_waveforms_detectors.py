@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from aframe_assets.waveforms.detectors import BUILT_IN, get_detector, get_detectors
+from aframe_assets.waveforms.frames import DetectorFrame
 from aframe_assets.waveforms.generation import WaveformGenerator
 from aframe_assets.waveforms.projection import antenna_patterns, project, sidereal_time
 from aframe_assets.waveforms.snr import ifo_snrs, network_snr
@@ -17,7 +18,7 @@ TIMES = np.array([1126259462.4, 1187008882.4, 1240610000.25, 1264316116.4, 13694
 
 def sky(n, seed=0):
     rng = np.random.default_rng(seed)
-    return {
+    values = {
         "ra": rng.uniform(0, 2 * np.pi, n),
         "dec": np.arcsin(rng.uniform(-1, 1, n)),
         "psi": rng.uniform(0, np.pi, n),
@@ -25,6 +26,7 @@ def sky(n, seed=0):
         "mass_2": np.full(n, 20.0),
         "redshift": np.full(n, 0.1),
     }
+    return DetectorFrame(values)
 
 
 def lal_detector(ifo):

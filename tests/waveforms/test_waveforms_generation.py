@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from aframe_assets.waveforms.frames import DetectorFrame
 from aframe_assets.waveforms.generation import WaveformGenerator, put
 from aframe_assets.waveforms.parameters import detector_frame, luminosity_distance
 from aframe_assets.waveforms.priors import get_prior
@@ -22,7 +23,7 @@ def binary(mass_1, mass_2, **over):
         "mass_1": mass_1, "mass_2": mass_2, "a_1": 0.0, "a_2": 0.0, "tilt_1": 0.0, "tilt_2": 0.0, "phi_12": 0.0, "phi_jl": 0.0,
         "ra": 1.0, "dec": 0.3, "redshift": 0.1, "psi": 0.0, "theta_jn": 0.7, "phase": 0.4,
     }  # fmt: skip
-    return {k: np.array([float(v)]) for k, v in (values | over).items()}
+    return DetectorFrame({k: np.array([float(v)]) for k, v in (values | over).items()})
 
 
 def reference(values, approximant="IMRPhenomPv2"):
@@ -144,7 +145,7 @@ def test_nothing_wraps_around():
 
 def test_draws_that_cannot_be_made_are_marked_and_do_no_harm():
     parts = [binary(30, 20), binary(np.nan, 20), binary(30, -1), binary(30, 20, a_1=1.2), binary(30, 20, redshift=0), binary(30, 30)]
-    values = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    values = DetectorFrame({k: np.concatenate([p[k] for p in parts]) for k in parts[0]})
     made, good = generator()(values)
     assert good.tolist() == [True, False, False, False, False, True]
     assert all(np.isfinite(w).all() and not w[~good].any() for w in made.values())
@@ -168,5 +169,5 @@ def test_settings_that_cannot_work():
 
 
 def test_empty_batch():
-    made, good = generator()({k: np.empty(0) for k in binary(1, 1)})
+    made, good = generator()(binary(1, 1).rows(slice(0)))
     assert made["plus"].shape == (0, 16384) and not len(good)
