@@ -101,7 +101,11 @@ def _ask(worker: subprocess.Popen[bytes], window: Window, parameters: Sequence[M
         worker.stdin.flush()
         answer = pickle.load(worker.stdout)
     except (OSError, EOFError, ValueError, pickle.UnpicklingError) as e:
-        code = worker.wait(PATIENCE)
+        try:
+            code = worker.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            code = worker.wait()
         how = f"signal {signals.Signals(-code).name}" if code < 0 else f"exit code {code}"
         raise RuntimeError(
             f"a waveform process ended by {how} while it made {len(parameters)} {window.approximant} signals; if it was killed for its "
