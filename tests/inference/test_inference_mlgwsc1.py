@@ -27,7 +27,7 @@ from aframe_assets.inference.clustering import cluster
 from aframe_assets.inference.merger_time import Calibration, merger_time
 from aframe_assets.inference.mlgwsc1 import search
 from aframe_assets.inference.mlgwsc1.files import ChallengeError, Events, SegmentReader, list_segments, refuse_output, write_events
-from aframe_assets.inference.mlgwsc1.search import CoveringWhitener, Settings, StreamingPeaks, analyze
+from aframe_assets.inference.mlgwsc1.search import SegmentWhitener, Settings, StreamingPeaks, analyze
 from aframe_assets.inference.slides import score_zero_lag
 from aframe_assets.inference.whitened import WhitenedChunk
 from aframe_assets.segments.geometry import SlideGeometry
@@ -257,14 +257,14 @@ def test_the_covered_start_joins_the_rest_without_a_seam():
     rng = np.random.default_rng(3)
     whitener = Whitener(CONDITIONING, FS)
     strain = rng.standard_normal(100 * FS)
-    machine = CoveringWhitener(whitener, 32 * FS)
+    machine = SegmentWhitener(whitener, 32 * FS)
     out = np.concatenate([machine.update(strain[: 10 * FS]), machine.update(strain[10 * FS :]), machine.finish()])
     assert len(out) == 99 * FS
     psd = whitener.psd(torch.from_numpy(strain[: 16 * FS]))
     # the start and the first block share a PSD, so one filter over both gives the same but for the mean that is taken out
     both = whitener.whiten(torch.from_numpy(strain[: 49 * FS])[None], psd[None])[0].numpy()
     np.testing.assert_allclose(out[: 48 * FS], both, atol=1e-4)
-    short = CoveringWhitener(whitener, 32 * FS)
+    short = SegmentWhitener(whitener, 32 * FS)
     assert len(short.update(strain[: 16 * FS])) == 0
     assert len(short.finish()) == 15 * FS
 
@@ -282,7 +282,7 @@ def test_merged_files_are_one_file(challenge, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    """Peak memory over 600 s and over 3600 s of both detectors differs by less than a tenth of the 98 MB of strain that they differ by."""
+    """Peak memory over 600 s and over 3600 s of both detectors differs by less than a twentieth of the 98 MB of strain."""
     code = """
 import json, resource, sys
 import numpy as np
@@ -311,7 +311,7 @@ print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len
         assert events > seconds / 16
         peaks.append(peak)
         path.unlink()
-    assert peaks[1] - peaks[0] < 10
+    assert peaks[1] - peaks[0] < 5
 
 
 # --- other rates ----------------------------------------------------------------------------------

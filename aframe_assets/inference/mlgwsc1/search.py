@@ -173,8 +173,7 @@ def _whitened(
     """Seconds read so far and what they add to each detector's whitened strain; None instead of streams ends the segment."""
     whitener = Whitener(conditioning, engine.sample_rate)
     block = round(settings.inference.batch_size / settings.inference.inference_rate * engine.sample_rate)
-    kind = CoveringWhitener if settings.cover_start else StreamingWhitener
-    machines = [kind(whitener, block) for _ in engine.ifos]
+    machines = [SegmentWhitener(whitener, block, settings.cover_start) for _ in engine.ifos]
     step = round(PIECE * engine.sample_rate)
     for first in range(0, reader.size, step):
         stop = min(first + step, reader.size)
@@ -183,19 +182,21 @@ def _whitened(
     yield reader.size / engine.sample_rate, None
 
 
-class CoveringWhitener:
-    """A `StreamingWhitener` ('preceding') that whitens the first psd_length seconds too, with their own PSD.
+class SegmentWhitener:
+    """A `StreamingWhitener` ('preceding') that forgets its PSDs, and whitens the first psd_length seconds too, with their own PSD.
 
-    Whitened sample 0 is that of strain sample `crop`. Strain must be at least psd_length long.
+    With `cover_start` whitened sample 0 is that of strain sample `crop`, and strain must be at least psd_length long.
     """
 
-    def __init__(self, whitener: Whitener, block: int) -> None:
+    def __init__(self, whitener: Whitener, block: int, cover_start: bool = True) -> None:
         self._rest = StreamingWhitener(whitener, block)
-        self._whitener, self._start = whitener, [np.empty(0)]
+        self._whitener, self._start = whitener, [np.empty(0)] if cover_start else []
 
     def update(self, strain: np.ndarray) -> np.ndarray:
         """Whitened samples that `strain` completes, float32."""
         rest = self._rest.update(strain)
+        # kept there for signals to be whitened later; in a month that would be gigabytes
+        self._rest.psds.clear()
         if not self._start:
             return rest
         self._start.append(np.asarray(strain, np.float64))
