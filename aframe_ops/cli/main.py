@@ -174,6 +174,20 @@ def config_show(
     show_config(RunDirectory.find(directory).config(), resolved=resolved)
 
 
+@config_app.command("prior", epilog="Example: aframe config prior end_o3_ratesandpops > mine.prior")
+@command
+def config_prior(
+    name: Annotated[str | None, typer.Argument(help="A population; default: the names of all.", show_default=False)] = None,
+) -> None:
+    """Prints the file of a named population, to be edited and named in the experiment."""
+    from aframe_assets.waveforms.prior_files import packaged
+
+    files = packaged()
+    if name is not None and name not in files:
+        raise ConfigError(f"'{name}' is not one of {', '.join(files)}")
+    typer.echo("\n".join(files) if name is None else files[name].read_text(), nl=name is None)
+
+
 @app.command(epilog="Example: aframe detect --run runs/demo H-H1_LOSC_4_V2-1126259446-32.hdf5 L-L1_LOSC_4_V2-1126259446-32.hdf5")
 @command
 def detect(

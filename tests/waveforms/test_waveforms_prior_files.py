@@ -1,7 +1,9 @@
 """Populations as files: packaged ones and copies, what bilby reads in them, what is refused, mixtures, frames as types."""
 
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,6 +260,13 @@ def test_a_mixture_has_its_weights(tmp_path):
 def test_mixtures_that_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         parse(text, "mine.prior")
+
+
+def test_the_mixture_of_the_documentation():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "waveforms.md").read_text()
+    shown = re.search(r"```text\n(redshift = .*?)```", page, re.DOTALL)[1]
+    assert [weight for weight, _ in parse(shown, "waveforms.md").components] == [0.75, 0.25]
+    assert all(f"`{name}`" in page for name in packaged())
 
 
 def test_a_frame_is_a_type():
