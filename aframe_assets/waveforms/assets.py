@@ -158,7 +158,7 @@ def assets(config: Config) -> list[Any]:
         "injections",
         make_injections,
         config,
-        description="Signals placed in this segment's slides, with an SNR above threshold in the most sensitive test PSD, and the draws rejected.",
+        description="Signals placed in this segment's slides, above the SNR threshold, and the draws rejected.",
         tags=tags,
         kinds={"hdf5"},
         checks=checks.CHECKS,

@@ -111,6 +111,30 @@ def test_injections_of_all_chunks_are_the_number_wanted_and_can_be_made_again_al
     assert all(np.array_equal(a, dict(same.columns())[k]) for k, a in test.columns())
 
 
+def test_too_many_injections_are_refused_before_any_is_drawn(job, monkeypatch):
+    from aframe_assets.waveforms import sets
+
+    monkeypatch.setattr(sets, "rejection_sample", None)
+    settings = config(injections={"num_signals": 900}, inference={"num_slides": 2})
+    with pytest.raises(ValueError, match=r"num_signals = 900: 2 test chunks have room for \d+ signals .* set injections.num_signals"):
+        assets.make_injections(job("injections", "1240610000-200", settings))
+
+
+def test_injections_are_seen_as_at_their_own_times(job):
+    from aframe_assets.waveforms.generation import WaveformGenerator
+    from aframe_assets.waveforms.projection import project
+
+    c = config()
+    product = assets.make_injections(job("injections", "1240610000-200"))
+    signals = InterferometerResponseSet.read(product.files["waveforms.hdf5"])
+    drawn = signals.signals()
+    waves, good = WaveformGenerator.of(c)(drawn)
+    at = project(waves, drawn, c.ifos, c.sample_rate, signals.injection_time)
+    # the length of the spectrum differs with what else is in a batch
+    assert good.all() and np.abs(signals.strain() - at).max() < 5e-3 * np.abs(at).max()
+    assert np.abs(signals.strain() - project(waves, drawn, c.ifos, c.sample_rate)).max() > 0.1 * np.abs(at).max()
+
+
 def test_sets_for_training_are_left_out_with_weights():
     names = lambda c: {k.to_user_string() for a in assets.assets(c) if hasattr(a, "keys") for k in a.keys}  # noqa: E731
     assert {"training_waveforms", "validation_waveforms", "injections"} <= names(config())

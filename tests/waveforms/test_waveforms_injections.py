@@ -1,5 +1,7 @@
 """Placing signals: the plan over all chunks, the packaged catalogue, adding to data (row `inject` of reference 4.2)."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,25 @@ def test_too_many_signals_is_an_error_that_says_how_many_fit():
     room = int(str(e.value).split("room for ")[1].split()[0])
     made = plan(demo(injections={"num_signals": room}, inference={"num_slides": 2}), ROWS)
     assert sum(len(s.times) for slides in made.values() for s in slides) == room
+
+
+def test_signals_closer_than_their_length_overlap_and_each_is_placed_once():
+    config = demo(injections={"num_signals": 200, "spacing": -5})
+    made = plan(config, ROWS)
+    placed = [(p, s.shift, t) for p, slides in made.items() for s in slides for t in s.times]
+    assert len(placed) == len(set(placed)) == 200
+    step = config.waveforms.duration - 5
+    assert all(np.abs(np.diff(s.times) - step).max() <= 2 * config.injections.jitter for slides in made.values() for s in slides[:1])
+
+
+def test_a_chunk_too_short_for_any_signal_gets_none_and_all_too_short_is_the_error():
+    rows = ROWS | {"1240613000-20": {"gps_start": 1240613000.0, "gps_stop": 1240613020.0, "role": "test"}}
+    assert plan(demo(injections={"num_signals": 60}), rows)["1240613000-20"] == []
+    # a known number of slides: with Tb alone the livetime would be asked for first
+    with pytest.raises(ValueError, match=r"injections.num_signals = 60: 1 test chunks have room for 0 signals in the 3 slides"):
+        plan(demo(injections={"num_signals": 60}, inference={"num_slides": 3}), {"1240613000-20": rows["1240613000-20"]})
+    with pytest.raises(ValueError, match=r"give at most 30 s in 8 slides"):
+        plan(demo(injections={"num_signals": 60}, inference={"num_slides": None}), {"1240613000-20": rows["1240613000-20"]})
 
 
 def test_no_signals_wanted():
@@ -168,6 +189,27 @@ def test_placement_rounds_to_the_nearest_sample_and_leaves_what_is_outside():
     assert not add_signals(np.zeros(100), 1000.0, 100.0, np.ones((2, 5)), [900.0, 1100.0], 2).any()
     with pytest.raises(ValueError, match="2 waveforms, but 1 times"):
         add_signals(np.zeros(9), 0.0, 1.0, np.ones((2, 5)), [0.0], 0)
+
+
+@pytest.mark.parametrize("cuts", [(), (3.0,), (2.0, 4.0, 6.0), (0.5, 3.25, 3.75, 11.0)])
+def test_signals_across_the_edges_of_stretches_are_neither_lost_nor_double(tmp_path, cuts):
+    # every part of a signal lies in exactly one stretch, whatever the cuts; signals overlap, and reach beyond both ends
+    rng = np.random.default_rng(0)
+    signals = constant_signals([-1.5, 0.0, 1.9, 3.0, 3.01, 6.0, 12.5, 14.5], shift=(0.0, 2.0))
+    signals.waveforms = {k: w * rng.normal(size=w.shape) for k, w in signals.waveforms.items()}
+    path = signals.write(tmp_path / "w.hdf5")
+    whole = inject(np.zeros((2, 13 * 128)), 0.0, signals)
+    parts = []
+    for start, stop in pairwise((0.0, *cuts, 13.0)):
+        near = InterferometerResponseSet.read_times(path, start, stop, (0.0, 2.0))
+        parts.append(inject(np.zeros((2, int((stop - start) * 128))), start, near))
+    assert np.array_equal(np.concatenate(parts, axis=1), whole)
+    # and the whole is every sample of every signal, once
+    expected = np.zeros((2, 23 * 128))
+    for i, time in enumerate(signals.injection_time):
+        first = round((time + 5.0) * 128) - signals.coalescence
+        expected[:, first : first + 512] += [signals.waveforms["h1"][i], signals.waveforms["l1"][i]]
+    assert whole == pytest.approx(expected[:, 5 * 128 : 18 * 128], abs=1e-12)
 
 
 def test_on_a_detectors_own_grid_the_shift_is_added():
