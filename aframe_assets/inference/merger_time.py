@@ -58,8 +58,16 @@ class Calibration:
 
     @classmethod
     def nominal(cls, bundle: Mapping[str, Any], kernel_length: float) -> Calibration:
-        """Without injections: the end of the plateau that training asked for, known to a kernel. `bundle`: a model's description."""
-        return cls(-bundle.get("placement", {}).get("left_pad", 0.0), kernel_length, 0)
+        """Without injections: the end of the plateau, known to a kernel.
+
+        Training shows mergers up to left_pad from the kernel's left edge and says nothing of those beyond, so the plateau ends
+        where the merger is between left_pad and the edge; half of it is taken.
+
+        Args:
+            bundle: a model's description.
+            kernel_length: seconds.
+        """
+        return cls(-bundle.get("placement", {}).get("left_pad", 0.0) / 2, kernel_length, 0)
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Calibration:

@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 
 PRESET = "mlgwsc1"
 
+
+def _data_set(population: str, approximant: str, asd: str) -> dict[str, Any]:
+    return {
+        "strain": {"simulated": {"asd": {"H1": asd, "L1": asd}}},
+        "waveforms": {"prior": population, "validation_prior": population, "approximant": approximant},
+    }
+
+
 # O3a's spectra are not packaged: bilby's curve of the same range as Hanford's in O3a (109 Mpc for neutron stars), without lines.
-_O3 = {"strain": {"simulated": {"asd": {"H1": "aLIGO_mid_asd.txt", "L1": "aLIGO_mid_asd.txt"}}}}
 DATA_SETS: dict[int, dict[str, Any]] = {
-    1: {},
-    2: merge(_O3, {"waveforms": {"prior": "mlgwsc1_2", "validation_prior": "mlgwsc1_2"}}),
-    3: merge(_O3, {"waveforms": {"prior": "mlgwsc1_3", "validation_prior": "mlgwsc1_3", "approximant": "IMRPhenomXPHM"}}),
+    1: _data_set("mlgwsc1_1", "IMRPhenomD", "aLIGO_ZERO_DET_high_P_asd.txt"),
+    2: _data_set("mlgwsc1_2", "IMRPhenomD", "aLIGO_mid_asd.txt"),
+    3: _data_set("mlgwsc1_3", "IMRPhenomXPHM", "aLIGO_mid_asd.txt"),
 }
 """What a model for each data set needs beside the preset."""
 

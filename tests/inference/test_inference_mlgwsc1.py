@@ -55,7 +55,8 @@ class StandIn:
         return (inner.max(axis=-1).min(axis=-1) - 6.0).astype(np.float32)
 
 
-SETTINGS = Settings(INFERENCE, Calibration.nominal(StandIn.bundle, 1.5))
+# the offset that injections would find: the stand-in is silent as soon as the merger is within left_pad of the edge
+SETTINGS = Settings(INFERENCE, Calibration(-LEFT, 1.5, 0))
 
 
 def noise(ifo, start, duration, seed):
@@ -448,6 +449,9 @@ def test_a_threshold_leaves_out_the_faint(challenge):
 
 
 def test_var_follows_the_calibration():
+    nominal = Calibration.nominal(StandIn.bundle, 1.5)
+    assert (nominal.offset, nominal.num) == (-LEFT / 2, 0)
+    assert replace(SETTINGS, calibration=nominal).fine_var == 0.3
     calibrated = replace(SETTINGS, calibration=Calibration(0.01, 0.22, 300, "first"))
     assert calibrated.fine_var == 0.22
     assert calibrated.coarse_var == pytest.approx(0.47)

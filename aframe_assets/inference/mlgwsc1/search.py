@@ -33,9 +33,9 @@ PIECE = 256
 """Seconds of strain read at a time. Per detector at 2048 Hz that is 4 MiB; the whole search stays within some tens of them."""
 
 NOMINAL_VAR = 0.3
-"""Seconds, `var` of a time that no injections have calibrated. The plateau of a network begins and ends where training's
-left_pad and right_pad say to about a tenth of a second; three times that. Accidental matches stay rare: 0.6 s in the 24 s or
-more between the challenge's injections."""
+"""Seconds, `var` of a time that no injections have calibrated. The end of a network's plateau is where the merger is within
+left_pad (0.25 s) of the kernel's edge, half of which is taken off, so 0.125 s, and some tenth of a second of scatter.
+Accidental matches stay rare: 0.6 s in the 24 s or more between the challenge's injections."""
 
 SMALLEST_VAR = 0.1
 """Seconds. Calibration cannot promise more: waveform families disagree on where the merger is by some hundredths of a second,
