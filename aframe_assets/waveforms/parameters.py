@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from aframe_assets.waveforms.frames import FRAMES, DetectorFrame, SourceFrame
+from aframe_assets.waveforms.frames import DetectorFrame, SourceFrame
 
 INTRINSIC = ("mass_1", "mass_2", "a_1", "a_2", "tilt_1", "tilt_2", "phi_12", "phi_jl")
 EXTRINSIC = ("ra", "dec", "redshift", "psi", "theta_jn", "phase")
@@ -70,28 +70,6 @@ def luminosity_distance(redshift: np.ndarray) -> np.ndarray:
 def redshift_at(distance: np.ndarray) -> np.ndarray:
     """The redshift of a luminosity distance in Mpc; inverse of `luminosity_distance`."""
     return np.expm1(_distance_table()[1](np.asarray(distance, float)))
-
-
-def detector_frame(values: Mapping[str, np.ndarray], frame: str | None = None) -> DetectorFrame:
-    """Masses as the detector sees them.
-
-    Args:
-        values: parameters whose type says the frame; or any mapping, whose `frame` is then to be said.
-        frame: 'source' or 'detector', what the masses of `values` are; None where the type says it.
-
-    Raises:
-        TypeError: neither the type nor `frame` says which frame it is.
-        ValueError: they disagree, or `frame` is another word.
-    """
-    if frame is not None and frame not in FRAMES:
-        raise ValueError(f"frame must be 'source' or 'detector', not '{frame}'")
-    if not isinstance(values, SourceFrame | DetectorFrame):
-        if frame is None:
-            raise TypeError(f"nothing says in which frame the masses of a {type(values).__name__} are; give a SourceFrame or DetectorFrame")
-        values = FRAMES[frame](values)
-    elif frame is not None and not isinstance(values, FRAMES[frame]):
-        raise ValueError(f"the masses are those of a {type(values).__name__}, not in the {frame} frame as said; leave `frame` out")
-    return values.detector()
 
 
 def complete(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

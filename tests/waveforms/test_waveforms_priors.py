@@ -7,7 +7,6 @@ from scipy import integrate, stats
 from aframe_assets.waveforms.parameters import (
     chirp_mass,
     component_masses,
-    detector_frame,
     lal_spins,
     luminosity_distance,
     mass_ratio,
@@ -199,10 +198,6 @@ def test_masses_and_distances():
     assert redshift_at(luminosity_distance(z)) == pytest.approx(z, rel=1e-6)
     with pytest.raises(ValueError, match="redshift"):
         luminosity_distance(-0.1)
-    moved = detector_frame({"mass_1": m1, "mass_2": m2, "redshift": np.array([0.5, 1.0])}, "source")
-    assert moved["mass_1"] == pytest.approx([54, 20])
-    with pytest.raises(ValueError, match="frame"):
-        detector_frame(moved, "lab")
 
 
 def test_spins_are_those_of_lalsimulation_and_go_back_a_hundred_times():
