@@ -12,7 +12,7 @@ help:
 	@echo "make demo       install, then the whole graph on simulated data: runs/demo"
 	@echo "make test       install, then the test suite (about 20 minutes on 2 cores)"
 	@echo "make test-slow  the tests that take longer (faults injected into whole runs)"
-	@echo "make test-calibration  are false-alarm rates what they say (5 minutes); prints the figures"
+	@echo "make test-calibration  are false-alarm rates what they say (6 minutes); prints the figures"
 	@echo "make lint       ruff"
 	@echo "make clean      removes .venv and runs/demo"
 
