@@ -39,7 +39,7 @@ def problem(name: str) -> str | None:
     if name not in KNOWN:
         return f"expected one of {', '.join(KNOWN)}"
     if name in PYSEOBNR and importlib.util.find_spec("pyseobnr") is None:
-        return "the SEOBNRv5 family needs the package pyseobnr, which is not installed: pip install pyseobnr (it needs the GNU Scientific Library)"
+        return "the SEOBNRv5 family needs the package pyseobnr (and the GNU Scientific Library it is built on): pip install pyseobnr"
     if name in DATA and not _data_file(DATA[name]):
         folders = os.environ.get("LAL_DATA_PATH") or "not set"
         return (

@@ -164,7 +164,15 @@ class WaveformGenerator:
     def _one_by_one(self, source: dict[str, np.ndarray], rows: np.ndarray, out: dict[str, np.ndarray]) -> np.ndarray:
         window = Window(self.approximant, self.sample_rate, self.size, self.coalescence)
         several = [{k: float(source[k][i]) for k in PARAMETERS} for i in range(len(rows))]
-        made = [signal(window, p) for p in several] if self.processes == 1 else self._pool(window, several)
+        if self.processes == 1:
+            made = [signal(window, p) for p in several]
+        else:
+            try:
+                made = self._pool(window, several)
+            except RuntimeError:
+                # the pool has ended with its dead worker; the next call starts another
+                self.__dict__.pop("_pool")
+                raise
         good = np.zeros(len(rows), bool)
         for i, one in enumerate(made):
             if one is not None and np.any(one[1]):

@@ -1,15 +1,14 @@
-"""Waveforms against lalsimulation through pycbc: match, SNR, merger sample; and how odd parameters are treated."""
+"""How signals lie in their window, and how odd parameters are treated. Populations are compared in test_waveforms_approximants."""
 
 import numpy as np
 import pytest
 
 from aframe_assets.waveforms.frames import DetectorFrame
 from aframe_assets.waveforms.generation import WaveformGenerator, put
-from aframe_assets.waveforms.parameters import detector_frame, luminosity_distance
-from aframe_assets.waveforms.priors import get_prior
+from aframe_assets.waveforms.parameters import luminosity_distance
 
 RATE, DURATION, PAD = 2048, 8, 2
-MATCH, SNR_ERROR, SAMPLES = 0.99, 0.02, 3
+MATCH, SNR_ERROR, SAMPLES = 0.9999, 0.002, 0
 """Tolerances: match above, relative SNR within, merger aligned within (samples of 1/2048 s)."""
 
 
@@ -26,7 +25,7 @@ def binary(mass_1, mass_2, **over):
     return DetectorFrame({k: np.array([float(v)]) for k, v in (values | over).items()})
 
 
-def reference(values, approximant="IMRPhenomPv2"):
+def reference(values):
     """Plus and cross of pycbc on the window, coalescence at the same sample; bilby's spin conversion."""
     from bilby.gw.conversion import bilby_to_lalsimulation_spins
     from lal import MSUN_SI
@@ -41,7 +40,7 @@ def reference(values, approximant="IMRPhenomPv2"):
     )  # fmt: skip
     names = ("inclination", "spin1x", "spin1y", "spin1z", "spin2x", "spin2y", "spin2z")
     hp, hc = get_td_waveform(
-        approximant=approximant, mass1=v["mass_1"], mass2=v["mass_2"], coa_phase=v["phase"], f_lower=low, f_ref=ref, delta_t=1 / RATE,
+        approximant="IMRPhenomPv2", mass1=v["mass_1"], mass2=v["mass_2"], coa_phase=v["phase"], f_lower=low, f_ref=ref, delta_t=1 / RATE,
         distance=float(luminosity_distance(values["redshift"])[0]), **dict(zip(names, map(float, spins), strict=True)),
     )  # fmt: skip
     merger = -round(float(hp.start_time) * RATE)
@@ -64,16 +63,8 @@ def inner(a, b, low=30):
     return np.fft.irfft(np.fft.rfft(a) * np.fft.rfft(b).conj() / psd * ((f >= low) & (f < 1000)))
 
 
-CASES = [
-    binary(36, 29),
-    binary(80, 20, redshift=0.4),
-    binary(20, 10, a_1=0.6, a_2=0.3, tilt_1=0.9, tilt_2=1.2, phi_12=0.5, phi_jl=2.0, theta_jn=1.3),
-    binary(35, 35, a_1=0.9, a_2=0.9, tilt_1=0.1, tilt_2=0.2),
-    binary(60, 45, a_1=0.95, a_2=0.1, tilt_1=1.6, tilt_2=0.4, phi_12=4, phi_jl=5, theta_jn=2.2),
-    binary(8, 6, redshift=0.02),
-    binary(150, 100, a_1=0.7, a_2=0.2, tilt_1=2.9, tilt_2=3.0, theta_jn=0.2),
-    binary(20, 40, a_1=0.7, a_2=0.4, tilt_1=1.0, tilt_2=0.3, phi_12=1.0, phi_jl=0.3),
-]
+CASES = [binary(36, 29), binary(20, 40, a_1=0.7, a_2=0.4, tilt_1=1.0, tilt_2=0.3, phi_12=1.0, phi_jl=0.3)]
+"""As a user gives them, bilby's own conversion of spins included; also the lighter body first."""
 
 
 def assert_equal_signals(mine, theirs, match=MATCH):
@@ -92,24 +83,6 @@ def test_agrees_with_lalsimulation(values):
     assert good.all()
     for mine, theirs in zip((made["plus"][0], made["cross"][0]), reference(values), strict=True):
         assert_equal_signals(mine, theirs)
-
-
-@pytest.mark.parametrize("approximant", ["IMRPhenomD", "TaylorF2"])
-def test_the_other_approximants_agree_with_lalsimulation(approximant):
-    values = binary(15, 12, a_1=0.4, a_2=0.2, redshift=0.05)
-    made, good = generator(approximant)(values)
-    assert good.all()
-    for mine, theirs in zip((made["plus"][0], made["cross"][0]), reference(values, approximant), strict=True):
-        assert_equal_signals(mine, theirs)
-
-
-def test_a_population_agrees_with_lalsimulation():
-    prior = get_prior("demo_mixture")
-    values = detector_frame(prior.sample(12, 5), prior.frame)
-    made, good = generator()(values)
-    assert good.all()
-    for i in range(12):
-        assert_equal_signals(made["plus"][i], reference({k: v[i : i + 1] for k, v in values.items()})[0])
 
 
 @pytest.mark.parametrize("seconds", [4, 10])

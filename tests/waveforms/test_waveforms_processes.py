@@ -59,6 +59,13 @@ def workers():
     return [c for c in psutil.Process().children(recursive=True) if "aframe_assets.waveforms.lalsim" in " ".join(c.cmdline())]
 
 
+def running(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_processes_are_kept_between_calls_and_end_with_the_generator():
     make, values = generator("IMRPhenomXAS", processes=2), draws(3)
     assert not workers()
@@ -97,7 +104,7 @@ def test_processes_end_even_when_their_parent_is_killed():
         parent.send_signal(signal.SIGKILL)
     assert len(started) == 2
     deadline = time.monotonic() + 30
-    while any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in started):
+    while any(map(running, started)):
         assert time.monotonic() < deadline, "workers outlived their parent"
         time.sleep(0.05)
 
