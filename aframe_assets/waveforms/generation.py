@@ -169,9 +169,9 @@ class WaveformGenerator:
         else:
             try:
                 made = self._pool(window, several)
-            except RuntimeError:
-                # the pool has ended with its dead worker; the next call starts another
-                self.__dict__.pop("_pool")
+            except BaseException:
+                # the pool has ended with its dead worker, or an interrupt; the next call starts another
+                self.__dict__.pop("_pool", None)
                 raise
         good = np.zeros(len(rows), bool)
         for i, one in enumerate(made):

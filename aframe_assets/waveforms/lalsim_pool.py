@@ -74,11 +74,15 @@ class Pool:
         threads = [threading.Thread(target=drive, args=(w,), daemon=True) for w in self._workers]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
+        try:
+            for thread in threads:
+                thread.join()
+            if failures:
+                raise failures[0]
+        except BaseException:
+            # also on an interrupt: a worker whose answer was not read must not be asked again
             self.close()
-            raise failures[0]
+            raise
         return out
 
     def close(self) -> None:
