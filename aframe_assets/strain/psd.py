@@ -2,8 +2,8 @@
 
 A chunk's quality is its inspiral range in each detector. The *typical* chunk is, among the long ones, the one whose ranges
 are nearest to the medians of its role. The *most sensitive* chunk of a detector has the largest range that can be trusted:
-a signal that is too faint for its spectrum is too faint at any time of the role. (Upstream takes the last file, whatever it
-is; reference 2.4.)
+a signal that is too faint for its spectrum is too faint at nearly any time of the role. (Upstream takes the last file,
+whatever it is; reference 2.4.)
 """
 
 from __future__ import annotations
