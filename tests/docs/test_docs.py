@@ -213,7 +213,7 @@ def test_every_page_can_be_reached_and_is_short():
     index = {link.partition("#")[0] for link in PAGES["index.md"].links}
     assert index == {n for n in PAGES if n not in ("README.md", "index.md")}
     # science.md is looked up by section, not read through: it has every estimator in one place
-    long = {n: p.text.count("\n") for n, p in PAGES.items() if p.text.count("\n") >= (420 if n == "science.md" else 150)}
+    long = {n: p.text.count("\n") for n, p in PAGES.items() if p.text.count("\n") >= (480 if n == "science.md" else 150)}
     assert not long
 
 
