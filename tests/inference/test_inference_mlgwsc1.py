@@ -456,6 +456,7 @@ def test_var_follows_the_calibration():
     assert calibrated.fine_var == 0.22
     assert calibrated.coarse_var == pytest.approx(0.47)
     assert replace(SETTINGS, calibration=Calibration(0.0, 0.001, 300)).fine_var == 0.1
+    assert replace(SETTINGS, calibration=Calibration(0.0, 0.001, 3)).fine_var == 0.3
     assert replace(calibrated, var=0.4).fine_var == replace(calibrated, var=0.4).coarse_var == 0.4
 
 

@@ -39,7 +39,11 @@ Accidental matches stay rare: 0.6 s in the 24 s or more between the challenge's 
 
 SMALLEST_VAR = 0.1
 """Seconds. Calibration cannot promise more: waveform families disagree on where the merger is by some hundredths of a second,
-and the Earth is 21 ms of light travel from its centre, where injection times are given."""
+and a detector is up to 21 ms of light travel from the centre of the Earth, where injection times are given."""
+
+ENOUGH = 30
+"""Injections behind a calibration whose width may make `var` smaller than NOMINAL_VAR: the ends of a 90 % interval lie beyond the
+second of 30, so fewer say little about them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ class Settings:
         """
         if self.var is not None:
             return self.var
-        return max(self.calibration.width90, SMALLEST_VAR) if self.calibration.num else NOMINAL_VAR
+        if not self.calibration.num:
+            return NOMINAL_VAR
+        return max(self.calibration.width90, SMALLEST_VAR if self.calibration.num >= ENOUGH else NOMINAL_VAR)
 
     @property
     def coarse_var(self) -> float:
