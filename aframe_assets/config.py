@@ -271,7 +271,7 @@ class Sensitivity(Section):
     fars_per_year: list[float] = Field(default=[1.0, 12.0, 365.25])
     min_effective_samples: float = Field(default=10, gt=0)
     snr_max: float = Field(default=1e4, gt=0)
-    merger_rate: float = Field(default=28.0, gt=0, description="of binary black holes, Gpc^-3 yr^-1, for p_astro; stated, not measured here")
+    merger_rate: float = Field(default=28.0, gt=0, description="of binary black holes, Gpc^-3 yr^-1, for p_astro; an input, not measured")
     merger_rate_interval: tuple[float, float] = Field(
         default=(17.9, 44.0), description="90 % interval of merger_rate, Gpc^-3 yr^-1 (default: GWTC-3, arXiv:2111.03634, at z = 0.2)"
     )

@@ -17,7 +17,7 @@ MASSES = [(36.0, 29.0), (8.0, 6.0), (70.0, 15.0)]
 
 @pytest.fixture(scope="module")
 def psds(shared_data):
-    """500 s of O3 noise (8 s frames, bins of the signals') and the 16 s of L1 before GW151226 (4 s frames, wider bins than the signals')."""
+    """500 s of O3 noise (8 s frames, bins of the signals') and the 16 s of L1 before GW151226 (4 s frames, bins wider than theirs)."""
     with h5py.File(shared_data / "noise" / "real_noise.hdf") as f:
         noise = f["data"][:]
     info = describe(shared_data / "strain" / "L-L1_LOSC_4_V2-1135136334-32.hdf5")[0]
