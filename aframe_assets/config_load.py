@@ -151,9 +151,11 @@ def load_config(path: str | os.PathLike[str] | None = None, *, env: Mapping[str,
         prior = getattr(getattr(config, section), key)
         if prior:
             try:
-                prior_files.read(prior)
+                flaw = prior_files.read(prior).volume_flaw
             except ValueError as e:
                 raise ConfigError(f"{path}: {section}.{key} = {prior}: {e}") from None
+            if flaw and section == "injections":
+                raise ConfigError(f"{path}: {section}.{key} = {prior}: {flaw}; {prior_files.FOR_VOLUME}")
     return config
 
 

@@ -54,8 +54,8 @@ def make_sensitive_volume(job: Job) -> Product:
     others, note = comparators.published(s.comparators), meta["comparators"]["note"]
     for text in (*meta["warnings"], *caveats(meta)):
         job.log.warning(text)
-    measured = {r["far"]: r["threshold"] for r in m.curves.rows if r["status"] != "not_measurable"}
-    thresholds = [(f"FAR {far:g} {unit.removeprefix('1')}", x) for far, x in measured.items()]
+    measured = {(r["far"], r["far_unit"]): r["threshold"] for r in m.curves.rows if r["status"] != "not_measurable"}
+    thresholds = [(f"FAR {far:g} {far_unit.removeprefix('1')}", x) for (far, far_unit), x in measured.items()]
     if not thresholds and len(m.curves.thresholds):
         thresholds = [(f"FAR {m.curves.fars[0] * plots.UNITS[unit]:.3g} {unit.removeprefix('1')}", float(m.curves.thresholds[0]))]
     figures = [

@@ -72,8 +72,10 @@ class Background:
         Raises:
             ValueError: as `of`.
         """
+        plain = cls.of(events.detection_statistic, events.Tb)
+        if not len(events):
+            return plain
         columns = events.detection_statistic, events.detection_time, np.reshape(events.shift, (len(events), -1))
-        plain = cls.of(columns[0], events.Tb)
         return replace(plain, independence=independence(*columns, BLOCK_WINDOWS * cluster_window, rings))
 
     @property

@@ -66,7 +66,8 @@ class PAstro:
         loudest: statistic of the loudest background event.
         rate: merger rate, Gpc^-3 yr^-1.
         rate_interval: its 90 % interval.
-        volume, volume_error: Gpc^3.
+        volume, volume_error: of injections recovered at any statistic, Gpc^3, so chance coincidences of faint ones are in it; the
+            density of signals at a statistic is what p rests on, and those lie at the statistics of noise.
         split, slope: background tail b ~ exp(slope x) above split.
         effective_samples: of the weighted foreground.
         population: name of the target population.

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from aframe_assets.waveforms.prior_files import FOR_VOLUME
+
 _NODES = 400
 _LATTICE = (28657, 17711)  # two Fibonacci numbers
 ASTROPHYSICAL = "end_o3_ratesandpops"
@@ -42,13 +44,11 @@ class Population:
         """From an `aframe_assets.waveforms.priors.Prior`.
 
         Raises:
-            ValueError: redshifts are distributed in another way than the two that have a volume weight.
+            ValueError: redshifts are distributed in another way than the two that have a volume weight, or the sky is not
+                drawn evenly (a band of declinations may be left out, nothing else).
         """
-        if prior.redshift_kind not in ("comoving", "source_frame"):
-            raise ValueError(
-                f"injections.prior = {prior.name}: its redshifts are neither uniform in comoving volume nor in the source frame; "
-                "expected UniformComovingVolume or UniformSourceFrame, which a sensitive volume can be weighted from"
-            )
+        if prior.volume_flaw:
+            raise ValueError(f"injections.prior = {prior.name}: {prior.volume_flaw}; {FOR_VOLUME}")
         comoving, moving = prior.redshift_kind == "comoving", prior.frame == "detector"
         return cls(prior.log_mass_density, prior.redshift_range, comoving, prior.declination_range, moving)
 

@@ -61,6 +61,12 @@ ARGUMENTS: dict[str, Callable[..., dict[str, dict[str, float]]]] = {
 """Populations that take numbers, as `log_normal_masses(35, 20, 0.1)`: what these change in the file."""
 
 
+FOR_VOLUME = (
+    "a sensitive volume needs signals uniform in comoving volume or in the source frame (UniformComovingVolume, UniformSourceFrame) "
+    "from an even sky: dec = Cosine() (or a band of it) and ra = Uniform(0, 2 * np.pi)"
+)
+
+
 def below_mass_1(reference_params: Mapping[str, float], mass_1: Any) -> dict[str, Any]:
     """Condition of a bilby prior: at most `mass_1`."""
     return {"minimum": reference_params["minimum"], "maximum": mass_1}
@@ -102,6 +108,38 @@ class PriorFile:
     where: str
     frame: Frame
     components: tuple[tuple[float, tuple[Line, ...]], ...]
+
+    @property
+    def volume_flaw(self) -> str | None:
+        """Why no sensitive volume can be measured with these draws; None when it can.
+
+        Redshifts must be uniform in comoving volume or in the source frame, and the sky, or a band of declinations, even.
+        """
+        bands = set()
+        for _, lines in self.components:
+            drawn = {line.name: line for line in lines}
+            distance = next((drawn[d] for d in DISTANCES if d in drawn), None)
+            if distance is None or distance.kind not in COSMOLOGICAL or distance.name == "chirp_distance":
+                return f"{distance.name if distance else 'distance'} is drawn neither as {' nor as '.join(COSMOLOGICAL)}"
+            for name, kind in (("dec", "Cosine"), ("ra", "Uniform")):
+                if name not in drawn:
+                    return f"{name} is not drawn, so it is 0 for every signal"
+                if drawn[name].kind != kind:
+                    return f"{name} is drawn as {drawn[name].kind}, not {kind}"
+            low, high = _bounds(drawn["ra"], 0.0, 2 * math.pi)
+            if abs(high - low - 2 * math.pi) > 1e-3:
+                return f"ra from {low:g} to {high:g} does not go once around"
+            low, high = _bounds(drawn["dec"], -math.pi / 2, math.pi / 2)
+            if not low < high:
+                return f"dec from {low:g} to {high:g} holds no sky"
+            bands.add((low, high))
+        return None if len(bands) == 1 else "its components draw different bands of declination"
+
+
+def _bounds(line: Line, low: float, high: float) -> tuple[float, float]:
+    """Minimum and maximum of a line of a prior that takes them first; `low` and `high` where it does not say."""
+    given = dict(zip(("minimum", "maximum"), line.values, strict=False)) | dict(line.options)
+    return float(given.get("minimum", low)), float(given.get("maximum", high))
 
 
 def packaged() -> dict[str, Path]:

@@ -120,11 +120,13 @@ class Prior:
         name: as in the configuration.
         frame: frame of the masses that are drawn, 'source' or 'detector'.
         components: with weights that add to 1.
+        volume_flaw: `PriorFile.volume_flaw`: why no sensitive volume can be measured with its draws, or None.
     """
 
     name: str
     frame: Frame
     components: tuple[Component, ...]
+    volume_flaw: str | None = None
 
     def sample(self, n: int, seed: int | np.random.Generator) -> SourceFrame | DetectorFrame:
         """`n` draws of every parameter of a signal, masses in `frame`; `.detector()` and `.source()` go to either.
@@ -202,8 +204,8 @@ class Prior:
     @property
     def declination_range(self) -> tuple[float, float]:
         """Smallest and largest declination, radians."""
-        p = self.components[0].priors.get("dec")
-        return (-np.pi / 2, np.pi / 2) if p is None else (float(p.minimum), float(p.maximum))
+        p = self.components[0].priors["dec"]
+        return float(p.minimum), float(p.maximum)
 
 
 @lru_cache
@@ -225,7 +227,8 @@ def _component(weight: float, lines: tuple[Line, ...], where: str) -> Component:
 
 @lru_cache
 def _prior(name: str, file: PriorFile) -> Prior:
-    return Prior(name, file.frame, tuple(_component(weight, lines, file.where) for weight, lines in file.components))
+    components = tuple(_component(weight, lines, file.where) for weight, lines in file.components)
+    return Prior(name, file.frame, components, file.volume_flaw)
 
 
 def get_prior(name_or_path: str) -> Prior:

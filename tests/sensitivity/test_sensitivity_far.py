@@ -6,6 +6,7 @@ from scipy import stats
 
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.far import Background, UnmeasurableRate, ifar_years, per_hour, per_year
+from aframe_assets.waveforms.ledger import EventSet
 
 
 @pytest.fixture
@@ -101,3 +102,8 @@ def test_significance_is_uniform_over_universes():
         zero = rng.exponential(size=max(1, rng.poisson(rate * livetime)))
         p.append(b.significance(zero.max(), livetime))
     assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_no_background_at_all_says_what_to_change():
+    with pytest.raises(ValueError, match="livetime Tb = 0 s; expected > 0"):
+        Background.of_slides(EventSet(), 8.0)

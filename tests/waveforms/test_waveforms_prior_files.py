@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from bilby.core.prior import ConditionalPriorDict, Constraint, DeltaFunction
 
-from aframe_assets.config_load import build_config
+from aframe_assets.config_load import ConfigError, build_config, load_config
+from aframe_assets.sensitivity.population import Population
 from aframe_assets.store import open_store
 from aframe_assets.store.workspace import Workspace
 from aframe_assets.waveforms import prior_files
@@ -311,3 +312,38 @@ def test_an_edited_packaged_file_makes_another_key(tmp_path, monkeypatch):
     after = identities()
     assert before[0] == after[0] and set(before[0]) == {"waveforms.prior"}
     assert all(b["injections.prior"] != a["injections.prior"] for b, a in zip(before[1:], after[1:], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "flaw"),
+    [
+        ("dec = Cosine()\n", "", "dec is not drawn"),
+        ("ra = Uniform(0, 2 * np.pi)\n", "", "ra is not drawn"),
+        ("dec = Cosine()", "dec = Uniform(-1.5, 1.5)", "dec is drawn as Uniform, not Cosine"),
+        ("dec = Cosine()", "dec = 0.3", "dec is drawn as DeltaFunction"),
+        ("ra = Uniform(0, 2 * np.pi)", "ra = Uniform(maximum=1, minimum=0)", "ra from 0 to 1"),
+        ("UniformComovingVolume(0, 1)", "Uniform(0, 1)", "redshift is drawn neither"),
+        ("dec = Cosine()", "dec = Cosine(-0.5, 0.5)", None),
+        ("", "", None),
+    ],
+)
+def test_populations_that_no_volume_can_be_measured_with_are_refused_early(tmp_path, old, new, flaw):
+    """A prior without sky puts every signal at one place, and its volume would still be that of the whole sky."""
+    text = (
+        "mass_1_source = Uniform(10, 50)\nmass_2_source = Uniform(10, 50)\nredshift = UniformComovingVolume(0, 1)\n"
+        "dec = Cosine()\nra = Uniform(0, 2 * np.pi)\n"
+    )
+    assert old in text
+    prior = tmp_path / "mine.prior"
+    prior.write_text(text.replace(old, new))
+    experiment = tmp_path / "aframe.yaml"
+    experiment.write_text("preset: demo\ninjections: {prior: ./mine.prior}\n")
+    if flaw is None:
+        assert load_config(experiment).injections.prior == str(prior)
+        assert Population.of(get_prior(str(prior))).volume > 0
+        return
+    with pytest.raises(ConfigError, match=re.escape(flaw)) as e:
+        load_config(experiment)
+    assert "even sky" in str(e.value)
+    with pytest.raises(ValueError, match=re.escape(flaw)):
+        Population.of(get_prior(str(prior)))
