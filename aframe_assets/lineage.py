@@ -41,7 +41,7 @@ class Node:
     """An asset: what decides whether an artifact of it is the wanted one.
 
     `files` are config values that may name a file (a prior, a catalogue); then its content is part of the key. So is that of the
-    packaged file of a named prior.
+    packaged file of a named prior or catalogue.
     """
 
     name: str
@@ -78,18 +78,18 @@ _ALL = [
         ("ifos",),
         (Input("segments"), Input("background", "all")),
     ),
-    Node("psd", "strain", "3", ("ifos", "sample_rate", "conditioning"), (Input("background_index", "roles"),)),
+    Node("psd", "strain", "4", ("ifos", "sample_rate", "conditioning"), (Input("background_index", "roles"),)),
     Node(
         "training_waveforms",
         "waveforms",
-        "2",
+        "3",
         ("sample_rate", "seed", "waveforms"),
         files=("waveforms.prior",),
     ),
     Node(
         "validation_waveforms",
         "waveforms",
-        "3",
+        "4",
         ("ifos", "detectors", "sample_rate", "seed", "waveforms", "conditioning"),
         (Input("psd", "roles", ("validation",)),),
         files=("waveforms.prior", "waveforms.validation_prior", "detectors"),
@@ -97,7 +97,7 @@ _ALL = [
     Node(
         "injections",
         "waveforms",
-        "3",
+        "4",
         (
             "ifos",
             "detectors",

@@ -3,7 +3,8 @@
 Those of `BATCHED` are made many at once on any torch device: spectra of `phenom`, conditioned as lalsimulation
 conditions them: begun below the minimum frequency and faded in up to it, high-passed there, and long enough that
 nothing wraps around. Signals of similar length share a spectrum, so that a light binary does not make every other pay
-for its length, and what happens before the window opens is never computed. The high-pass, forward and backward in
+for its length, and what happens before the window opens is never computed. A signal depends on its own parameters only:
+alone and in any batch it is the same to less than 1e-9 of its peak. The high-pass, forward and backward in
 lalsimulation, is applied to the spectrum as its squared magnitude.
 The others are lalsimulation's, one at a time, in this process or in several (`lalsim_pool`).
 
@@ -188,10 +189,11 @@ class WaveformGenerator:
         s |= self._lengths(s)
         good = np.zeros(len(rows), bool)
         for seconds, batch in self._batches(s):
-            cross, plus, merger = self._series(spectra, {k: v[batch] for k, v in s.items()}, torch.as_tensor(batch), seconds)
+            cross, plus, mergers = self._series(spectra, {k: v[batch] for k, v in s.items()}, torch.as_tensor(batch), seconds)
             good[batch] = (np.isfinite(cross) & np.isfinite(plus)).all(1) & (np.abs(plus) + np.abs(cross) > 0).any(1)
-            for name, series in (("cross", cross), ("plus", plus)):
-                put(out[name], rows[batch[good[batch]]], series[good[batch]], merger, self.coalescence)
+            for i in np.flatnonzero(good[batch]):
+                for name, series in (("cross", cross), ("plus", plus)):
+                    put(out[name], rows[batch[i : i + 1]], series[i : i + 1], int(mergers[i]), self.coalescence)
         return good
 
     def _lengths(self, s: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -232,20 +234,24 @@ class WaveformGenerator:
 
     def _series(
         self, spectra: Spectra, s: dict[str, torch.Tensor], rows: torch.Tensor, seconds: float
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Cross and plus of one batch, (rows, seconds * sample_rate), and the sample of their merger."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cross and plus of one batch, (rows, seconds * sample_rate), and the sample of each one's merger, (rows,).
+
+        A signal does not depend on its company: its spectrum's length and where its series is cut are its own, and the
+        frequencies that only others have are zero for it.
+        """
         size = int(seconds * self.sample_rate) // 2 * 2
         df = self.sample_rate / size
         k0 = max(1, int(float(s["f_start"].min()) / df))
         k1 = min(size // 2, int(float(s["f_high"].max()) / df) + 1)
         grid = Grid(df, k0, k1, self.device)
-        tail = min(size // 2, int(np.ceil(float(s["tail"].max()) * self.sample_rate)))
-        made = spectra(rows.to(self.device), grid, tail / self.sample_rate)
+        tail = torch.ceil(s["tail"] * self.sample_rate).clamp(max=size // 2)
+        made = spectra(rows.to(self.device), grid, (tail / self.sample_rate).to(self.device))
         for spectrum in made:
             self._condition(spectrum, s, grid)
         spectrum = torch.stack(made)
         spectrum = torch.nn.functional.pad(spectrum, (k0, 0))
-        fade_in = torch.as_tensor(self._fade[: size - tail], device=self.device)
+        fade_in = torch.as_tensor(self._fade[: size // 2], device=self.device)
         if len(made) == 2:
             cross, plus = torch.fft.irfft(spectrum, n=size) * self.sample_rate
         else:
@@ -255,7 +261,7 @@ class WaveformGenerator:
             plus, cross = spectra.tensors["plus"][here, None] * analytic.real, spectra.tensors["cross"][here, None] * analytic.imag
         for series in (cross, plus):
             series[:, : len(fade_in)] *= fade_in
-        return cross.cpu().numpy(), plus.cpu().numpy(), size - tail
+        return cross.cpu().numpy(), plus.cpu().numpy(), size - tail.numpy().astype(int)
 
     def _condition(self, spectrum: torch.Tensor, s: dict[str, torch.Tensor], grid: Grid) -> None:
         """Fade in, high-pass and cut a batch of spectra in place."""

@@ -37,7 +37,8 @@ class Pool:
     """
 
     def __init__(self, processes: int) -> None:
-        # what runs here may be imported from the working directory, or from paths that were added to sys.path
+        # this package may have been imported from the working directory, where a worker would not look for it; everything else
+        # a worker needs is installed, or on PYTHONPATH
         package = str(Path(__file__).resolve().parents[2])
         paths = [package, os.environ.get("PYTHONPATH")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}

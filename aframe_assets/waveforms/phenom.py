@@ -67,8 +67,8 @@ class Spectra:
         """Hz above which the model is zero: the innermost stable orbit, or `MF_CUT`; `total` in solar masses."""
         return (6**-1.5 / PI if approximant == "TaylorF2" else MF_CUT) / (total * MTSUN_SI)
 
-    def __call__(self, rows: Tensor, grid: Grid, delay: float) -> tuple[Tensor, ...]:
-        """Spectra of the binaries `rows` at the grid's frequencies, shifted by `delay` seconds to earlier times.
+    def __call__(self, rows: Tensor, grid: Grid, delay: Tensor) -> tuple[Tensor, ...]:
+        """Spectra of the binaries `rows` at the grid's frequencies, shifted by `delay` seconds (rows,) to earlier times.
 
         Returns:
             (cross, plus), complex (rows, frequencies), per Hz; for a model without precession the one spectrum h, with
@@ -83,10 +83,10 @@ class Spectra:
         return _twisted(t, grid, h) if self.approximant == "IMRPhenomPv2" else (h,)
 
     @staticmethod
-    def _phase(t: Mapping[str, Tensor], grid: Grid, delay: float) -> Tensor:
+    def _phase(t: Mapping[str, Tensor], grid: Grid, delay: Tensor) -> Tensor:
         out = torch.empty(len(t["scale"]), len(grid.frequencies), dtype=torch.float64, device=grid.frequencies.device)
         regions = t["regions"].clone()
-        regions[:, :, POWERS.index(1.0)] -= 2 * PI * delay
+        regions[:, :, POWERS.index(1.0)] -= 2 * PI * delay[:, None]
         last = len(grid.frequencies)
         begins, ends = grid.splits(t["phase_joins"])
         for i, (start, stop) in enumerate(((0, ends[0]), (begins[0], ends[1]), (begins[1], last))):

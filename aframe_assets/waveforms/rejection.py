@@ -2,9 +2,10 @@
 
 Every signal has a place of its own, an injection's also a time, and each place gets draws until one is accepted. So the
 time is known when a draw is projected, and no draw depends on how many are computed at once: draw number k of place i
-is a function of the seed, i and k. Draws that were computed beyond a place's acceptance are forgotten: they are counted
-nowhere. Where acceptance does not depend on time, as in a population uniform in `ra`, the numbers of draws are
-distributed as if all places were one queue, so accepted and rejected draws together are a sample of the population.
+is a function of the seed, i and k, and so is its waveform but for rounding (see `generation`). Draws that were computed
+beyond a place's acceptance are forgotten: they are counted nowhere. Where acceptance does not depend on time, as in a
+population uniform in `ra`, the numbers of draws are distributed as if all places were one queue, so accepted and
+rejected draws together are a sample of the population.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def rejection_sample(
         generator: waveforms.
         selection: detectors, PSDs and threshold.
         seed: of every draw, >= 0.
-        max_num_samples: most draws in one batch; no draw depends on it, a waveform as little as on its company in a batch.
+        max_num_samples: most draws in one batch; no draw depends on it, and a waveform by less than 1e-9 of its peak.
         gps: merger time of each place, (num_signals,); None: sidereal time zero for all (see `project`).
 
     Raises:

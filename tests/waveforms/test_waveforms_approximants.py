@@ -172,7 +172,7 @@ def test_spectra_are_those_of_lalsimulation(approximant, prior, psd):
     grid = Grid(df, first, int(top / df))
     agreement = Agreement(psd, np.arange(int(top / df)) * df)
     for i, p in enumerate(several):
-        made = spectra(torch.tensor([i]), grid, 0.0)
+        made = spectra(torch.tensor([i]), grid, torch.zeros(1))
         if len(made) == 1:
             made = -1j * made[0] * spectra.tensors["cross"][i], made[0] * spectra.tensors["plus"][i]
         # the cut is the generator's; f_max = 0 is lalsimulation's own: the innermost stable orbit of TaylorF2
