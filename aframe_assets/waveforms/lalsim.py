@@ -92,29 +92,32 @@ def _lalsimulation(window: Window, p: Mapping[str, float]) -> tuple[np.ndarray, 
 def _gwsignal(window: Window, p: Mapping[str, float]) -> tuple[np.ndarray, float]:
     from astropy import units as u
     from lalsimulation.gwsignal import gwsignal_get_waveform_generator
+    from lalsimulation.gwsignal.core.errors import WaveformGenerationError
     from lalsimulation.gwsignal.core.waveform import GenerateTDWaveform
 
     generator = gwsignal_get_waveform_generator(window.approximant)
     precessing = window.approximant.endswith("PHM")
     spins = {f"spin{i}{c}": (p[f"s{i}{c}"] if precessing or c == "z" else 0.0) * u.dimensionless_unscaled for i in (1, 2) for c in "xyz"}
-    plus, cross = GenerateTDWaveform(
-        {
-            "mass1": p["mass_1"] * u.solMass,
-            "mass2": p["mass_2"] * u.solMass,
-            **spins,
-            "deltaT": u.s / window.sample_rate,
-            "f22_start": p["f_low"] * u.Hz,
-            "f22_ref": p["f_ref"] * u.Hz,
-            "phi_ref": p["phase"] * u.rad,
-            "distance": p["distance"] * u.Mpc,
-            "inclination": p["inclination"] * u.rad,
-            "eccentricity": 0.0 * u.dimensionless_unscaled,
-            "longAscNodes": 0.0 * u.rad,
-            "meanPerAno": 0.0 * u.rad,
-            "condition": 1,
-        },
-        generator,
-    )
+    given = {
+        "mass1": p["mass_1"] * u.solMass,
+        "mass2": p["mass_2"] * u.solMass,
+        **spins,
+        "deltaT": u.s / window.sample_rate,
+        "f22_start": p["f_low"] * u.Hz,
+        "f22_ref": p["f_ref"] * u.Hz,
+        "phi_ref": p["phase"] * u.rad,
+        "distance": p["distance"] * u.Mpc,
+        "inclination": p["inclination"] * u.rad,
+        "eccentricity": 0.0 * u.dimensionless_unscaled,
+        "longAscNodes": 0.0 * u.rad,
+        "meanPerAno": 0.0 * u.rad,
+        "condition": 1,
+    }
+    try:
+        plus, cross = GenerateTDWaveform(given, generator)
+    except WaveformGenerationError as e:
+        # a plain Exception, unlike all else that says that a model does not hold there
+        raise ValueError(str(e)) from e
     return np.stack([np.asarray(cross.value, float), np.asarray(plus.value, float)]), float(plus.t0.value)
 
 

@@ -119,6 +119,20 @@ def test_an_error_that_is_not_about_a_draw_is_not_hidden():
         pool.close()
 
 
+def test_a_draw_that_gwsignal_refuses_is_zero_and_flagged(monkeypatch):
+    """Its own error is no subclass of those that lalsimulation raises."""
+    from lalsimulation.gwsignal.core import waveform
+    from lalsimulation.gwsignal.core.errors import WaveformGenerationError
+
+    def refuse(*_):
+        raise WaveformGenerationError("ringdown above Nyquist")
+
+    monkeypatch.setattr(lalsim, "PYSEOBNR", ("IMRPhenomXAS",))
+    monkeypatch.setattr(waveform, "GenerateTDWaveform", refuse)
+    made, good = generator("IMRPhenomXAS", 1)(get_prior("demo_mixture").sample(2, np.random.default_rng(1)).detector())
+    assert not good.any() and not made["plus"].any() and not made["cross"].any()
+
+
 def test_config_refuses_unknown_and_uninstalled_approximants(monkeypatch):
     monkeypatch.delenv("LAL_DATA_PATH", raising=False)
     missing = [("IMRPhenomXYZ", "expected one of IMRPhenomPv2, IMRPhenomD, TaylorF2, IMRPhenomXPHM"), ("SEOBNRv4_ROM", "LAL_DATA_PATH")]
