@@ -17,6 +17,7 @@ from statistics import median
 from typing import NamedTuple
 
 PACKAGED = "packaged"
+TABLE = Path(__file__).with_name("gwtc.csv")
 NAME_ACCURACY = 0.5
 """Seconds that a time taken from an event's name may be off: names give the whole second in which the signal arrived."""
 
@@ -59,6 +60,11 @@ class _Line(NamedTuple):
     cells: list[str]
 
 
+def catalog_path(name_or_path: str) -> Path:
+    """The file that a catalogue is read from; whether it exists is not asked."""
+    return TABLE if name_or_path == PACKAGED else Path(name_or_path)
+
+
 @lru_cache
 def catalog(name_or_path: str | None) -> tuple[Merger, ...]:
     """Mergers in order of time: of the packaged table (`packaged`), of a file, or none (None).
@@ -73,7 +79,7 @@ def catalog(name_or_path: str | None) -> tuple[Merger, ...]:
     """
     if name_or_path is None:
         return ()
-    path = Path(__file__).with_name("gwtc.csv") if name_or_path == PACKAGED else Path(name_or_path)
+    path = catalog_path(name_or_path)
     if not path.is_file():
         raise FileNotFoundError(f"event catalogue {path} does not exist; give a table with GPS times, or '{PACKAGED}'")
     columns, lines = _table(path)

@@ -8,10 +8,11 @@ the detectors were not always on, at the catalogue's own threshold, which the nu
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.config import SECONDS_PER_YEAR
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from aframe_assets.config import Config
 
 ALL = "all"
+TABLE = Path(__file__).with_name("comparators.csv")
 O3 = (1238166018.0, 1269363618.0)
 """GPS [start, stop) of the third observing run, which every published value is of."""
 
@@ -59,7 +61,7 @@ class Published:
 
 @lru_cache
 def _table() -> tuple[Published, ...]:
-    text = (resources.files("aframe_assets.sensitivity") / "comparators.csv").read_text()
+    text = TABLE.read_text()
     out = []
     for r in csv.DictReader(line for line in text.splitlines() if not line.startswith("#")):
         volume = float(r["published"]) / (float(r["days"]) * _DAY / SECONDS_PER_YEAR if r["days"] else 1)
@@ -106,6 +108,12 @@ def data_note(config: Config) -> str:
     else:
         return "Published volumes: O3, but not only the stretches, and not with the injections, of this run."
     return f"Other data: published volumes are of O3, {own}."
+
+
+def identity(config: Config) -> dict[str, str]:
+    """Key and sha256 of what `as_meta` reads besides the names: the table, and what the note says of the run's data."""
+    digest = hashlib.sha256(TABLE.read_bytes() + data_note(config).encode()).hexdigest()
+    return {"key": digest, "sha256": digest}
 
 
 def as_meta(config: Config) -> dict[str, Any]:

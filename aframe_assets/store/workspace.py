@@ -15,6 +15,7 @@ from typing import Any
 from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.config_rules import mask_source
+from aframe_assets.segments.catalog import catalog_path
 from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.handle import Handle, KeyParts, Manifest
 from aframe_assets.waveforms.prior_files import path_of
@@ -152,14 +153,18 @@ class Workspace:
                 for i, inner in enumerate(value):
                     note(f"{key}.{i}", inner)
             elif isinstance(value, str):
-                # a named population is a packaged file: whoever edits that must not be given what was made of the old one
-                path = path_of(value) if key.endswith("prior") else Path(value)
+                # named populations and catalogues are packaged files: whoever edits one must not be given what was made of the old one
+                path = path_of(value) if key.endswith("prior") else catalog_path(value) if "catalog" in key else Path(value)
                 if path and path.is_file():
                     digest = hashlib.sha256(path.read_bytes()).hexdigest()
                     out[key] = {"key": digest, "sha256": digest}
 
         for key, value in self.config.select(self.graph[asset].files).items():
             note(key, value)
+        if asset == "sensitive_volume":
+            from aframe_assets.sensitivity.population import ASTROPHYSICAL
+
+            note("p_astro.prior", ASTROPHYSICAL)
         return out
 
     def _sources(self, asset: str) -> dict[str, dict[str, str]]:
@@ -179,6 +184,10 @@ class Workspace:
             from aframe_assets.strain.simulated import curves_identity
 
             return {"asd": curves_identity(self.config)}
+        if asset == "sensitive_volume" and self.config.sensitivity.comparators:
+            from aframe_assets.sensitivity.comparators import identity
+
+            return {"comparators": identity(self.config)}
         return {}
 
     def _available(self, wanted: lineage.Input, asset: str) -> dict[str, Handle]:

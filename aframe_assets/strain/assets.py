@@ -106,7 +106,7 @@ def make_psd(job: Job) -> Product:
     config = job.config
     index = BackgroundIndex.read(job.path("background_index", INDEX_FILE))
     before = _previous_choices(job)
-    spectra, attributes, meta, stds, markdown, exceeded = {}, {}, {}, {}, {}, {}
+    spectra, attributes, meta, stds, markdown, exceeded, doubted = {}, {}, {}, {}, {}, {}, {}
     for role in ROLES:
         chunks = {c.partition: c for c in index.of(role)}
         if not chunks:
@@ -123,6 +123,8 @@ def make_psd(job: Job) -> Product:
             best[ifo] = _kept(old.get("most_sensitive", {}).get(ifo, {}), chunks) or anew[ifo]
             if chunks[anew[ifo].partition].ranges[ifo] > EXCEEDED * chunks[best[ifo].partition].ranges[ifo]:
                 exceeded[f"{role} {ifo}"] = anew[ifo].reason
+            if anew[ifo].doubt:
+                doubted[f"{role} {ifo}"] = anew[ifo].doubt
         spectra[role + MOST_SENSITIVE] = {
             ifo: spectra[role][ifo] if b.partition == choice.partition else _spectrum(job, chunks[b.partition], ifo)
             for ifo, b in best.items()
@@ -151,7 +153,7 @@ def make_psd(job: Job) -> Product:
     write_psd(job.scratch / "psd.hdf5", spectra, attributes)
     c = config.conditioning
     band = (c.highpass or 0.0, min(c.lowpass or config.sample_rate, config.sample_rate / 2))
-    found = [*psd_checks(spectra, stds, band), most_sensitive_check(exceeded, len(meta))]
+    found = [*psd_checks(spectra, stds, band), most_sensitive_check(exceeded, doubted, len(meta))]
     return Product({"psd.hdf5": job.scratch / "psd.hdf5"}, {"roles": meta, "whitened_std": stds}, found, markdown)
 
 

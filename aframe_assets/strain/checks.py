@@ -145,19 +145,21 @@ def psd_checks(
     ]
 
 
-def most_sensitive_check(exceeded: Mapping[str, str], roles: int) -> Check:
-    """No data have come that are clearly more sensitive than the frozen most sensitive spectrum of their role.
+def most_sensitive_check(exceeded: Mapping[str, str], doubted: Mapping[str, str], roles: int) -> Check:
+    """No data are clearly more sensitive than the frozen most sensitive spectrum of their role, and nothing speaks against the choice.
 
     Args:
         exceeded: "role ifo" -> the chunk that would be chosen now, and why.
+        doubted: "role ifo" -> what speaks against that choice.
         roles: number of roles with data.
     """
-    text = "; ".join(
-        f"{k}: a chunk that came later is more sensitive ({why}); signals below waveforms.snr_threshold could be found in it, and "
-        "the sensitive volume is a little too small"
+    told = [
+        f"{k}: another chunk is more sensitive than the one chosen before it came ({why}); signals below waveforms.snr_threshold could be "
+        "found in it, and the sensitive volume is a little too small"
         for k, why in exceeded.items()
-    )
-    return Check("most_sensitive_holds", not exceeded, "warn", text, {"roles": roles})
+    ]
+    told += [f"{k}: {why}" for k, why in doubted.items()]
+    return Check("most_sensitive_holds", not told, "warn", "; ".join(told), {"roles": roles})
 
 
 def _falls_at(spectrum: Spectrum, used: tuple[float, float], floor: float) -> float | None:

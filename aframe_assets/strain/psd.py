@@ -31,11 +31,14 @@ OUTLIER = 4.0
 FEW = 5
 """With fewer chunks than this their scatter says nothing."""
 
-LARGEST_RATIO = 1.5
-"""Largest range, in medians, that is believed of the best of few chunks: detectors in one state differ by less."""
+ONE_STATE = 1.5
+"""Ratio of ranges up to which a detector may be in one state."""
 
 LARGEST_STATE = 3.0
-"""Largest range, in medians, that is believed at all: detectors gained a factor of 2 to 3 from O1 to O4."""
+"""Ratio of ranges that an improved detector may reach: they gained a factor of 2 to 3 from O1 to O4."""
+
+ENOUGH = 0.25
+"""Share of the chunks, all in one state, that is the detector whatever the others say: these are bad data."""
 
 MOST_SENSITIVE = "_most_sensitive"
 """Ends the name of a role's second group in ``psd.hdf5``."""
@@ -74,6 +77,8 @@ class Choice:
 
     partition: str
     reason: str
+    doubt: str = ""
+    """What speaks against it; empty where nothing does."""
 
 
 def frame_length(duration: float) -> float:
@@ -172,12 +177,16 @@ def choose_most_sensitive(chunks: Mapping[str, Quality]) -> dict[str, Choice]:
 
     * it is zero or not finite, or its chunk is shorter than half the longest (`PROBE` and longer are equal): a median of few
       frames scatters, and the best of many scattered spectra is only the luckiest;
-    * it lies above the median by more than `OUTLIER` robust deviations (of fewer than `FEW` chunks: above `LARGEST_RATIO`
-      medians), as where a detector was off, dead or miscalibrated - unless at least three chunks and a tenth of all do and
-      none of these is above `LARGEST_STATE` medians: then it is a better state of the detector, whose signals can be found.
+    * of `FEW` chunks or more, it lies above the median by more than `OUTLIER` robust deviations, as where a detector was off,
+      dead or miscalibrated - unless that is a better state of the detector, whose signals can be found: at least three chunks
+      and a tenth of all are above and within `LARGEST_STATE` medians, or at least two and `ENOUGH` of all within `ONE_STATE`.
+
+    Bad data lower a range tenfold and nothing about a detector raises it so; and a PSD that is too noisy rejects signals that
+    can be found, where one too quiet only keeps some that cannot. Hence of fewer than `FEW` chunks the largest is taken.
 
     Returns:
-        ifo -> choice.
+        ifo -> choice; its `doubt` tells of larger ranges not trusted, and of a largest of few that stands `LARGEST_STATE` times
+        above the next.
 
     Raises:
         ValueError: a detector without a usable spectrum.
@@ -190,18 +199,39 @@ def choose_most_sensitive(chunks: Mapping[str, Quality]) -> dict[str, Choice]:
         enough = min(max(q.duration for q in usable.values()), PROBE) / 2
         ranges = {p: q.ranges[ifo] for p, q in usable.items() if q.duration >= enough}
         median = float(np.median(list(ranges.values())))
-        limit = LARGEST_RATIO * median if len(ranges) < FEW else median + OUTLIER * _spread(list(ranges.values()))
-        above = {p: r for p, r in ranges.items() if r > limit}
-        state = {p for p, r in above.items() if r <= LARGEST_STATE * median}
-        dropped = set(above) - state if len(state) >= max(3, 0.1 * len(ranges)) else set(above)
+        dropped = _not_trusted(ranges, median) if len(ranges) >= FEW else set()
         best = min(set(ranges) - dropped, key=lambda p: (-ranges[p], p))
         text = f"inspiral range {ifo} {ranges[best]:.4g} Mpc (median {median:.4g}), "
         text += f"the largest of {len(ranges)} chunks of at least {enough:g} s"
+        dropped = {p for p in dropped if ranges[p] > ranges[best]}
+        second = max((r for p, r in ranges.items() if p != best), default=ranges[best])
+        doubt = ""
         if dropped:
             worst = max(dropped, key=lambda p: (ranges[p], p))
             text += f"; {len(dropped)} not trusted, up to {ranges[worst]:.4g} Mpc in {worst}"
-        out[ifo] = Choice(best, text)
+            doubt = (
+                f"{len(dropped)} of {len(ranges)} chunks, up to {ranges[worst]:.4g} Mpc in {worst}, not trusted: far above the median "
+                f"{median:.4g} Mpc; where the detector was so good, the SNR cut rejects signals that could be found, and V is too small"
+            )
+        elif len(ranges) < FEW and ranges[best] > LARGEST_STATE * second:
+            doubt = (
+                f"{best} has {ranges[best]:.4g} Mpc, the next of {len(ranges)} chunks {second:.4g}; if not the others but this one is bad, "
+                "the SNR cut keeps many signals that cannot be found, and V is known less well"
+            )
+        out[ifo] = Choice(best, text, doubt)
     return out
+
+
+def _not_trusted(ranges: Mapping[str, float], median: float) -> set[str]:
+    limit = median + OUTLIER * _spread(list(ranges.values()))
+    above = {p: r for p, r in ranges.items() if r > limit}
+    better = {p for p, r in above.items() if r <= LARGEST_STATE * median}
+    trusted = better if len(better) >= max(3, 0.1 * len(ranges)) else set()
+    for top in above.values():
+        alike = {p for p, r in above.items() if top / ONE_STATE <= r <= top}
+        if len(alike) >= max(2, ENOUGH * len(ranges)):
+            trusted = trusted | alike
+    return set(above) - trusted
 
 
 def _usable(value: float) -> bool:

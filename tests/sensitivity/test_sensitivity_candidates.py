@@ -209,13 +209,46 @@ def test_keys_take_the_content_of_every_catalogue(tmp_path):
     assert config.sensitivity.catalog == [str(tmp_path / "a.csv"), "packaged", str(tmp_path / "b.csv")]
     store = open_store(tmp_path / "store")
     before = Workspace(config, store)._external("candidates")
-    assert set(before) == {"sensitivity.catalog.0", "sensitivity.catalog.2"}
+    assert set(before) == {"sensitivity.catalog.0", "sensitivity.catalog.1", "sensitivity.catalog.2"}
     (tmp_path / "b.csv").write_text("name,GPS\nB,1126259462.4\n")
     after = Workspace(config, store)._external("candidates")
     assert (
         after["sensitivity.catalog.0"] == before["sensitivity.catalog.0"]
         and after["sensitivity.catalog.2"] != before["sensitivity.catalog.2"]
     )
+
+
+def test_keys_take_the_content_of_the_packaged_catalogue(tmp_path, monkeypatch):
+    """An update of the package that adds events must not be given the masks and slides that were made without them."""
+    from aframe_assets.segments import catalog
+    from aframe_assets.store import open_store
+    from aframe_assets.store.workspace import Workspace
+
+    config = build_config(
+        {
+            "preset": "demo",
+            "vetoes": {"catalog": "packaged"},
+            "inference": {"exclude_catalog": "packaged"},
+            "sensitivity": {"catalog": "packaged"},
+        }
+    )
+    keys = {
+        "vetoes": "vetoes.catalog",
+        "injections": "inference.exclude_catalog",
+        "inference_results": "inference.exclude_catalog",
+        "candidates": "sensitivity.catalog",
+    }
+
+    def identities():
+        workspace = Workspace(config, open_store(tmp_path / "store"))
+        return {asset: workspace._external(asset)[key] for asset, key in keys.items()}
+
+    before = identities()
+    edited = tmp_path / "gwtc.csv"
+    edited.write_bytes(catalog.catalog_path("packaged").read_bytes() + b"later,1400000000.0\n")
+    monkeypatch.setattr(catalog, "TABLE", edited)
+    after = identities()
+    assert all(before[asset] != after[asset] for asset in keys)
 
 
 def test_compatible_volume_is_that_of_the_samples(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from made_up_events import Room, write_events
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.config_load import ConfigError, build_config
 from aframe_assets.sensitivity import assets as room
+from aframe_assets.sensitivity import comparators
 from aframe_assets.sensitivity.comparators import data_note, known, of_pairs, published
 from aframe_assets.sensitivity.curves import Rate, volume_curves
 from aframe_assets.sensitivity.far import Background
@@ -75,6 +77,31 @@ def test_the_note_says_what_the_data_are():
     assert "the strain of this run is simulated" in data_note(build_config({"preset": "demo"}))
     later = {"train_start": 1370000000, "train_stop": 1370100000, "test_start": 1370100000, "test_stop": 1370200000}
     assert "this run is of GPS 1370100000 to 1370200000" in data_note(build_config({"preset": "o3", "segments": later}))
+
+
+def test_the_key_takes_the_published_values_and_what_the_note_reads(tmp_path, monkeypatch):
+    """Without comparators none of it is read, and none is in the key; the packaged population of p_astro always is."""
+    from aframe_assets.store import open_store
+    from aframe_assets.store.workspace import Workspace
+    from aframe_assets.waveforms import prior_files
+
+    def key(names, **sections):
+        config = build_config({"preset": "demo", "sensitivity": {"comparators": names}} | sections)
+        return Workspace(config, open_store(tmp_path / "store"))._external("sensitive_volume")
+
+    bare, compared = key([]), key(["all"])
+    assert set(bare) == {"injections.prior", "p_astro.prior"} and set(compared) == {*bare, "comparators"}
+    # other data make another note
+    real = key(["all"], strain={"source": "gwosc"})
+    assert real["comparators"] != compared["comparators"] and key([], strain={"source": "gwosc"}) == bare
+    edited = tmp_path / "comparators.csv"
+    edited.write_text(comparators.TABLE.read_text() + "# a note\n")
+    monkeypatch.setattr(comparators, "TABLE", edited)
+    assert key(["all"])["comparators"] != compared["comparators"] and key([]) == bare
+    monkeypatch.setattr(prior_files, "FOLDER", shutil.copytree(prior_files.FOLDER, tmp_path / "populations"))
+    with (prior_files.FOLDER / "end_o3_ratesandpops.prior").open("a") as f:
+        f.write("# edited\n")
+    assert key([])["p_astro.prior"] != bare["p_astro.prior"] and key([])["injections.prior"] == bare["injections.prior"]
 
 
 def log_uniform(m1, m2, z):

@@ -142,9 +142,11 @@ def test_new_data_change_no_choice(room):
 
 
 def test_later_data_that_are_more_sensitive_are_told():
-    (held, told) = (most_sensitive_check(e, 3) for e in ({}, {"test L1": "inspiral range L1 140 Mpc"}))
+    (held, told) = (most_sensitive_check(e, {}, 3) for e in ({}, {"test L1": "inspiral range L1 140 Mpc"}))
     assert held.passed and held.severity == "warn"
     assert not told.passed and "test L1" in told.description and "140 Mpc" in told.description
+    doubted = most_sensitive_check({}, {"test H1": "1 of 6 chunks, up to 900 Mpc in z, not trusted"}, 3)
+    assert not doubted.passed and doubted.description == "test H1: 1 of 6 chunks, up to 900 Mpc in z, not trusted"
 
 
 def test_missing_segments_are_named(tmp_path):
