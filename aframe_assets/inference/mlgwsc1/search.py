@@ -51,7 +51,8 @@ class Settings:
     """How a challenge file is searched.
 
     Attributes:
-        inference: rates and windows; those of the search that `calibration` comes from.
+        inference: rates and windows; those of the search that `calibration` comes from. `psd_source` must be 'preceding': one
+            PSD of a whole segment would need all of it before its first output.
         calibration: of merger times; with `num` 0 it is nominal.
         threshold: events with a smaller statistic are left out.
         refine_above: events with a larger statistic are scored again at `inference.merger_time_rate` for their time, for the
@@ -132,8 +133,14 @@ def analyze(
         progress: called with seconds done and seconds in all.
 
     Raises:
-        ChallengeError: what is wrong with the files, or a rate that does not divide the sample rate.
+        ChallengeError: what is wrong with the files, a rate that does not divide the sample rate, or another `psd_source`.
     """
+    if settings.inference.psd_source != "preceding":
+        raise ChallengeError(
+            f"inference.psd_source = {settings.inference.psd_source}: challenge files are whitened with the psd_length before each block, "
+            "so the run's calibration of merger times does not hold; expected a run with inference.psd_source: preceding. The folder of "
+            "the run's exported network or engine, as model, is searched with the defaults and without calibration"
+        )
     conditioning = Conditioning.model_validate(engine.conditioning)
     stride = engine.sample_rate / settings.inference.inference_rate
     if abs(stride - round(stride)) > 1e-9:
