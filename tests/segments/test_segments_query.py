@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlparse
-
 import pytest
 from igwn_segments import segment, segmentlist
 
@@ -89,62 +84,15 @@ def test_bad_lists_are_named(tmp_path, name, text, what):
         read_segments(tmp_path / "none.dat")
 
 
-class _Server(BaseHTTPRequestHandler):
-    """GWOSC's /api/v2/timelines and DQSegDB's /dq, over {flag: [(start, stop)]}."""
-
-    def do_GET(self):
-        url = urlparse(self.path)
-        parts, query = url.path.strip("/").split("/"), {k: v[0] for k, v in parse_qs(url.query).items()}
-        self.server.asked.append(self.path)
-        answer = None
-        if parts[:3] == ["api", "v2", "timelines"] and parts[-1] == "segments":
-            start, stop, page = int(query["start"]), int(query["stop"]), int(query.get("page", 1))
-            hits = [{"start": max(a, start), "stop": min(b, stop)} for a, b in self.server.flags[parts[3]] if a < stop and b > start]
-            pages = max(1, -(-len(hits) // 2))
-            link = f"http://{self.headers['Host']}{url.path}?start={start}&stop={stop}&page={page + 1}"
-            answer = {
-                "results_count": len(hits),
-                "num_pages": pages,
-                "next": link if page < pages else None,
-                "results": hits[2 * page - 2 : 2 * page],
-            }
-        elif parts[0] == "dq" and ":".join(parts[1:4]) in self.server.flags:
-            flag = self.server.flags[":".join(parts[1:4])]
-            answer = {
-                "known": [[int(query["s"]), int(query["e"])]],
-                "active": flag,
-                "ifo": parts[1],
-                "name": parts[2],
-                "version": int(parts[3]),
-            }
-        body = json.dumps(answer).encode()
-        self.send_response(404 if answer is None else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def server(lists):
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
-    http.flags = {f"{ifo}_DATA": [tuple(map(int, s)) for s in read_segments(lists[f"o3a_{ifo}"])] for ifo in ("H1", "L1")}
-    http.flags |= {
+def server(lists, flag_server):
+    flag_server.flags = {f"{ifo}_DATA": [tuple(map(int, s)) for s in read_segments(lists[f"o3a_{ifo}"])] for ifo in ("H1", "L1")}
+    flag_server.flags |= {
         "H1:DMT-ANALYSIS_READY:1": [[100, 900], [800, 1000]],
         "L1:DMT-ANALYSIS_READY:1": [[0, 10**6]],
         "H1:DCH-OK:1": [[500, 950]],
     }
-    http.asked = []
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    http.url = f"http://127.0.0.1:{http.server_port}"
-    yield http
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    return flag_server
 
 
 def server_config(server, **segments):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 import pytest
@@ -122,35 +119,9 @@ def test_unknown_bits_and_files_without_masks_are_named(tmp_path):
     assert find_vetoes(config, [(GPS, GPS + 64)], None, unanswered) == [] and len(unanswered) == 1 and "L1" in unanswered[0]
 
 
-class _Server(BaseHTTPRequestHandler):
-    """GWOSC's timelines and DQSegDB over {flag: [(start, stop)]}."""
-
-    def do_GET(self):
-        url = urlparse(self.path)
-        parts, query = url.path.strip("/").split("/"), {k: v[0] for k, v in parse_qs(url.query).items()}
-        name = parts[3] if parts[0] == "api" else ":".join(parts[1:4])
-        active = self.server.flags.get(name)
-        answer = None
-        if active is not None and parts[0] == "api":
-            results = [{"start": a, "stop": b} for a, b in active]
-            answer = {"results_count": len(results), "num_pages": 1, "next": None, "results": results}
-        elif active is not None:
-            known = [[int(query["s"]), int(query["e"])]]
-            answer = {"known": known, "active": active, "ifo": parts[1], "name": parts[2], "version": int(parts[3])}
-        body = json.dumps(answer).encode()
-        self.send_response(404 if answer is None else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def server():
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+def server(flag_server):
+    http, url = flag_server, flag_server.url
     http.flags = {
         "H1_CBC_CAT2": [(GPS, GPS + 64)],
         "L1_CBC_CAT2": [(GPS, GPS + 20), (GPS + 21, GPS + 64)],
@@ -158,9 +129,6 @@ def server():
         "L1:DCH-BAD:1": [[GPS + 50, GPS + 90]],
         "L1:DCH-ONE:2": [[GPS + 1, GPS + 2]],
     }
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{http.server_port}"
     times = {"test_start": GPS, "test_stop": GPS + 64, "test_min_duration": 16}
     http.config = lambda vetoes: build_config(
         {
@@ -170,10 +138,7 @@ def server():
             "vetoes": vetoes,
         }
     )
-    yield http
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    return http
 
 
 def test_active_means_passed_in_gwosc_timelines_and_vetoed_in_dqsegdb(server):
