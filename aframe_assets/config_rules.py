@@ -67,6 +67,15 @@ def violations(config: Config) -> list[str]:
         refuse("waveforms.right_pad", wave.right_pad, f"expected less than waveforms.duration {wave.duration:g} s")
     if c.injections.spacing <= -wave.duration:
         refuse("injections.spacing", c.injections.spacing, f"expected above -waveforms.duration, {-wave.duration:g} s")
+    else:
+        step, apart = wave.duration + c.injections.spacing, 2 * (inf.recovery_window + c.injections.jitter)
+        if step < apart:
+            refuse(
+                "injections.spacing",
+                c.injections.spacing,
+                f"signals would come every {step:g} s, so that one event recovers several; expected waveforms.duration + spacing of at "
+                f"least 2 x (inference.recovery_window + injections.jitter) = {apart:g} s",
+            )
     need = cond.psd_length if inf.psd_source == "preceding" else 0.0
     need += cond.kernel_length + cond.fduration
     for role in ("train", "test"):

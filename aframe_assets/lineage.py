@@ -176,7 +176,7 @@ _ALL = [
         "sensitive_volume",
         "sensitivity",
         "2",
-        ("sensitivity", "injections.prior", "inference.recovery_window", "inference.cluster_window_length"),
+        ("sensitivity", "injections.prior", "waveforms.snr_threshold", "inference.recovery_window", "inference.cluster_window_length"),
         (Input("events"),),
         files=("injections.prior",),
     ),

@@ -23,6 +23,7 @@ VOLUME_CHECKS = [
         "effective_samples",
         "weights_average_to_one",
         "targets_covered",
+        "redshifts_covered",
         "snr_cut_loses_nothing",
     )
 ]
@@ -40,6 +41,11 @@ def volume_checks(m: Measurement) -> list[Check]:
     limits = [r for r in m.curves.rows if r["status"] != "measured"]
     shaky = [n for n, c in zip(names, curves, strict=True) if not c.agrees]
     cut = [f"{n}: {c.coverage:.1%}" for n, c in zip(names, curves, strict=True) if c.coverage < COVERAGE_FLOOR]
+    near = [
+        f"({r['mass_1']:g}, {r['mass_2']:g}) at {r['far']:g} {r['far_unit']}: {r['edge_efficiency']:.0%}"
+        for r in m.curves.rows
+        if r.get("cut_off")
+    ]
     quiet = m.curves.quiet
     return [
         Check("volume_monotonic_in_far", not falling, "error", f"V falls with rising FAR for {', '.join(falling)}" if falling else ""),
@@ -54,10 +60,16 @@ def volume_checks(m: Measurement) -> list[Check]:
         Check("weights_average_to_one", not shaky, "warn", f"injections do not follow their prior: {', '.join(shaky)}" if shaky else ""),
         Check("targets_covered", not cut, "warn", f"share of the target inside the injections' prior: {', '.join(cut)}" if cut else ""),
         Check(
-            "snr_cut_loses_nothing",
-            quiet is None or not quiet.lost,
+            "redshifts_covered",
+            not near,
             "warn",
-            quiet.text if quiet and quiet.lost else "",
+            f"share found of the farthest injections, beyond which V counts nothing: {'; '.join(near[:8])}" if near else "",
+        ),
+        Check(
+            "snr_cut_loses_nothing",
+            quiet is None or (quiet.num > 0 and not quiet.lost),
+            "warn",
+            quiet.text if quiet and (quiet.lost or not quiet.num) else "",
             {} if quiet is None else {"num": quiet.num, "num_found": quiet.num_found, "accidental": quiet.accidental},
         ),
     ]

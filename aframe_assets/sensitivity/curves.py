@@ -9,6 +9,7 @@ import numpy as np
 
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.far import Background
+from aframe_assets.sensitivity.horizon import cut_off, shell_efficiency, shell_redshift
 from aframe_assets.sensitivity.population import LogNormalPair, Population
 from aframe_assets.sensitivity.snr_cut import QuietSignals, quiet_signals
 from aframe_assets.sensitivity.volume import COVERAGE_FLOOR, Draws, Estimate, Sample, estimate, sensitive_distance
@@ -53,6 +54,7 @@ class Curves:
         num_found: injections at or above each threshold.
         quiet: what became of injections just above the SNR cut; None where no rate could be measured or
             the draws have no SNR.
+        redshift_range: of the injections.
     """
 
     targets: tuple[LogNormalPair, ...]
@@ -66,6 +68,7 @@ class Curves:
     v0: float
     num_found: np.ndarray
     quiet: QuietSignals | None
+    redshift_range: tuple[float, float]
 
 
 def volume_curves(
@@ -82,6 +85,7 @@ def volume_curves(
     compatible: bool = False,
     num_grid: int | None = 1000,
     zero_lag_livetime: float = 0.0,
+    snr_threshold: float = 4.0,
 ) -> Curves:
     """V of every mass pair on a FAR grid and at the wanted rates.
 
@@ -95,6 +99,7 @@ def volume_curves(
         compatible: Aframe v1's weights, variance and grid.
         num_grid: most points of the grid.
         zero_lag_livetime: T0, seconds, for VT.
+        snr_threshold: network SNR of the cut of the injections.
 
     Raises:
         ValueError: no draws, no weight, or draws that do not come from `population`.
@@ -109,7 +114,7 @@ def volume_curves(
     sample = Sample.of(draws, population, np.concatenate([grid, around]), compatible=compatible)
     n = len(grid)
     found = sample.above
-    targets = tuple(LogNormalPair(a, b, sigma) for a, b in pairs)
+    targets, shell = tuple(LogNormalPair(a, b, sigma) for a, b in pairs), shell_redshift(population)
     curves, rows, warnings = [], [], []
     for target in targets:
         whole = estimate(sample, target, population)
@@ -136,12 +141,22 @@ def volume_curves(
             k, threshold = asked[rate]
             row |= _row(whole, at, k, threshold, background, int(found[at]), recovery_window)
             row |= _reach(row["volume"], row["error"], population.solid_angle, zero_lag_livetime)
+            row["edge_efficiency"], row["edge_error"] = shell_efficiency(draws, population, target, threshold, shell)
+            row["cut_off"] = cut_off(row["edge_efficiency"], row["edge_error"])
             if row["effective_samples"] < min_effective_samples:
                 row["status"] = "upper_limit"
                 few = f"{row['effective_samples']:.1f} effective found injections, fewer than {min_effective_samples:g}"
                 row["note"] = f"{few}: V < {row['upper_limit']:.3g} Gpc^3 (90 %)"
                 warnings.append(f"{target.label} at FAR {rate.value:g} {rate.unit}: {row['note']}")
             rows.append(row)
+    farthest = population.redshift_range[1]
+    for row in rows:
+        if row.get("cut_off"):
+            warnings.append(
+                f"({row['mass_1']:g}, {row['mass_2']:g}) at FAR {row['far']:g} {row['far_unit']}: {row['edge_efficiency']:.0%} of the "
+                f"signals at the farthest injections (z {shell:.2f} to {farthest:g}) are found: V is that within z = {farthest:g}, not of "
+                "all signals; use an injections.prior that reaches farther"
+            )
     warnings += [f"FAR {r.value:g} {r.unit}: {text}" for r, text in refused.items()]
     for rate, (k, _) in asked.items():
         worth = background.independence.count(k)
@@ -159,7 +174,7 @@ def volume_curves(
         # at the highest rate most is found: if the SNR cut loses signals, it shows there first
         rate = max(asked, key=lambda r: r.hertz)
         k, threshold = asked[rate]
-        quiet = quiet_signals(draws, threshold, accidental_probability(k / background.livetime, recovery_window))
+        quiet = quiet_signals(draws, threshold, accidental_probability(k / background.livetime, recovery_window), snr_threshold)
         if quiet.lost:
             warnings.append(f"at FAR {rate.value:g} {rate.unit}, {quiet.text}; lower waveforms.snr_threshold")
     return Curves(
@@ -174,6 +189,7 @@ def volume_curves(
         population.volume,
         found[:n],
         quiet,
+        population.redshift_range,
     )
 
 

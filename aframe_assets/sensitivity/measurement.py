@@ -76,6 +76,7 @@ def measure(
         recovery_window=window,
         compatible=s.aframe_compatible,
         zero_lag_livetime=zero_lag_livetime,
+        snr_threshold=config.waveforms.snr_threshold,
     )
     warnings = list(curves.warnings)
     stated = getattr(foreground, "num_injections", None)
@@ -160,7 +161,7 @@ def summary(config: Config, m: Measurement) -> dict[str, Any]:
         "estimator": "aframe_v1" if s.aframe_compatible else "self_normalised_redshift_weighted",
         "Tb": m.background.livetime,
         "Tb_effective": _effective_livetime(m, first),
-        "accepted_4_to_5": _quiet(m.curves.quiet),
+        "accepted_near_cut": _quiet(m.curves.quiet),
         "num_background": len(m.background.statistics),
         "lowest_count": first,
         "lowest_far_per_hour": per_hour(lowest),
@@ -168,6 +169,7 @@ def summary(config: Config, m: Measurement) -> dict[str, Any]:
         "speaks_of_one_per_year": bool(per_year(lowest) <= 1),
         "far_limit_per_year": per_year(1 / m.background.livetime),
         "V0": m.curves.v0,
+        "redshift_range": list(m.curves.redshift_range),
         "num_draws": len(m.draws),
         "num_accepted": int(m.draws.accepted.sum()),
         "num_recovered": int(np.isfinite(m.draws.statistic).sum()),
@@ -207,6 +209,7 @@ def _quiet(q: QuietSignals | None) -> dict[str, Any] | None:
     if q is None:
         return None
     return {
+        "cut": q.cut,
         "num": q.num,
         "num_found": q.num_found,
         "found_share": q.found_share,

@@ -165,5 +165,5 @@ def zero_lag_text(m: Material) -> str:
 
 def low_snr_text(m: Material) -> str:
     """How many of the quietest injections were found, against what accident would find; empty where it was not measured."""
-    quiet = m.volume.get("accepted_4_to_5")
+    quiet = m.volume.get("accepted_near_cut")
     return f"Near the SNR cut: {quiet['text']}." if quiet and quiet["num"] else ""

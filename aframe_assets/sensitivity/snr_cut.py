@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from aframe_assets.sensitivity.volume import Draws
 
-RANGE = (4.0, 5.0)
-"""Network SNR of the accepted injections that are looked at: those just above the usual cut of 4 (reference 2.4)."""
+WIDTH = 1.0
+"""Range of network SNR above the cut whose accepted injections are looked at: 4 to 5 with the usual cut of 4 (reference 2.4)."""
 
 SIGNIFICANCE = 0.00135
 """Probability of as many finds by accident below which they are no accident: 3 sigma, one-sided."""
@@ -18,11 +18,13 @@ class QuietSignals:
     """Injections just above the SNR cut at one threshold.
 
     Attributes:
+        cut: network SNR of the cut; signals up to `WIDTH` above it are counted.
         num, num_found: injected, and found.
         accidental: probability that noise alone finds an injection.
         probability: of `num_found` or more finds by accident (binomial); 1 without injections.
     """
 
+    cut: float
     num: int
     num_found: int
     accidental: float
@@ -42,18 +44,19 @@ class QuietSignals:
     def text(self) -> str:
         """The finding as a clause."""
         if not self.num:
-            return f"no injection has an SNR of {RANGE[0]:g} to {RANGE[1]:g}"
+            return f"no injection has an SNR of {self.cut:g} to {self.cut + WIDTH:g}: whether the SNR cut loses signals cannot be told"
         return (
-            f"{self.found_share:.2%} of the {self.num} injections with SNR {RANGE[0]:g} to {RANGE[1]:g} are found, {self.accidental:.2%} "
-            "would be by accident"
+            f"{self.found_share:.2%} of the {self.num} injections with SNR {self.cut:g} to {self.cut + WIDTH:g} are found, "
+            f"{self.accidental:.2%} would be by accident"
             + (", so that quieter signals, which the SNR cut counts as missed, are found as well and V is too low" if self.lost else "")
         )
 
 
-def quiet_signals(draws: Draws, threshold: float, accidental: float) -> QuietSignals:
-    """Count the accepted draws with SNR in `RANGE`, and those of them at or above `threshold`.
+def quiet_signals(draws: Draws, threshold: float, accidental: float, cut: float) -> QuietSignals:
+    """Count the accepted draws with SNR up to `WIDTH` above `cut`, and those of them at or above `threshold`.
 
     Args:
+        cut: network SNR below which draws were rejected, waveforms.snr_threshold.
         accidental: probability of an accidental find at this threshold, FAR x 2 recovery windows.
 
     Raises:
@@ -63,7 +66,6 @@ def quiet_signals(draws: Draws, threshold: float, accidental: float) -> QuietSig
 
     if draws.snr is None:
         raise ValueError("draws have no SNR; expected the SNR that the injections were selected by")
-    low, high = RANGE
-    quiet = draws.accepted & (draws.snr >= low) & (draws.snr < high)
+    quiet = draws.accepted & (draws.snr >= cut) & (draws.snr < cut + WIDTH)
     num, found = int(quiet.sum()), int((quiet & (draws.statistic >= threshold)).sum())
-    return QuietSignals(num, found, accidental, float(binom.sf(found - 1, num, accidental)) if num else 1.0)
+    return QuietSignals(cut, num, found, accidental, float(binom.sf(found - 1, num, accidental)) if num else 1.0)

@@ -71,6 +71,13 @@ def caveats(meta: Mapping[str, Any]) -> list[str]:
         out.append("V is an exercise, not a measurement.")
     if meta["aframe_compatible"]:
         out.append("V is computed as by Aframe v1: without redshift weights it is about half to three quarters of the true volume.")
+    cut = {f"{r['mass_1']:g} + {r['mass_2']:g}": r["edge_efficiency"] for r in meta["rows"] if r.get("cut_off")}
+    if cut:
+        pairs = ", ".join(f"{pair} {share:.0%}" for pair, share in cut.items())
+        out.append(
+            f"V is that within z = {meta['redshift_range'][1]:g}, the farthest injections: some signals of their last tenth of volume "
+            f"are still found ({pairs}), and farther ones would be too."
+        )
     if not meta["speaks_of_one_per_year"]:
         out.append(
             f"This background ({meta['Tb'] / 3600:,.1f} h) cannot speak about one false alarm per year: "

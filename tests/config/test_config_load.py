@@ -267,3 +267,14 @@ def test_a_value_from_the_environment_is_blamed_on_its_variable():
 def test_a_misspelt_variable_is_refused(name):
     with pytest.raises(ConfigError, match=f"{name}: is not read; expected AFRAME__SECTION__KEY"):
         build_config({"preset": "demo"}, env={name: "4"})
+
+
+@pytest.mark.parametrize(("spacing", "good"), [(-5.7, True), (-5.9, False), (-8.0, False)])
+def test_signals_so_close_that_one_event_recovers_several_are_refused(spacing, good):
+    """2 x (recovery window 1 s + jitter 0.1 s) = 2.2 s apart at least, waveforms of 8 s."""
+    data = {"preset": "demo", "injections": {"spacing": spacing}}
+    if good:
+        assert build_config(data).injections.spacing == spacing
+    else:
+        with pytest.raises(ConfigError, match=r"injections\.spacing"):
+            build_config(data)

@@ -89,7 +89,7 @@ def test_what_stands_beside_the_volume(made):
         assert row["far_relative_error"] == pytest.approx(row["effective_count"] ** -0.5)
     lowest = min(meta["rows"], key=lambda r: r["count"])
     assert meta["Tb_effective"] == lowest["Tb_effective"] == pytest.approx(meta["Tb"] * lowest["effective_count"] / lowest["count"])
-    quiet = meta["accepted_4_to_5"]
+    quiet = meta["accepted_near_cut"]
     # found only above SNR 8
     assert quiet["num"] > 100 and quiet["found_share"] == 0 and quiet["accidental"] == pytest.approx(10 / 3600 * 2, rel=0.01)
 
