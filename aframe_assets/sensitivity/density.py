@@ -1,4 +1,4 @@
-"""Kernel densities of detection statistics with their counting errors, and the exponential tail of a background."""
+"""Kernel densities of detection statistics with their counting errors, and the loud end of a background."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import numpy as np
 
 TAIL_POINTS = 100
 """Points between the lowest and highest background statistic on which the tail is fitted (reference 2.14)."""
+
+TAIL_EVENTS = 50
+"""Loudest events that a tail is fitted to; twice as many at most."""
+
+KERNEL_EVENTS = 400
+"""Events under one kernel (1 / relative variance of the density) below which a background is no longer left to the kernels."""
 
 _REACH = 8  # kernel widths after which a kernel is nothing
 
@@ -121,12 +127,78 @@ def background_tail(values: np.ndarray, density: Density) -> Tail:
         slope, intercept = solve @ np.log(pdf[start : stop + 1])
         if slope < 0:
             return Tail(float(x[stop]), float(slope), float(intercept), solve @ density.log_covariance(at) @ solve.T)
-    loud = np.sort(values)[-max(2, len(values) // 10) :]
+    return _loud_tail(np.sort(values)[-max(2, len(values) // 10) :], len(values))
+
+
+def _loud_tail(loud: np.ndarray, n: int) -> Tail:
+    """The exponential of greatest likelihood for the loudest of n events; `loud` ascending."""
     m, first = len(loud), float(loud[0])
     slope = -1 / max(float(loud.mean() - first), 1e-6)
     # normalised so that the tail holds the events it was taken from: ln pdf = ln(-slope m / n) + slope (x - first), where the count m
     # and, independently, the mean excess have relative errors 1 / sqrt(m)
-    intercept = float(np.log(-slope * m / len(values)) - slope * first)
+    intercept = float(np.log(-slope * m / n) - slope * first)
     by_slope = np.array([slope, 1 - slope * first]) / np.sqrt(m)  # change of (slope, intercept) with one sigma of ln(-slope)
     by_count = np.array([0.0, 1.0]) / np.sqrt(m)
     return Tail(first, slope, intercept, np.outer(by_slope, by_slope) + np.outer(by_count, by_count))
+
+
+@dataclass(frozen=True)
+class Falloff:
+    """Density of the loud part of a background that follows its events, of whatever shape, as long as there are some tens of them.
+
+    ln pdf = ln share above x + ln hazard. The share is the counted one at `knots`, each of which has half the events of the one before
+    above it, and falls exponentially in between. The hazard between two knots is that of greatest likelihood, events / (sum over events
+    of the length that they cross), the piecewise exponential of survival analysis (Friedman 1982, Ann. Statist. 10, 101); it is
+    interpolated between their middles. From the last knot, `tail.split`, on it is that of `tail`, the exponential of the last 50 to 100
+    events. At the first, `start`, the density is that of the kernels.
+
+    Attributes:
+        knots, log_share, share_variance: statistic, ln of the share of events there or above, and its variance.
+        places, log_hazard, hazard_variance: statistic, ln hazard per unit statistic, and its variance.
+    """
+
+    knots: np.ndarray
+    log_share: np.ndarray
+    share_variance: np.ndarray
+    places: np.ndarray
+    log_hazard: np.ndarray
+    hazard_variance: np.ndarray
+    tail: Tail
+
+    @classmethod
+    def of(cls, values: np.ndarray, density: Density) -> Falloff:
+        """From the first halving, at or above the median, at which a kernel of `density` holds fewer than `KERNEL_EVENTS` events."""
+        n, loud = len(values), np.sort(values)[::-1]
+        above = [n // 2]
+        while above[-1] // 2 >= TAIL_EVENTS:
+            above.append(above[-1] // 2)
+        variance = density.relative_variance(loud[np.array(above) - 1])
+        first = next((i for i, v in enumerate(variance) if v > 1 / KERNEL_EVENTS), len(above) - 1)
+        # of equal statistics, as of one that saturates, the knot with most events counts them all
+        above = [int(n - np.searchsorted(loud[::-1], loud[k - 1])) for k in above[first:]]
+        k = np.unique(above)[::-1]
+        knots, total = loud[k - 1], np.cumsum(loud)[k - 1]
+        crossed = total[:-1] - k[:-1] * knots[:-1] - (total[1:] - k[1:] * knots[1:])
+        events = k[:-1] - k[1:]
+        tail = _loud_tail(loud[: k[-1]][::-1], n)
+        places, hazard, error = (knots[:-1] + knots[1:]) / 2, events / crossed, 1 / events
+        if len(k) > 1:
+            here = knots[:1]
+            places = np.append(here, places)
+            hazard, error = np.append(density(here) * n / k[0], hazard), np.append(density.relative_variance(here), error)
+        places, hazard, error = np.append(places, knots[-1]), np.append(hazard, -tail.slope), np.append(error, 1 / k[-1])
+        return cls(knots, np.log(k / n), 1 / k, places, np.log(hazard), error, tail)
+
+    @property
+    def start(self) -> float:
+        return float(self.knots[0])
+
+    def log_density(self, x: np.ndarray) -> np.ndarray:
+        """For x >= `start`."""
+        inside = np.interp(x, self.knots, self.log_share) + np.interp(x, self.places, self.log_hazard)
+        return np.where(x > self.tail.split, self.tail.log_density(x), inside)
+
+    def variance(self, x: np.ndarray) -> np.ndarray:
+        """Variance of ln of (count x density) at x >= `start` from Poisson counts."""
+        inside = np.interp(x, self.knots, self.share_variance) + np.interp(x, self.places, self.hazard_variance)
+        return np.where(x > self.tail.split, self.tail.variance(x), inside)

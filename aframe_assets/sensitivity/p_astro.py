@@ -2,9 +2,9 @@
 
 f(x) = R V KDE_fg(x), events per year: R the merger rate, stated with its 90 % interval and never measured here, V the corrected
 sensitive volume of all recovered injections for the astrophysical population, and KDE_fg weighted as V is, by
-[p_target / p_source] C_z / (1 + z). b(x) = n_bg (year / Tb) KDE_bg(x), with an exponential tail above the split where the estimate
-runs out of events. Zero-lag events enter neither. `compatible` keeps 2.14: unweighted density, V n_fg / n_total, no monotonic rule,
-no interval.
+[p_target / p_source] C_z / (1 + z). b(x) = n_bg (year / Tb) KDE_bg(x); where a kernel runs out of events it follows their counts
+(see `Falloff`), and is an exponential only beyond the last 50 to 100. Zero-lag events enter neither. `compatible` keeps 2.14:
+unweighted density, V n_fg / n_total, the tail of a line fitted to KDE_bg, no monotonic rule, no interval.
 
 The interval of p holds 90 %: deviations of ln f/b from the interval of R, from the injections behind V and f at x, and from the
 background's count are added in quadrature. Louder than all background, b is not known: there p is at least what the upper limit
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aframe_assets.config import SECONDS_PER_YEAR
-from aframe_assets.sensitivity.density import Density, background_tail
+from aframe_assets.sensitivity.density import Density, Falloff, Tail, background_tail
 from aframe_assets.sensitivity.independence import POISSON, Independence
 
 GRID_POINTS = 1024
@@ -148,8 +148,9 @@ def fit_p_astro(
         rate: merger rate, Gpc^-3 yr^-1.
         rate_interval: its 90 % interval; equal ends for a rate that is known.
         population: name of the population that the weights stand for.
-        independence: how many independent events the background is worth where slides reuse the same glitches; taken at the tail's split.
-        compatible: no monotonic rule, no interval.
+        independence: how many independent events the background is worth where slides reuse the same glitches; taken at the count of
+            events above a statistic, or above the tail's split beyond that.
+        compatible: the tail of 2.14, no monotonic rule, no interval.
 
     Raises:
         ValueError: too few events to estimate a density from, or a rate outside its interval.
@@ -160,14 +161,15 @@ def fit_p_astro(
     if not 0 < rate_interval[0] <= rate <= rate_interval[1]:
         raise ValueError(f"p_astro: merger rate {rate:g} with interval {tuple(rate_interval)}; expected 0 < low <= rate <= high")
     kde_b, kde_f = Density.of(background), Density.of(foreground, weights)
-    tail = background_tail(background, kde_b)
+    above = background_tail(background, kde_b) if compatible else Falloff.of(background, kde_b)
+    tail, start = (above, above.split) if isinstance(above, Tail) else (above.tail, above.start)
     loudest = float(background.max())
     low, high = min(background.min(), foreground.min()), max(loudest, foreground.max())
     x = np.unique(np.append(np.linspace(low, high, GRID_POINTS), loudest))
     with np.errstate(divide="ignore"):
         share = weights.sum() / total_weight
         log_f = np.log(rate * volume * share) + np.log(kde_f(x))
-        log_b = np.where(x > tail.split, tail.log_density(x), np.log(kde_b(x)))
+        log_b = np.where(x > start, above.log_density(x), np.log(kde_b(x)))
     log_b = log_b + np.log(len(background) * SECONDS_PER_YEAR / background_livetime)
     log_f, log_b = np.maximum(log_f, _FLOOR), np.maximum(log_b, _FLOOR)
     odds = log_f - log_b
@@ -175,7 +177,8 @@ def fit_p_astro(
     variance = max((square * (1 - 2 * share) + share**2 * total_square) / total_weight**2, 0)
     in_tail = max(TAIL_COUNT, int((background >= tail.split).sum()))
     independent = independence.livetime(in_tail, background_livetime)
-    var_b = np.where(x > tail.split, tail.variance(x), kde_b.relative_variance(x)) * background_livetime / independent
+    counted = np.maximum(len(background) - np.searchsorted(np.sort(background), x), in_tail)
+    var_b = np.where(x > start, above.variance(x), kde_b.relative_variance(x)) * counted / independence.count(counted)
     ends: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
     if not compatible:
         middle = int(np.searchsorted(x, np.median(background)))
@@ -230,7 +233,7 @@ def tail_warning(model: PAstro, background: np.ndarray, background_livetime: flo
     if abs(np.log(expected / count)) <= 3 * spread:
         return None
     return (
-        f"p_astro: {count} background events have a statistic of {at:.3g} or more, the exponential tail fitted below {model.split:.3g} "
+        f"p_astro: {count} background events have a statistic of {at:.3g} or more, the exponential tail from {model.split:.3g} on "
         f"expects {expected:.3g}; p_astro is {'too high' if expected < count else 'too low'} there"
     )
 
