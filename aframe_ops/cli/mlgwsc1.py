@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
     from aframe_assets.engine.engine import Engine
     from aframe_assets.inference.merger_time import Calibration
     from aframe_assets.inference.mlgwsc1.scorer import Device
+    from aframe_assets.inference.mlgwsc1.search import Analysis
 
 PRESET = "mlgwsc1"
+
+NAMED = 10
+"""Skipped segments that are named; the others are counted. A month of real data may have thousands."""
 
 
 def _data_set(population: str, approximant: str, asd: str) -> dict[str, Any]:
@@ -154,10 +159,14 @@ def analyze(
     from aframe_assets.inference.mlgwsc1.search import Settings
     from aframe_assets.inference.mlgwsc1.search import analyze as search
 
-    refuse_output(output, overwrite)
-    made = open_model(model, device)
     given = {"threshold": threshold, "var": var, "refine_above": refine_above}
     given = {k: v for k, v in given.items() if v is not None}
+    for name, value in given.items():
+        # an infinite threshold of either kind has a meaning, an infinite var has none
+        if math.isnan(value) or (name == "var" and math.isinf(value)):
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a number")
+    refuse_output(output, overwrite, files)
+    made = open_model(model, device)
     settings = Settings(made.inference, made.calibration, cover_start=cover_start, **given)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("searched")
@@ -174,8 +183,16 @@ def analyze(
         f"{found.livetime:.10g} s of output",
         soft_wrap=True,
     )
-    for segment in found.skipped:
-        console.print(f"skipped {segment}: {segment.duration:g} s, expected at least {found.shortest:g} s", style="yellow", soft_wrap=True)
+    for line in _skips(found):
+        console.print(line, style="yellow", soft_wrap=True)
     console.print(
         f"var is {settings.fine_var:.3g} s ({settings.coarse_var:.3g} s for faint events); {made.note}", style="dim", soft_wrap=True
     )
+
+
+def _skips(found: Analysis) -> list[str]:
+    lines = [f"skipped {s}: {s.duration:g} s, expected at least {found.shortest:g} s" for s in found.skipped[:NAMED]]
+    rest = found.skipped[NAMED:]
+    if rest:
+        lines.append(f"and {len(rest)} more, {sum(s.duration for s in rest):.10g} s in all")
+    return lines

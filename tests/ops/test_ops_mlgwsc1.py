@@ -122,6 +122,40 @@ def test_bad_calls_say_what_is_wrong(tiny_run, files, tmp_path):
     assert CliRunner().invoke(app, ["mlgwsc1", "train-config", str(untrained), "--dataset", "1"]).exit_code == 0
     assert "has no usable engine yet" in say("--model", untrained, files / "background.hdf", "-o", new, "--device", "cpu")
     assert not new.exists()
+    strain = shutil.copy(files / "background.hdf", tmp_path / "strain.hdf")
+    before = strain.read_bytes()
+    assert "is the strain file" in say("--model", run, strain, "-o", strain, "--overwrite")
+    assert strain.read_bytes() == before
+    assert "notes.hdf: is no file of events" in say("--model", run, strain, "-o", shutil.copy(out, tmp_path / "notes.hdf"), "--overwrite")
+    strain.write_bytes(before[:-1000])
+    assert "aframe: " + str(strain) + ": cannot be read" in say("--model", run, strain, "-o", new)
+    assert f"aframe: {tmp_path}: is a folder" in say("--model", run, tmp_path, "-o", new)
+    assert "aframe: /proc/new.hdf: cannot be written" in say("--model", run, strain, "-o", "/proc/new.hdf")
+    for option in ("--threshold", "--refine-above"):
+        assert f"{option} nan: expected a number" in say("--model", run, strain, "-o", new, option, "nan")
+    assert "--var inf: expected a number" in say("--model", run, strain, "-o", new, "--var", "inf")
+
+
+def test_the_data_set_has_to_be_named(tmp_path):
+    done = CliRunner().invoke(app, ["mlgwsc1", "train-config", str(tmp_path / "run")])
+    assert done.exit_code == 2
+    assert "--dataset" in done.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_segments_that_are_too_short_are_told_once_and_briefly(tiny_run, files, tmp_path):
+    strain = shutil.copy(files / "background.hdf", tmp_path / "strain.hdf")
+    with h5py.File(strain, "a") as f:
+        for ifo in ("H1", "L1"):
+            for k in range(25):
+                start = START + 1000 + 10 * k
+                data = f.create_dataset(f"{ifo}/{start}", data=np.random.default_rng(k).standard_normal(2 * 2048))
+                data.attrs.update({"start_time": float(start), "delta_t": 1 / 2048})
+    done = tiny_run.aframe("mlgwsc1", "analyze", "--model", str(tiny_run.path), str(strain), "-o", str(tmp_path / "events.hdf"))
+    told = [line for line in (done.stdout + done.stderr).splitlines() if "2 s, expected at least" in line]
+    assert len(told) == 10
+    assert (done.stdout + done.stderr).count("strain.hdf: segment") == 10
+    assert "and 15 more, 30 s in all" in done.stdout
 
 
 def test_scorers_refuse_what_they_cannot_open(tiny_run, tmp_path, monkeypatch):

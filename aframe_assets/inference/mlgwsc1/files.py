@@ -9,10 +9,12 @@ injection is found by an event if they are no further apart), of equal length.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -26,10 +28,23 @@ import numpy as np
 from aframe_assets.strain.resample import margin, resample
 
 LAYOUT = "expected the challenge's layout: /DETECTOR/GPS datasets with attributes start_time and delta_t"
+WHOLE = "expected a whole file that you may read: copy it again if it was cut off"
+WRITABLE = "expected a file name in a folder that you may write to, with space left"
 
 
 class ChallengeError(ValueError):
-    """Input of the challenge that cannot be used; names the file, the dataset and what was expected."""
+    """Input or output of the challenge that cannot be used; names the file, the dataset and what was expected."""
+
+
+@contextmanager
+def _told(path: Path, done: str, expected: str) -> Iterator[None]:
+    """Turns what the system, or HDF5, says about a file into one line that names it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as e:
+        # HDF5's own messages may have several lines
+        said = getattr(e, "strerror", None) or " ".join(str(e).split())
+        raise ChallengeError(f"{path}: cannot be {done}: {said}; {expected}") from None
 
 
 @dataclass(frozen=True)
@@ -73,8 +88,8 @@ def list_segments(files: Sequence[str | Path], ifos: Sequence[str], sample_rate:
         sample_rate: Hz that the strain will be resampled to.
 
     Raises:
-        ChallengeError: a file that is none, a detector, segment or attribute that is missing, detectors that disagree, a rate below
-            `sample_rate` or not whole, or segments that overlap.
+        ChallengeError: a file that is none or is damaged, a detector, segment or attribute that is missing, detectors that disagree,
+            a name that is not the GPS second of `start_time`, a rate below `sample_rate` or not whole, or segments that overlap.
     """
     found: list[ChallengeSegment] = []
     for file in files:
@@ -92,11 +107,16 @@ def list_segments(files: Sequence[str | Path], ifos: Sequence[str], sample_rate:
 
 
 def _segments_of(path: Path, ifos: list[str], sample_rate: float) -> list[ChallengeSegment]:
+    if path.is_dir():
+        raise ChallengeError(f"{path}: is a folder; name the files in it that belong to one data set; {LAYOUT}")
     if not path.is_file():
         raise ChallengeError(f"{path}: no such file; {LAYOUT}")
-    if not h5py.is_hdf5(path):
-        raise ChallengeError(f"{path}: not an HDF5 file; {LAYOUT}")
-    with h5py.File(path) as f:
+    with _told(path, "read", WHOLE):
+        # h5py does not tell a file that it may not open from one of another kind
+        path.open("rb").close()
+        if not h5py.is_hdf5(path):
+            raise ChallengeError(f"{path}: not an HDF5 file; {LAYOUT}")
+    with _told(path, "read", WHOLE), h5py.File(path) as f:
         groups = {ifo: f[ifo] for ifo in ifos if isinstance(f.get(ifo), h5py.Group)}
         missing = [ifo for ifo in ifos if ifo not in groups]
         if missing:
@@ -111,13 +131,15 @@ def _segments_of(path: Path, ifos: list[str], sample_rate: float) -> list[Challe
 
 
 def _segment(path: Path, key: str, groups: Mapping[str, h5py.Group], sample_rate: float) -> ChallengeSegment:
-    headers = {ifo: _header(path, f"{ifo}/{key}", group[key]) for ifo, group in groups.items()}
+    headers = {ifo: _header(path, f"{ifo}/{key}", group.get(key)) for ifo, group in groups.items()}
     first, *others = headers
     for ifo in others:
         for name, a, b in zip(("start_time", "delta_t", "length"), headers[first], headers[ifo], strict=True):
             if a != b:
                 raise ChallengeError(f"{path}: segment {key}: {name} is {a!r} in {first} and {b!r} in {ifo}; expected the same strain span")
     start, delta_t, size = headers[first]
+    if key.isdecimal() and abs(int(key) - start) >= 1:
+        raise ChallengeError(f"{path}: {first}/{key}: start_time = {start!r}; expected the GPS second of its name, {key}")
     rate = 1 / delta_t
     if abs(rate - round(rate)) > 1e-6 * rate:
         raise ChallengeError(f"{path}: {first}/{key}: delta_t = {delta_t!r} s is {rate:.6f} samples a second; expected a whole number")
@@ -131,7 +153,7 @@ def _segment(path: Path, key: str, groups: Mapping[str, h5py.Group], sample_rate
 
 def _header(path: Path, name: str, data: Any) -> tuple[float, float, int]:
     if not isinstance(data, h5py.Dataset) or data.ndim != 1 or data.dtype.kind != "f":
-        what = f"{data.dtype} {data.shape}" if isinstance(data, h5py.Dataset) else "a group"
+        what = "a link to nothing" if data is None else f"{data.dtype} {data.shape}" if isinstance(data, h5py.Dataset) else "a group"
         raise ChallengeError(f"{path}: {name} is {what}; expected strain, one row of floating-point numbers")
     values = []
     for attribute in ("start_time", "delta_t"):
@@ -164,7 +186,8 @@ class SegmentReader:
         self.size = segment.size // self._ratio.denominator * self._ratio.numerator
 
     def __enter__(self) -> SegmentReader:
-        self._file = h5py.File(self.segment.path)
+        with _told(self.segment.path, "read", WHOLE):
+            self._file = h5py.File(self.segment.path)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -174,15 +197,17 @@ class SegmentReader:
         """Samples [first, stop) of `ifo`, float64; resampled pieces are those of the resampled whole.
 
         Raises:
-            ChallengeError: a sample is not finite, or the detector is dead (all samples are equal); names dataset and GPS time.
+            ChallengeError: a sample is not finite, the detector is dead (all samples are equal), or the file is damaged there; names
+                dataset and GPS time.
         """
-        data, segment = self._file[f"{ifo}/{self.segment.key}"], self.segment
+        segment = self.segment
         up, down = self._ratio.numerator, self._ratio.denominator
         # `down` samples of the file are `up` of ours
         around = math.ceil(2 * margin(segment.sample_rate, self.sample_rate) / down)
         low, high = max(0, first // up - around), min(segment.size // down, math.ceil(stop / up) + around)
-        values = np.asarray(data[low * down : high * down], np.float64)
         where = f"{segment.path}: {ifo}/{segment.key}"
+        with _told(segment.path, f"read, {ifo}/{segment.key} from GPS {segment.gps_start + low * down / segment.sample_rate:.10g}", WHOLE):
+            values = np.asarray(self._file[f"{ifo}/{segment.key}"][low * down : high * down], np.float64)
         bad = ~np.isfinite(values)
         if bad.any():
             at = segment.gps_start + (low * down + int(bad.argmax())) / segment.sample_rate
@@ -213,12 +238,48 @@ class Events:
         return len(self.time)
 
 
-def refuse_output(path: Path, overwrite: bool) -> None:
-    """Raises ChallengeError if events cannot be written to `path`: asked before hours of work."""
-    if path.exists() and not overwrite:
-        raise ChallengeError(f"{path}: exists already; choose another name, or ask for it to be overwritten (--overwrite)")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ChallengeError(f"{path}: expected a file name in a folder that exists")
+def refuse_output(path: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+    """Asked before hours of work whether events can be written to `path`.
+
+    Args:
+        path: of the file of events.
+        overwrite: take the place of a file of events; any other file is refused even so.
+        inputs: strain files; `path` must be none of them, by whatever name.
+
+    Raises:
+        ChallengeError: events cannot, or must not, be written there.
+    """
+    with _told(path, "written", WRITABLE):
+        for file in inputs:
+            if path.resolve() == file.resolve() or (path.exists() and file.exists() and path.samefile(file)):
+                raise ChallengeError(f"{path}: is the strain file {file}; choose another name for the events")
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise ChallengeError(f"{path}: expected a file name in a folder that exists")
+        if path.exists() and not overwrite:
+            raise ChallengeError(f"{path}: exists already; choose another name, or ask for it to be overwritten (--overwrite)")
+        if path.exists() and not _holds_events(path):
+            raise ChallengeError(
+                f"{path}: is no file of events (datasets time, stat and var), so it is not overwritten; "
+                "choose another name, or remove it yourself"
+            )
+        _temporary(path).unlink()
+
+
+def _holds_events(path: Path) -> bool:
+    # a pipe would be waited for
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path) as f:
+            return all(isinstance(f.get(name), h5py.Dataset) for name in ("time", "stat", "var"))
+    except (OSError, RuntimeError):
+        return False
+
+
+def _temporary(path: Path) -> Path:
+    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
+    os.close(handle)
+    return Path(name)
 
 
 def write_events(path: str | Path, events: Events, attributes: Mapping[str, Any] | None = None) -> None:
@@ -230,25 +291,32 @@ def write_events(path: str | Path, events: Events, attributes: Mapping[str, Any]
         attributes: of the file; the challenge reads none.
 
     Raises:
-        ChallengeError: datasets of unequal length or values that are not finite.
+        ChallengeError: datasets of unequal length, values that are not finite, or a file that cannot be written (a full disk).
     """
     path = Path(path)
     columns = {"time": events.time, "stat": events.stat, "var": events.var}
     sizes = {k: len(v) for k, v in columns.items()}
     if len(set(sizes.values())) != 1 or not all(np.isfinite(v).all() for v in columns.values()):
         raise ChallengeError(f"{path}: events of lengths {sizes}; expected equal lengths and finite numbers")
-    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        with h5py.File(name, "w") as f:
-            for key, values in columns.items():
-                f.create_dataset(key, data=np.asarray(values, np.float64))
-            f.attrs.update(attributes or {})
-        # mkstemp's files are private
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    # in memory first: HDF5 cannot close a file whose disk is full
+    content = io.BytesIO()
+    with h5py.File(content, "w") as f:
+        for key, values in columns.items():
+            f.create_dataset(key, data=np.asarray(values, np.float64))
+        f.attrs.update(attributes or {})
+    with _told(path, "written", WRITABLE):
+        made = _temporary(path)
+        try:
+            with made.open("wb") as f:
+                f.write(content.getbuffer())
+                f.flush()
+                # some file systems tell only then that they are full
+                os.fsync(f.fileno())
+            # mkstemp's files are private
+            umask = os.umask(0)
+            os.umask(umask)
+            made.chmod(0o666 & ~umask)
+            made.replace(path)
+        except BaseException:
+            made.unlink(missing_ok=True)
+            raise

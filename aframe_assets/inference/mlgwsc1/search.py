@@ -10,7 +10,6 @@ the PSD of those same seconds. Their last sample joins the first block, which ha
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,6 @@ from aframe_assets.inference.mlgwsc1.files import ChallengeError, ChallengeSegme
 from aframe_assets.inference.streaming import StreamingWhitener
 from aframe_assets.inference.windows import SlidWindows
 from aframe_assets.strain.conditioning import Whitener
-
-log = logging.getLogger(__name__)
 
 PIECE = 256
 """Seconds of strain read at a time. Per detector at 2048 Hz that is 4 MiB; the whole search stays within some tens of them."""
@@ -153,8 +150,6 @@ def analyze(
     lengths = [SegmentReader(s, engine.sample_rate).size / engine.sample_rate for s in found]
     segments = tuple(s for s, seconds in zip(found, lengths, strict=True) if seconds >= need)
     skipped = tuple(s for s, seconds in zip(found, lengths, strict=True) if seconds < need)
-    for segment in skipped:
-        log.warning("%s: %g s, shorter than the %g s needed; skipped", segment, segment.duration, need)
     if not segments:
         longest = max(skipped, key=lambda s: s.duration)
         raise ChallengeError(f"{longest}: the longest of {len(skipped)} segments has {longest.duration:g} s; expected at least {need:g} s")
