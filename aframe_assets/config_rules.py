@@ -118,6 +118,9 @@ def violations(config: Config) -> list[str]:
     for (k0, v0), (k1, v1) in pairwise(known):
         if v1 < v0:
             refuse(f"segments.{k1}", v1, f"expected not before {k0} {v0:g}")
+    pairs = c.sensitivity.mass_combos
+    if not pairs or any(not m1 >= m2 > 0 for m1, m2 in pairs):
+        refuse("sensitivity.mass_combos", pairs, "expected at least one pair (m1, m2), solar masses with m1 >= m2 > 0")
     if c.sensitivity.comparators:
         from aframe_assets.sensitivity.comparators import ALL, known
 

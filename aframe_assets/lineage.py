@@ -175,7 +175,7 @@ _ALL = [
     Node(
         "sensitive_volume",
         "sensitivity",
-        "2",
+        "3",
         ("sensitivity", "injections.prior", "waveforms.snr_threshold", "inference.recovery_window", "inference.cluster_window_length"),
         (Input("events"),),
         files=("injections.prior",),

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 MODULE = "aframe_ops.definitions"
 
 
+def require_readable(config: Config) -> None:
+    """Reads the files that an experiment names, before anything starts.
+
+    Raises:
+        ConfigError: some cannot be used; all of them at once.
+    """
+    from aframe_assets.preflight import preflight
+
+    found = preflight(config)
+    if found:
+        raise ConfigError("\n".join(found))
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """`path` is absolute."""

@@ -296,8 +296,12 @@ def _frame(lines: tuple[Line, ...], where: str) -> Frame:
     chosen = [(suffix, pair) for (suffix, pair), names in pairs.items() if names <= drawn]
     if not chosen:
         wanted = "; or ".join(" and ".join(sorted(names)) for names in pairs.values())
+        mixed = next((f"{a} and {b}_source" for a in FRAMED for b in FRAMED if {a, f"{b}_source"} <= drawn), None)
+        if mixed:
+            raise ValueError(f"{where}: {mixed}: mixes frames; expected {wanted}")
+        draws = f"it draws {', '.join(sorted(drawn))}" if drawn else "it draws nothing"
         raise ValueError(
-            f"{where}: a population without masses of both bodies (it draws {', '.join(sorted(drawn))}) cannot be used by the waveform "
+            f"{where}: a population without masses of both bodies ({draws}) cannot be used by the waveform "
             f"generators here; expected {wanted}"
         )
     suffix, pair = chosen[0]

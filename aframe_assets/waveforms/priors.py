@@ -18,7 +18,15 @@ from bilby.core.prior import Prior as BilbyPrior
 from bilby.gw import prior as gw
 
 from aframe_assets.waveforms.frames import FRAMES, DetectorFrame, SourceFrame
-from aframe_assets.waveforms.parameters import chirp_mass, complete, component_masses, distance_of_chirp, mass_ratio, redshift_at
+from aframe_assets.waveforms.parameters import (
+    MAX_REDSHIFT,
+    chirp_mass,
+    complete,
+    component_masses,
+    distance_of_chirp,
+    mass_ratio,
+    redshift_at,
+)
 from aframe_assets.waveforms.prior_files import DISTANCES, Frame, Line, PriorFile, below_mass_1, read
 
 _DERIVED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -241,3 +249,66 @@ def get_prior(name_or_path: str) -> Prior:
         ValueError: unknown name, wrong arguments, or a file with anything that is not a population; with file and line.
     """
     return _prior(str(name_or_path), read(str(name_or_path)))
+
+
+_TRIED = 1000
+"""Draws by which a population is judged, at equal steps of probability in every parameter."""
+
+
+def require_possible(prior: Prior) -> Prior:
+    """`prior`, when 1000 draws of it are of binaries that exist and its densities are densities.
+
+    Raises:
+        ValueError: a width that is not positive, a density that is not one, masses that are not finite
+            and positive, redshifts not in (0, 20], or spins beyond 1; all of these, each with the parameter.
+    """
+    found = dict.fromkeys(line for component in prior.components for line in _flaws(prior, component))
+    if found:
+        raise ValueError(f"{prior.name}: {'; '.join(found)}")
+    return prior
+
+
+def _flaws(prior: Prior, component: Component) -> list[str]:
+    out = []
+    for name in component.priors:
+        p = component.priors[name]
+        if not getattr(p, "sigma", 1.0) > 0:
+            out.append(f"{name} has sigma = {p.sigma:g}; expected a width above 0")
+    if out:
+        return out
+    rng = np.random.default_rng(0)
+    uniforms = {k: rng.permutation((np.arange(_TRIED) + 0.5) / _TRIED) for k in component._order}
+    with np.errstate(all="ignore"):
+        # without constraints, what `sample` would silently draw again (a mass below 0) counts as well: the density knows nothing of it
+        drawn = component.sample(_TRIED, rng) if component._constraints else component._mapped(uniforms)
+        for name in (k for k in component._order if k in drawn):
+            p = component.priors[name]
+            density = p.prob(drawn[name], **{k: drawn[k] for k in getattr(p, "required_variables", [])})
+            if not np.all(np.asarray(density) >= 0):
+                out.append(f"{name} has no density, or a negative one, where it is drawn")
+        whole = prior._complete(drawn)
+    bounded = {k: _ends(component.priors[k]) for k in component._order}
+    for name, most, expected in (
+        ("mass_1", np.inf, "finite solar masses > 0"),
+        ("mass_2", np.inf, "finite solar masses > 0"),
+        ("redshift", MAX_REDSHIFT, f"redshifts above 0, up to {MAX_REDSHIFT:g}"),
+        ("a_1", 1.0, "spins from -1 to 1"),
+        ("a_2", 1.0, "spins from -1 to 1"),
+    ):
+        values = whole[name]
+        low, high = float(values.min()), float(values.max())
+        least = -1.0 if name.startswith("a_") else 0.0
+        if name in bounded:
+            # draws may stop short of an edge; an edge at infinity is a tail, not a bound
+            ends = [x for x in bounded[name] if np.isfinite(x)]
+            low, high = min([low, *ends]), max([high, *ends])
+        positive = values.min() > 0 or name.startswith("a_")
+        if not (np.isfinite(values).all() and positive and low >= least and high <= most):
+            out.append(f"{name} is drawn from {low:g} to {high:g}; expected {expected}")
+    return out
+
+
+def _ends(prior: BilbyPrior) -> tuple[float, float]:
+    # a conditional prior's own attributes are those of its last draws
+    given = getattr(prior, "reference_params", None) or {"minimum": prior.minimum, "maximum": prior.maximum}
+    return float(given.get("minimum", -np.inf)), float(given.get("maximum", np.inf))

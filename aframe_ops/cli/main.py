@@ -118,9 +118,11 @@ def plan(
 ) -> None:
     """Says what `aframe run` would make, and why, without making it."""
     from aframe_ops.cli.reporting import show_plan
-    from aframe_ops.run_directory import RunDirectory
+    from aframe_ops.run_directory import RunDirectory, require_readable
 
-    show_plan(RunDirectory.find(directory).workspace(), console(), until)
+    workspace = RunDirectory.find(directory).workspace()
+    require_readable(workspace.config)
+    show_plan(workspace, console(), until)
 
 
 @app.command(epilog="Example: aframe status runs/demo --why")

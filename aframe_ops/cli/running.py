@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from aframe_assets.config_load import ConfigError, config_hash
-from aframe_ops.run_directory import RunDirectory
+from aframe_ops.run_directory import RunDirectory, require_readable
 from aframe_ops.survey import AssetState, ancestors, survey
 
 if TYPE_CHECKING:
@@ -65,11 +65,12 @@ def run_all(run: RunDirectory, console: Console, *, until: str | None = None, ve
     """Makes what is missing; returns the workspace as it is afterwards. The experiment and site are read once, at the start.
 
     Raises:
-        ConfigError: an impossible experiment or site, or no such asset.
+        ConfigError: an impossible experiment or site, a bad file that it names, or no such asset.
         RunFailed: a step failed or the run was interrupted.
     """
     run.activate()
     with run.pinned() as (config, site):
+        require_readable(config)
         return _run_missing(run, config, site, console, until, verbose)
 
 

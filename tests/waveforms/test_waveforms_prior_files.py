@@ -198,7 +198,10 @@ def test_anything_else_is_refused_with_its_line(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mass_1_source = Uniform(20, 30)\nmass_2 = Uniform(5, 10)\n" + REDSHIFT, "without masses of both"),
+        ("mass_1_source = Uniform(20, 30)\nmass_2 = Uniform(5, 10)\n" + REDSHIFT, "mass_2 and mass_1_source: mixes frames"),
+        ("mass_1 = Uniform(20, 30)\nmass_2_source = Uniform(5, 10)\n" + REDSHIFT, "mass_1 and mass_2_source: mixes frames"),
+        ("mass_1 = Uniform(20, 30)\n" + REDSHIFT, "without masses of both bodies .it draws mass_1, redshift"),
+        ("", "it draws nothing"),
         (MASSES + "mass_1_source = Uniform(1, 2)\n" + REDSHIFT, "line 3: mass_1_source: beside mass_1 and mass_2 expected"),
         (MASSES + REDSHIFT + "total_mass_source = Constraint(5, 80)\n", "line 4: total_mass_source.*constraints on"),
         (SOURCE_MASSES + REDSHIFT + "total_mass = Constraint(5, 80)\n", "line 4: total_mass:"),

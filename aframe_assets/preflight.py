@@ -1,0 +1,127 @@
+"""What the files that an experiment names hold, looked at before anything starts.
+
+Most of them are read late in the graph, a catalogue after days of search. `preflight` reads each with the reader that the graph
+uses, so that a bad one is refused while it costs nothing. Only what the experiment names is read, and only its reader imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from aframe_assets.config_load import preset
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+    from aframe_assets.waveforms.priors import Prior
+
+
+def preflight(config: Config) -> list[str]:
+    """Everything that is wrong with the files that `config` names, a line each with key and file; empty when nothing is.
+
+    Read are segment lists, gates, catalogues, geometries of detectors, and populations that are not named ones alone, with draws of
+    them; where the population or the mass pairs are not the preset's, whether the pairs lie where injections are drawn.
+
+    Args:
+        config: with absolute paths, as `load_config` gives it.
+    """
+    out: list[str] = []
+
+    def look(key: str, value: Any, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except UnicodeDecodeError:
+            why = f"{value}: cannot be read as text"
+        except (ValueError, OSError) as e:
+            why = str(e)
+        except Exception as e:  # libraries that read some formats raise anything
+            why = f"{value}: {type(e).__name__}: {e}"
+        out.append(f"{key}: {' '.join(why.split())}")
+        return None
+
+    _segment_lists(config, look)
+    _catalogues(config, look)
+    if config.detectors:
+        from aframe_assets.waveforms.detectors import get_detector
+
+        for ifo, file in config.detectors.items():
+            look(f"detectors.{ifo}", file, lambda ifo=ifo, file=file: get_detector(ifo, file))
+    _populations(config, look)
+    return out
+
+
+def _segment_lists(config: Config, look: Callable[..., Any]) -> None:
+    vetoes, named = config.vetoes, config.segments.files if config.segments.source == "files" else {}
+    lists = [("segments.files", ifo, path) for ifo, path in named.items()]
+    lists += [("vetoes.files", ifo, path) for ifo, paths in vetoes.files.items() for path in paths]
+    if lists:
+        from aframe_assets.segments.query import read_segments
+
+        for key, ifo, path in lists:
+            look(f"{key}.{ifo}", path, lambda path=path, key=key: read_segments(path, key))
+    if vetoes.gates:
+        from aframe_assets.segments.vetoes import read_gates
+
+        for ifo, path in vetoes.gates.items():
+            look(f"vetoes.gates.{ifo}", path, lambda path=path: read_gates(path))
+
+
+def _catalogues(config: Config, look: Callable[..., Any]) -> None:
+    from aframe_assets.segments.catalog import PACKAGED, catalogs
+
+    several = config.sensitivity.catalog
+    named = [("vetoes.catalog", config.vetoes.catalog), ("inference.exclude_catalog", config.inference.exclude_catalog)]
+    named += [("sensitivity.catalog", name) for name in ([several] if isinstance(several, str) else several or [])]
+    for key, name in named:
+        if name and name != PACKAGED:
+            look(key, name, lambda name=name: catalogs(name))
+
+
+def _populations(config: Config, look: Callable[..., Any]) -> None:
+    from aframe_assets.waveforms.prior_files import packaged
+
+    named = {
+        "waveforms.prior": config.waveforms.prior,
+        "waveforms.validation_prior": config.waveforms.validation_prior,
+        "injections.prior": config.injections.prior,
+    }
+    own = {key: name for key, name in named.items() if name and name not in packaged()}
+    if config.model.weights:
+        own = {key: name for key, name in own.items() if key == "injections.prior"}
+    base = preset(config.preset)
+    pairs = base.get("sensitivity", {}).get("mass_combos", type(config.sensitivity)().mass_combos)
+    prior = base.get("injections", {}).get("prior", type(config.injections)().prior)
+    new = [tuple(p) for p in pairs] != list(config.sensitivity.mass_combos) or prior != config.injections.prior
+    if not own and not new:
+        return
+    from aframe_assets.waveforms.priors import get_prior, require_possible
+
+    usable = True
+    for key, name in own.items():
+        fine = look(key, name, lambda name=name: require_possible(get_prior(name)))
+        usable = usable and (fine is not None or key != "injections.prior")
+    if usable and new and config.injections.num_signals:
+        look("sensitivity.mass_combos", config.sensitivity.mass_combos, lambda: _require_draws(config, get_prior(config.injections.prior)))
+
+
+def _require_draws(config: Config, prior: Prior) -> None:
+    import numpy as np
+
+    from aframe_assets.sensitivity.population import LogNormalPair, Population
+
+    sigma, population = config.sensitivity.target_sigma, Population.of(prior)
+    steps = np.exp(sigma * np.linspace(-4, 4, 33))
+    outside = []
+    for a, b in config.sensitivity.mass_combos:
+        pair = LogNormalPair(a, b, sigma)
+        m1, m2 = (x.ravel() for x in np.meshgrid(a * steps, b * steps))
+        # A density that falls off for ever has draws nowhere near a far pair either: signals in an area as wide as the target.
+        densest = max(float(population.log_density(m1, m2, np.full(m1.shape, z)).max()) for z in population.redshift_range)
+        signals = config.injections.num_signals * np.exp(densest) * 2 * np.pi * sigma**2 * a * b
+        if pair.support(population)[0] == 0 or signals < 1e-6:
+            outside.append(pair.label)
+    if outside:
+        raise ValueError(
+            f"{', '.join(outside)}: the population of injections, {prior.name}, has no draws there; expected pairs inside it, or another "
+            "injections.prior"
+        )
