@@ -207,8 +207,8 @@ def detect(
 @mlgwsc1_app.command("train-config", epilog="Example: aframe mlgwsc1 train-config runs/ds1 --dataset 1")
 @command
 def mlgwsc1_train_config(
+    dataset: Annotated[int, typer.Option(help="Data set of the challenge: 1, 2 or 3.", show_default=False)],
     directory: Annotated[Path | None, typer.Argument(help="Directory to make.", show_default="mlgwsc1-DATASET")] = None,
-    dataset: Annotated[int, typer.Option(help="Data set of the challenge: 1, 2 or 3.", show_default=False)] = 1,
     asd: Annotated[
         list[str] | None,
         typer.Option(help="IFO=CURVE: noise curve of a detector, a file of frequency and ASD or one of bilby's.", show_default=False),
