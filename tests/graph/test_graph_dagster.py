@@ -121,6 +121,8 @@ def test_dagster_dev_shows_the_graph_and_backfills_two_segments(copy):
             stdout=out,
             stderr=out,
             start_new_session=True,
+            # a suite that was started in the background ignores SIGINT, and so would all its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         pages = Pages(port)
@@ -143,9 +145,8 @@ def test_dagster_dev_shows_the_graph_and_backfills_two_segments(copy):
     finally:
         os.killpg(dev.pid, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            dev.wait(60)
-    # its code servers notice the end by a missing heartbeat, which takes a while on a busy machine
-    wait_for(lambda: not processes(copy), 120, "the end of all its processes")
+            dev.wait(30)
+    wait_for(lambda: not processes(copy), 30, "the end of all its processes")
 
 
 def _fail_if_ended(dev: subprocess.Popen, log) -> None:
