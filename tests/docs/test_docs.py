@@ -361,10 +361,10 @@ def test_every_asset_and_check_is_on_the_page_of_its_room(tmp_path):
 
 
 def test_python_blocks_parse():
-    for page in PAGES.values():
-        for block in page.blocks:
-            if block.language == "python":
-                ast.parse(block.text, block.place)
+    blocks = [block for page in PAGES.values() for block in page.blocks if block.language == "python"]
+    assert blocks
+    for block in blocks:
+        assert ast.parse(block.text, block.place).body, f"{block.place}: no statement"
 
 
 def test_output_is_compared_line_by_line():

@@ -62,7 +62,7 @@ def test_a_run_worker_killed_while_the_server_still_imports_is_noticed(tmp_path)
     wait_for((tmp_path / "importing").exists, 60, "the slow import")
     worker.kill()
     worker.wait()
-    wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, 5, "the end of the fork server")
+    assert wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, 5, "the end of the fork server")
 
 
 def test_a_run_worker_that_dies_with_messages_unread_is_noticed():

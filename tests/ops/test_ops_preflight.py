@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -115,7 +116,11 @@ def test_good_files_pass(tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in packaged() if n != "ringdown_prior"])  # which has no masses
 def test_every_named_population_is_possible(name):
-    require_possible(get_prior(name))
+    prior = get_prior(name)
+    require_possible(prior)
+    drawn = prior.sample(1000, 3)
+    assert all(np.isfinite(v).all() for v in drawn.values())
+    assert all((drawn[k] > 0).all() for k in ("mass_1", "mass_2", "redshift"))
 
 
 @pytest.mark.parametrize("pairs", [[], [[0, 0]], [[20, -5]], [[20, 35]]])
@@ -130,4 +135,5 @@ def test_an_experiment_that_names_no_file_imports_nothing_heavy():
         "assert preflight(build_config({'preset': 'demo'})) == []; "
         "assert not {'bilby', 'scipy', 'gwpy', 'pandas', 'torch', 'lal', 'astropy'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
