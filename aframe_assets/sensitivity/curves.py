@@ -9,7 +9,7 @@ import numpy as np
 
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.far import Background
-from aframe_assets.sensitivity.horizon import cut_off, shell_efficiency, shell_redshift
+from aframe_assets.sensitivity.horizon import Shell, cut_off
 from aframe_assets.sensitivity.population import LogNormalPair, Population
 from aframe_assets.sensitivity.snr_cut import QuietSignals, quiet_signals
 from aframe_assets.sensitivity.volume import COVERAGE_FLOOR, Draws, Estimate, Sample, estimate, sensitive_distance
@@ -114,7 +114,7 @@ def volume_curves(
     sample = Sample.of(draws, population, np.concatenate([grid, around]), compatible=compatible)
     n = len(grid)
     found = sample.above
-    targets, shell = tuple(LogNormalPair(a, b, sigma) for a, b in pairs), shell_redshift(population)
+    targets, shell = tuple(LogNormalPair(a, b, sigma) for a, b in pairs), Shell.of(draws, population)
     curves, rows, warnings = [], [], []
     for target in targets:
         whole = estimate(sample, target, population)
@@ -141,7 +141,7 @@ def volume_curves(
             k, threshold = asked[rate]
             row |= _row(whole, at, k, threshold, background, int(found[at]), recovery_window)
             row |= _reach(row["volume"], row["error"], population.solid_angle, zero_lag_livetime)
-            row["edge_efficiency"], row["edge_error"] = shell_efficiency(draws, population, target, threshold, shell)
+            row["edge_efficiency"], row["edge_error"] = shell.efficiency(target, threshold)
             row["cut_off"] = cut_off(row["edge_efficiency"], row["edge_error"])
             if row["effective_samples"] < min_effective_samples:
                 row["status"] = "upper_limit"
@@ -154,8 +154,8 @@ def volume_curves(
         if row.get("cut_off"):
             warnings.append(
                 f"({row['mass_1']:g}, {row['mass_2']:g}) at FAR {row['far']:g} {row['far_unit']}: {row['edge_efficiency']:.0%} of the "
-                f"signals at the farthest injections (z {shell:.2f} to {farthest:g}) are found: V is that within z = {farthest:g}, not of "
-                "all signals; use an injections.prior that reaches farther"
+                f"signals at the farthest injections (z {shell.redshift:.2f} to {farthest:g}) are found: V is that within "
+                f"z = {farthest:g}, not of all signals; use an injections.prior that reaches farther"
             )
     warnings += [f"FAR {r.value:g} {r.unit}: {text}" for r, text in refused.items()]
     for rate, (k, _) in asked.items():

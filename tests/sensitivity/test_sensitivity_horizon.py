@@ -5,7 +5,7 @@ import pytest
 
 from aframe_assets.sensitivity.curves import Rate, volume_curves
 from aframe_assets.sensitivity.far import Background
-from aframe_assets.sensitivity.horizon import shell_redshift
+from aframe_assets.sensitivity.horizon import Shell
 from aframe_assets.sensitivity.population import Population, comoving_volume
 from aframe_assets.sensitivity.snr_cut import quiet_signals
 from aframe_assets.sensitivity.volume import Draws
@@ -31,8 +31,8 @@ def curves(draws: Draws, **options):
 def test_the_shell_holds_a_tenth_of_the_volume():
     population = Population.of(PRIOR)
     low, high = population.redshift_range
-    z = shell_redshift(population)
-    outer = comoving_volume(z, high, time_dilated=True)
+    shell = Shell.of(campaign(0.5), population)
+    outer = comoving_volume(shell.redshift, high, time_dilated=True)
     assert outer == pytest.approx(0.1 * comoving_volume(low, high, time_dilated=True), rel=1e-4)
 
 
