@@ -159,14 +159,31 @@ class Injections(Section):
     jitter: Seconds = Field(default=0.1, ge=0)
 
 
+class LagHead(Section):
+    """What joins the feature maps of the detectors in a `map` network."""
+
+    encoder: Literal["shared", "separate"] = Field(default="shared", description="one encoder for all detectors, or one for each")
+    channels: int = Field(default=64, ge=1, description="channels of a detector's feature map")
+    map_stride: int = Field(default=16, ge=1, description="samples per frame of the map: the stride of one of the network's stages")
+    groups: int = Field(default=16, ge=1, description="similarities of two maps at each lag; divides `channels`")
+    hidden: int = Field(default=32, ge=1, description="channels of a frame after the maps have been joined")
+    similarity: Literal["product", "cosine"] = Field(
+        default="cosine", description="of two detectors' features: their product, or its bounded form"
+    )
+
+
 class Architecture(Section):
-    """Network of reference 2.9, sized by config."""
+    """Network of reference 2.9, sized by config; 'streaming' and 'map' are those of reference fast-timeslides."""
 
     name: str = "resnet"
     layers: list[int] = [3, 4, 6, 3]
     width: int = Field(default=64, ge=1)
     kernel_size: int = Field(default=3, ge=1)
-    norm_groups: int = Field(default=16, ge=1)
+    norm_groups: int = Field(default=16, ge=1, description="of 'resnet'; the others have norms that do not depend on the window")
+    context: Seconds = Field(
+        default=0, ge=0, description="whitened data on each side of the kernel that the network sees too; 'resnet' needs none"
+    )
+    lag_head: LagHead = LagHead()
     stem_kernel: int = Field(default=7, ge=1)
     stem_stride: int = Field(default=2, ge=1)
     pooling: Literal["mean", "mean_max"] = Field(
@@ -223,6 +240,9 @@ class Tune(Section):
 class Model(Section):
     weights: str | None = Field(default=None, description="bundle or run directory to take the model from instead of training")
     architecture: Architecture = Architecture()
+    filter: Architecture | None = Field(
+        default=None, description="a 'map' network that chooses which times of a slide the 'streaming' network of `architecture` scores"
+    )
     training: Training = Training()
     tune: Tune | None = None
 

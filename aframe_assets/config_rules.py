@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Literal
 
+from aframe_assets.model import receptive
 from aframe_assets.waveforms import approximants, prior_files
-from aframe_assets.waveforms.detectors import BUILT_IN
+from aframe_assets.waveforms.detectors import BUILT_IN, get_detectors, travel_time
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -102,6 +104,7 @@ def violations(config: Config) -> list[str]:
         refuse("segments.max_duration", seg.max_duration, f"expected at least psd_length + kernel_length + fduration = {need:g} s, or -1")
     if seg.max_duration <= 0 and seg.max_duration != -1:
         refuse("segments.max_duration", seg.max_duration, "expected seconds > 0, or -1 for no cut")
+    _architectures(c, refuse)
     t = c.model.training
     if t.left_pad + t.right_pad >= cond.kernel_length:
         refuse("model.training.left_pad", t.left_pad, f"expected left_pad + right_pad below kernel_length {cond.kernel_length:g} s")
@@ -169,3 +172,51 @@ def violations(config: Config) -> list[str]:
     if c.strain.source == "frames" and set(c.strain.channels) != set(c.ifos):
         refuse("strain.channels", c.strain.channels, f"expected one channel for each of ifos {c.ifos}")
     return out
+
+
+def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> None:
+    """Networks that cannot be built, or that could not be streamed over slides."""
+    for key, a in (("model.architecture", c.model.architecture), ("model.filter", c.model.filter)):
+        if a is None:
+            continue
+        context = a.context * c.sample_rate
+        if a.name == "resnet" and a.context:
+            refuse(f"{key}.context", a.context, "expected 0: the norms of 'resnet' look at their window and nothing else")
+        if a.name not in ("streaming", "map"):
+            continue
+        step = receptive.total_stride(a)
+        least = receptive.least_context(a, c.sample_rate, _longest_travel(c))
+        if context < least or abs(context / step - round(context / step)) > 1e-6:
+            refuse(
+                f"{key}.context",
+                a.context,
+                f"expected at least {least / c.sample_rate:g} s, a multiple of {step} samples, so that no frame feels the window's end",
+            )
+        moves = {
+            "conditioning.kernel_length": (c.conditioning.kernel_length, c.conditioning.kernel_length),
+            "inference.inference_rate": (c.inference.inference_rate, 1 / c.inference.inference_rate),
+            "inference.shifts": (c.inference.shifts, c.inference.shifts),
+        }
+        for name, (value, seconds) in moves.items():
+            samples = [s * c.sample_rate / step for s in (seconds if isinstance(seconds, list) else [seconds])]
+            if any(abs(n - round(n)) > 1e-6 for n in samples):
+                refuse(name, value, f"expected whole steps of {step} samples, the total stride of {key}: a frame serves many windows")
+        if a.name == "map" and a.lag_head.map_stride not in receptive.stage_strides(a):
+            refuse(f"{key}.lag_head.map_stride", a.lag_head.map_stride, f"expected the stride of a stage, {receptive.stage_strides(a)}")
+        if a.name == "map" and a.lag_head.channels % a.lag_head.groups:
+            refuse(f"{key}.lag_head.groups", a.lag_head.groups, f"expected a number that divides channels {a.lag_head.channels}")
+    if c.model.filter is not None:
+        if (c.model.architecture.name, c.model.filter.name) != ("streaming", "map"):
+            refuse("model.filter.name", c.model.filter.name, "expected 'map', with model.architecture.name 'streaming'")
+        elif c.model.filter.context != c.model.architecture.context:
+            refuse(
+                "model.filter.context", c.model.filter.context, f"expected model.architecture.context {c.model.architecture.context:g} s"
+            )
+
+
+def _longest_travel(c: Config) -> float:
+    try:
+        return max((travel_time(a, b) for a, b in combinations(get_detectors(c.ifos, c.detectors), 2)), default=0.0)
+    except (ValueError, OSError):
+        # said elsewhere
+        return 0.0

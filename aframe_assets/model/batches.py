@@ -56,7 +56,9 @@ class TrainingBatches:
         self.config, self.training, self.seed, self.device = config, t, seed, torch.device(device)
         self.whitener = Whitener(c, config.sample_rate).to(self.device)
         self.placement = Placement.of(config)
-        self.files = BackgroundFiles(background, config.ifos, Whitener(c, config.sample_rate), t.psd_block, c.kernel_length)
+        self.files = BackgroundFiles(
+            background, config.ifos, Whitener(c, config.sample_rate), t.psd_block, c.kernel_length + 2 * config.model.architecture.context
+        )
         self.signals = SignalFile(signals, self.placement, config.sample_rate)
         self.augment = Augmentation(t, self.placement, self.whitener, get_detectors(config.ifos, config.detectors))
         self.snrs = SnrCurriculum(t.min_snr, t.max_snr, t.snr_alpha, t.snr_start, t.snr_decay_steps)

@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from aframe_assets.config import Architecture, Conditioning
-from aframe_assets.model.resnet import build_network
+from aframe_assets.model.networks import Sky, build_network
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -38,7 +39,7 @@ class Bundle:
     """A trained network and everything a consumer must know.
 
     Attributes:
-        network: in eval mode, on the CPU; (batch, num_ifos, kernel) float32 whitened strain -> (batch, 1) logits.
+        network: in eval mode, on the CPU; (batch, num_ifos, window_size) float32 whitened strain -> (batch, 1) logits.
         architecture: it was built from this.
         ifos: detectors in the order of the input's channels.
         sample_rate: Hz.
@@ -57,13 +58,24 @@ class Bundle:
 
     @property
     def kernel_size(self) -> int:
-        """Samples of the input."""
+        """Samples of the kernel."""
         return round(self.conditioning.kernel_length * self.sample_rate)
+
+    @property
+    def context(self) -> int:
+        """Samples on each side of the kernel that the network sees too."""
+        return round(self.architecture.context * self.sample_rate)
+
+    @property
+    def window_size(self) -> int:
+        """Samples of the input: kernel and context."""
+        return self.kernel_size + 2 * self.context
 
 
 def describe(config: Config, metrics: Mapping[str, float], provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The content of bundle.json for a network of `config`."""
-    kernel = round(config.conditioning.kernel_length * config.sample_rate)
+    window = round((config.conditioning.kernel_length + 2 * config.model.architecture.context) * config.sample_rate)
+    pairs = ["-".join(pair) for pair in combinations(config.ifos, 2)]
     return {
         "format": FORMAT,
         "name": config.name,
@@ -73,7 +85,7 @@ def describe(config: Config, metrics: Mapping[str, float], provenance: Mapping[s
         "conditioning": config.conditioning.model_dump(mode="json"),
         "input": {
             "name": "whitened",
-            "shape": ["batch", len(config.ifos), kernel],
+            "shape": ["batch", len(config.ifos), window],
             "dtype": "float32",
             "meaning": "strain of each detector in the order of ifos, whitened to unit variance as aframe_assets.strain.conditioning does",
         },
@@ -83,6 +95,7 @@ def describe(config: Config, metrics: Mapping[str, float], provenance: Mapping[s
             "dtype": "float32",
             "meaning": "log odds of a signal whose merger lies in the kernel",
         },
+        "light_travel_times": dict(zip(pairs, Sky.of(config).travel_times, strict=True)),
         "placement": {
             "left_pad": config.model.training.left_pad,
             "right_pad": config.model.training.right_pad,
@@ -147,7 +160,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     try:
         architecture = Architecture.model_validate(d["architecture"])
         conditioning = Conditioning.model_validate(d["conditioning"])
-        network = build_network(architecture, len(d["ifos"]))
+        network = build_network(architecture, Sky.from_description(d))
     except (KeyError, ValueError) as e:
         raise BundleError(f"{folder / DESCRIPTION}: {e}") from None
     try:

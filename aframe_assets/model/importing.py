@@ -109,6 +109,9 @@ def disagreements(description: dict[str, Any], config: Config) -> list[str]:
     for name in _AGREE:
         wanted[f"conditioning.{name}"] = getattr(config.conditioning, name)
         found[f"conditioning.{name}"] = description.get("conditioning", {}).get(name)
+    # what a network sees beside its kernel decides which outputs count
+    wanted["model.architecture.context"] = config.model.architecture.context
+    found["model.architecture.context"] = description.get("architecture", {}).get("context", 0.0)
     return [f"{k} = {wanted[k]}: expected {found[k]}, which the imported model was trained with" for k in wanted if wanted[k] != found[k]]
 
 

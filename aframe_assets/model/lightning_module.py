@@ -8,7 +8,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from aframe_assets.model.resnet import build_network
+from aframe_assets.model.networks import Sky, build_network
 from aframe_assets.model.validation import score
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Detector(lightning.LightningModule):
         super().__init__()
         self.training_config = config.model.training
         self.pool = max(1, int(self.training_config.pool_length / self.training_config.valid_stride))
-        self.network = build_network(config.model.architecture, len(config.ifos))
+        self.network = build_network(config.model.architecture, Sky.of(config))
         self.loss = nn.BCEWithLogitsLoss()
 
     def forward(self, x: Tensor) -> Tensor:

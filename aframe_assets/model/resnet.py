@@ -1,16 +1,13 @@
-"""The networks that can be asked for by name; each maps (batch, num_ifos, kernel) to a logit (batch, 1)."""
+"""The residual network of reference 2.9, and the trunk that it shares with the networks that stream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from ml4gw.nn.resnet.resnet_1d import BasicBlock, conv1
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from aframe_assets.config import Architecture
 
 
 class GroupNorm(nn.Module):
@@ -40,41 +37,32 @@ class GroupNorm(nn.Module):
         return nn.functional.group_norm(x, self.num_groups, self.weight.squeeze(-1), self.bias.squeeze(-1), self.eps)
 
 
-class ResNet1D(nn.Module):
-    """Residual network on whitened strain (reference 2.9).
+class Trunk(nn.Module):
+    """A strided convolution, norm, ReLU and max pooling; stages of basic blocks of ml4gw.
 
-    A strided convolution, norm, ReLU and max pooling; stages of basic blocks of ml4gw, each stage twice as wide as the
-    one before and, from the second on, half as long; mean over time; one linear layer. With width 64, layers
-    [3, 4, 6, 3] and the default stem its parameters have the names and shapes of Aframe's network.
+    Each stage is twice as wide as the one before and, from the second on, half as long.
 
     Args:
-        num_ifos: detectors, the input's channels.
+        in_channels: of the input.
         layers: basic blocks of each stage.
         width: channels of the first stage.
+        norm: makes the norm of a number of channels.
         kernel_size: of the convolutions in the blocks, odd.
-        norm_groups: groups of every norm, at most one per channel.
         stem_kernel, stem_stride: of the first convolution.
-        pooling: 'mean' over time as the reference, or 'mean_max': mean and maximum side by side, which lets a
-            loud merger score above everything else.
     """
 
     def __init__(
         self,
-        num_ifos: int,
-        layers: list[int],
-        width: int = 64,
+        in_channels: int,
+        layers: Sequence[int],
+        width: int,
+        norm: Callable[[int], nn.Module],
         kernel_size: int = 3,
-        norm_groups: int = 16,
         stem_kernel: int = 7,
         stem_stride: int = 2,
-        pooling: Literal["mean", "mean_max"] = "mean",
     ) -> None:
         super().__init__()
-
-        def norm(channels: int) -> nn.Module:
-            return GroupNorm(channels, norm_groups)
-
-        self.conv1 = nn.Conv1d(num_ifos, width, stem_kernel, stem_stride, stem_kernel // 2, bias=False)
+        self.conv1 = nn.Conv1d(in_channels, width, stem_kernel, stem_stride, stem_kernel // 2, bias=False)
         self.bn1 = norm(width)
         self.maxpool = nn.MaxPool1d(kernel_size=3, stride=2, padding=1)
         stages, channels = [], width
@@ -87,38 +75,54 @@ class ResNet1D(nn.Module):
                 channels = planes
             stages.append(nn.Sequential(*parts))
         self.residual_layers = nn.ModuleList(stages)
-        self.pooling = pooling
-        self.fc = nn.Linear(channels * (2 if pooling == "mean_max" else 1), 1)
+        self.out_channels = channels
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (batch, num_ifos, time), whitened strain of unit variance; returns logits (batch, 1)."""
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """x: (batch, in_channels, time); the features of each stage (batch, channels, frames)."""
+        x, out = self.maxpool(torch.relu(self.bn1(self.conv1(x)))), []
         for stage in self.residual_layers:
             x = stage(x)
+            out.append(x)
+        return out
+
+
+class ResNet1D(Trunk):
+    """Residual network on whitened strain (reference 2.9): trunk with group norms, pooling over time, one linear layer.
+
+    With width 64, layers [3, 4, 6, 3] and the default stem its parameters have the names and shapes of Aframe's network.
+    Its norms look at the whole window, so it must be run anew for every window.
+
+    Args:
+        num_ifos: detectors, the input's channels.
+        layers, width, kernel_size, stem_kernel, stem_stride: see `Trunk`.
+        norm_groups: groups of every norm, at most one per channel.
+        pooling: 'mean' over time as the reference, or 'mean_max': mean and maximum side by side, which lets a
+            loud merger score above everything else.
+    """
+
+    def __init__(
+        self,
+        num_ifos: int,
+        layers: Sequence[int],
+        width: int = 64,
+        kernel_size: int = 3,
+        norm_groups: int = 16,
+        stem_kernel: int = 7,
+        stem_stride: int = 2,
+        pooling: Literal["mean", "mean_max"] = "mean",
+    ) -> None:
+        def norm(channels: int) -> nn.Module:
+            return GroupNorm(channels, norm_groups)
+
+        super().__init__(num_ifos, layers, width, norm, kernel_size, stem_kernel, stem_stride)
+        self.pooling = pooling
+        self.fc = nn.Linear(self.out_channels * (2 if pooling == "mean_max" else 1), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, num_ifos, time), whitened strain of unit variance; returns logits (batch, 1)."""
+        x = self.stages(x)[-1]
         pooled = x.mean(-1)
         return self.fc(torch.cat([pooled, x.amax(-1)], 1) if self.pooling == "mean_max" else pooled)
-
-
-def _resnet(architecture: Architecture, num_ifos: int) -> nn.Module:
-    a = architecture
-    return ResNet1D(num_ifos, list(a.layers), a.width, a.kernel_size, a.norm_groups, a.stem_kernel, a.stem_stride, a.pooling)
-
-
-ARCHITECTURES: dict[str, Callable[[Architecture, int], nn.Module]] = {"resnet": _resnet}
-"""Networks by the name in `model.architecture.name`."""
-
-
-def build_network(architecture: Architecture, num_ifos: int) -> nn.Module:
-    """The untrained network of `architecture` for `num_ifos` detectors.
-
-    Raises:
-        ValueError: unknown name, or channels that do not divide into groups.
-    """
-    try:
-        build = ARCHITECTURES[architecture.name]
-    except KeyError:
-        raise ValueError(f"model.architecture.name = {architecture.name}: expected one of {', '.join(ARCHITECTURES)}") from None
-    return build(architecture, num_ifos)

@@ -49,7 +49,7 @@ class Placement:
 
     Attributes:
         before, after: samples of the stored signal before and after its merger; whitening spends `crop` of each.
-        kernel: samples of a whitened kernel.
+        kernel: samples of what the network sees, the context on both sides of the kernel among them.
         crop: samples that whitening spends at each end.
         offsets: number of start positions of the kernel in the whitened signal; start 0 puts the merger `right`
             samples before the kernel's end, the last start puts it `left` samples after its begin.
@@ -64,8 +64,9 @@ class Placement:
     @classmethod
     def of(cls, config: Config) -> Placement:
         fs, c, t = config.sample_rate, config.conditioning, config.model.training
-        kernel, crop = round(c.kernel_length * fs), round(c.fduration * fs) // 2
-        left, right = int(t.left_pad * fs), int(t.right_pad * fs)
+        context = round(config.model.architecture.context * fs)
+        kernel, crop = round(c.kernel_length * fs) + 2 * context, round(c.fduration * fs) // 2
+        left, right = int(t.left_pad * fs) + context, int(t.right_pad * fs) + context
         return cls(crop + kernel - right, crop + kernel - left, kernel, crop, kernel - left - right)
 
     @property

@@ -64,7 +64,9 @@ class ValidationSet:
         self.training, self.ifos, self.device = t, config.ifos, torch.device(device)
         self.placement, self.stride = Placement.of(config), round(t.valid_stride * fs)
         self.whitener = Whitener(c, fs).to(self.device)
-        files = BackgroundFiles(background, config.ifos, Whitener(c, fs), t.psd_block, c.kernel_length)
+        files = BackgroundFiles(
+            background, config.ifos, Whitener(c, fs), t.psd_block, c.kernel_length + 2 * config.model.architecture.context
+        )
         streams = [[files.stream(path, ifo) for ifo in config.ifos] for path in files.sizes]
         self.block = files.block
         self._strain = [torch.cat([b.strain for b in s]).to(self.device) for s in streams]

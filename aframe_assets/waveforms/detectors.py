@@ -109,6 +109,13 @@ def get_detectors(ifos: Sequence[str], files: Mapping[str, str] | None = None) -
     return tuple(get_detector(ifo, (files or {}).get(ifo)) for ifo in ifos)
 
 
+def travel_time(first: Detector, second: Detector) -> float:
+    """Seconds that light needs from one detector to the other, in a straight line."""
+    from scipy.constants import speed_of_light
+
+    return float(np.linalg.norm(first.vertex - second.vertex)) / speed_of_light
+
+
 @lru_cache
 def _built_in(ifo: str) -> Detector:
     return _detector(ifo, _SITES[ifo])

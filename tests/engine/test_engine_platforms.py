@@ -18,7 +18,7 @@ from aframe_assets.engine.export import INPUT, ONNX_FILE, OUTPUT, TORCH_FILE, Si
 from aframe_assets.engine.parity import compare, probes
 from aframe_assets.engine.repository import configurations, protobuf_text, snapshotter_model, write_repository
 from aframe_assets.inference.streaming import WindowSnapshotter
-from aframe_assets.model.resnet import build_network
+from aframe_assets.model.networks import Sky, build_network
 
 RATE = 256.0
 CONDITIONING = Conditioning(psd_length=8, fftlength=1, kernel_length=1.5, highpass=20)
@@ -27,7 +27,7 @@ CONDITIONING = Conditioning(psd_length=8, fftlength=1, kernel_length=1.5, highpa
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_network(Architecture(layers=[1, 1], width=8), 2).eval()
+    return build_network(Architecture(layers=[1, 1], width=8), Sky(2, RATE, (0.01,))).eval()
 
 
 @pytest.fixture(scope="module")

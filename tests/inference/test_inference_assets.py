@@ -15,7 +15,7 @@ from aframe_assets.engine.checks import ENGINE_CHECKS, EXPORTED_CHECKS, REPOSITO
 from aframe_assets.inference import assets as room
 from aframe_assets.inference.checks import EVENT_CHECKS, RESULT_CHECKS, livetime_check, louder_check, sane_check
 from aframe_assets.model.bundle import save_bundle
-from aframe_assets.model.resnet import build_network
+from aframe_assets.model.networks import Sky, build_network
 from aframe_assets.segments.geometry import SlideGeometry, shift_vectors
 from aframe_assets.store import open_store
 from aframe_assets.store.handle import KeyParts
@@ -94,7 +94,7 @@ class Room:
 def made(tmp_path_factory):
     r = Room(tmp_path_factory.mktemp("inference"))
     torch.manual_seed(1)
-    network = build_network(r.config.model.architecture, 2)
+    network = build_network(r.config.model.architecture, Sky.of(r.config))
     with torch.no_grad():
         network.fc.weight.abs_()  # features are not negative, so the loud bursts score above noise
     r.publish("model", save_bundle(r.files / "model", network, r.config, metrics={}, provenance={}), {})

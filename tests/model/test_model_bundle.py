@@ -12,7 +12,7 @@ import torch
 
 from aframe_assets.model.bundle import BundleError, load_bundle, save_bundle
 from aframe_assets.model.importing import WeightsError, check_agreement, disagreements, find_bundle, weights_identity
-from aframe_assets.model.resnet import build_network
+from aframe_assets.model.networks import Sky, build_network
 from aframe_assets.store import KeyParts, open_store
 
 METRICS = {"valid_auroc": 0.9, "valid_efficiency": 0.8, "train_loss": 0.3}
@@ -22,7 +22,7 @@ METRICS = {"valid_auroc": 0.9, "valid_efficiency": 0.8, "train_loss": 0.3}
 def bundle(tiny_config, tmp_path):
     config = tiny_config()
     torch.manual_seed(0)
-    network = build_network(config.model.architecture, 2).eval()
+    network = build_network(config.model.architecture, Sky.of(config)).eval()
     return network, config, save_bundle(tmp_path / "bundle", network, config, metrics=METRICS, provenance={"seed": 1})
 
 
