@@ -107,4 +107,4 @@ def test_a_bounded_similarity_cannot_grow_with_loudness():
     x = torch.randn(1, 2, 3072 + 2 * network.context)
     with torch.no_grad():
         loud = network.encode(1e4 * x)[:, :, : network.channels]
-    assert loud.unflatten(2, (network.groups, -1)).square().sum(3).max() <= 1
+    assert loud.unflatten(2, (network.groups, -1)).square().sum(3).max() < 1 + 1e-5
