@@ -97,7 +97,7 @@ _ALL = [
     Node(
         "injections",
         "waveforms",
-        "4",
+        "5",
         (
             "ifos",
             "detectors",
@@ -106,6 +106,7 @@ _ALL = [
             "waveforms",
             "injections",
             "conditioning",
+            "model.architecture.context",
             "inference.Tb",
             "inference.num_slides",
             "inference.shifts",
@@ -158,8 +159,8 @@ _ALL = [
     Node(
         "inference_results",
         "inference",
-        "1",
-        ("ifos", "sample_rate", "conditioning", "inference", "injections.num_signals"),
+        "2",
+        ("ifos", "sample_rate", "conditioning", "model.architecture.context", "inference", "injections.num_signals"),
         (
             Input("segments", "row"),
             Input("segments", "roles", ("test",)),

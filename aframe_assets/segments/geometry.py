@@ -42,6 +42,7 @@ class SlideGeometry:
         exclude_pad: seconds on each side of a merger.
         vetoes: for each detector, in the order of shifts, the GPS [start, stop) of its strain that is vetoed, ascending and
             disjoint; () where there are none at all. Unlike `mergers` they also hold for zero lag.
+        context: seconds of whitened data on each side of the kernel that the network sees too.
     """
 
     gps_start: float
@@ -55,6 +56,7 @@ class SlideGeometry:
     mergers: tuple[float, ...] = ()
     exclude_pad: float = 0.5
     vetoes: tuple[tuple[tuple[float, float], ...], ...] = ()
+    context: float = 0.0
 
     @classmethod
     def of(
@@ -86,6 +88,7 @@ class SlideGeometry:
             near,
             i.exclude_pad,
             tuple(_within(vetoes.get(ifo), gps_start, gps_stop) for ifo in config.ifos) if vetoes else (),
+            config.model.architecture.context,
         )
 
     @property
@@ -116,8 +119,9 @@ class SlideGeometry:
     def valid(self, shift: Sequence[float]) -> np.ndarray:
         """Which integrated outputs count, shape (num_windows,), bool.
 
-        An output's footprint in a detector is the kernel and the integration before it. It counts when the footprint
-        lies inside the data of every detector (no edge, no ring seam) and touches no merger in that detector's own time.
+        An output's footprint in a detector is the kernel, the integration before it and the context on both sides. It counts
+        when the footprint lies inside the data of every detector (no edge, no ring seam) and touches no merger in that detector's
+        own time.
         Nor may any strain that whitening mixes into the footprint, fduration / 2 more on each side, be vetoed: the same that is
         lost at the edges of a chunk. Footprints and vetoes that only meet do not touch.
         In a ring a shift of a full lap or more repeats an earlier slide, or none at all: nothing of it counts.
@@ -125,15 +129,15 @@ class SlideGeometry:
         n = self.num_windows(shift)
         back = (self.boxcar - 1) / self.inference_rate
         start = np.arange(n) / self.inference_rate - back
-        length = self.kernel_length + back
+        length = self.kernel_length + back + 2 * self.context
         good = start >= -_EPS
         if self.ring and max(shift) >= self.whitened_duration - _EPS:
             good[:] = False
         for c, s in enumerate(shift):
-            own = start + s
+            own = start + s - self.context
             if self.ring:
                 own = np.mod(own + _EPS, self.whitened_duration) - _EPS
-            good &= own + length <= self.whitened_duration + _EPS
+            good &= (own >= -_EPS) & (own + length <= self.whitened_duration + _EPS)
             for m in self.mergers:
                 offset = m - self.whitened_start
                 good &= (own - self.exclude_pad > offset) | (own + length + self.exclude_pad < offset)
@@ -173,10 +177,12 @@ class SlideGeometry:
         grid = grid + rng.uniform(-jitter, jitter, len(grid))
         reach = self.kernel_length + self.integration_window_length
         bad = np.concatenate([[0], np.cumsum(~good)])
-        low = np.searchsorted(edges, grid - _EPS)
-        high = np.searchsorted(edges, grid + reach + _EPS)
+        # seen in the context first, in the kernels, and last in the context
+        seen, gone = grid - self.context, grid + reach + self.context
+        low = np.searchsorted(edges, seen - _EPS)
+        high = np.searchsorted(edges, gone + _EPS)
         # The outputs that see a signal must exist: none before the first or after the last.
-        inside = (grid > edges[0] - 1 / self.inference_rate) & (grid + reach < edges[-1] + 1 / self.inference_rate)
+        inside = (seen > edges[0] - 1 / self.inference_rate) & (gone < edges[-1] + 1 / self.inference_rate)
         return grid[inside & (bad[high] - bad[low] == 0)]
 
     def detection_times(self, shift: Sequence[float], convention: str = "right_edge") -> np.ndarray:

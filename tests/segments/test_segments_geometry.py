@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aframe_assets.config import Config, Vetoes
+from aframe_assets.config import Architecture, Config, Model, Vetoes
 from aframe_assets.segments.geometry import SlideGeometry, num_slides, shift_vectors
 
 
@@ -33,10 +33,12 @@ def slow_valid(g: SlideGeometry, shift) -> list[bool]:
             return out
         good = k >= averaged and not (g.ring and max(shift) >= span - 1e-6)
         for c, s in enumerate(shift):
-            a, b = left - averaged / g.inference_rate + s, right + s
+            a, b = left - averaged / g.inference_rate + s - g.context, right + s + g.context
             while g.ring and a >= span - 1e-6:
                 a, b = a - span, b - span
-            good &= b <= span + 1e-6
+            while g.ring and a < -1e-6:
+                a, b = a + span, b + span
+            good &= a >= -1e-6 and b <= span + 1e-6
             for m in g.mergers:
                 good &= not (first + a - g.exclude_pad <= m <= first + b + g.exclude_pad)
             for start, stop in g.vetoes[c] if g.vetoes else ():
@@ -52,7 +54,7 @@ def random_vetoes(rng, start, duration, number):
     return tuple((float(a), float(b)) for a, b in edges[: len(edges) // 2 * 2].reshape(-1, 2))
 
 
-def random_geometries(number, vetoed=False):
+def random_geometries(number, vetoed=False, context=False):
     rng = np.random.default_rng(7)
     for _ in range(number):
         duration = float(rng.integers(12, 60))
@@ -68,13 +70,16 @@ def random_geometries(number, vetoed=False):
         shift = [float(rng.choice([0, 1, 2, 3.5, 7, 20, 50])) for _ in range(rng.integers(1, 4))]
         if vetoed:
             g = replace(g, vetoes=tuple(random_vetoes(rng, g.gps_start, g.duration, rng.integers(0, 4)) for _ in shift))
+        if context:
+            g = replace(g, context=float(rng.choice([0.25, 0.375, 1, 2])))
         yield g, tuple(shift)
 
 
+@pytest.mark.parametrize("context", [False, True])
 @pytest.mark.parametrize("vetoed", [False, True])
-def test_valid_equals_loops(vetoed):
+def test_valid_equals_loops(vetoed, context):
     used = 0
-    for g, shift in random_geometries(800, vetoed):
+    for g, shift in random_geometries(800, vetoed, context):
         expected = slow_valid(g, shift)
         assert g.valid(shift).tolist() == expected, (g, shift)
         assert g.num_windows(shift) == len(expected)
@@ -83,19 +88,20 @@ def test_valid_equals_loops(vetoed):
     assert used > (150 if vetoed else 300)
 
 
+@pytest.mark.parametrize("context", [False, True])
 @pytest.mark.parametrize("vetoed", [False, True])
-def test_injections_sit_only_where_every_output_that_sees_them_counts(vetoed):
+def test_injections_sit_only_where_every_output_that_sees_them_counts(vetoed, context):
     rng, placed = np.random.default_rng(3), 0
-    for g, shift in random_geometries(400, vetoed):
+    for g, shift in random_geometries(400, vetoed, context):
         step, buffer, jitter = float(rng.choice([4, 8])), float(rng.choice([0, 1, 4])), float(rng.choice([0, 0.1, 0.4]))
         times = g.injection_times(shift, step=step, buffer=buffer, jitter=jitter, rng=np.random.default_rng(1))
         good, edges = g.valid(shift), g.right_edges(shift)
         back = int(g.inference_rate * g.integration_window_length) / g.inference_rate
         for t in times:
-            # The merger is within the footprint [edge - kernel - back, edge] of these outputs; all exist and count.
+            # The merger is within the footprint [edge - kernel - back - context, edge + context] of these outputs; all exist and count.
             first, last = (
-                math.ceil((t - edges[0]) * g.inference_rate - 1e-6),
-                math.floor((t + g.kernel_length + back - edges[0]) * g.inference_rate + 1e-6),
+                math.ceil((t - g.context - edges[0]) * g.inference_rate - 1e-6),
+                math.floor((t + g.context + g.kernel_length + back - edges[0]) * g.inference_rate + 1e-6),
             )
             assert 0 <= first and last < len(edges), (g, shift, t)
             assert all(good[k] for k in range(first, last + 1)), (g, shift, t)
@@ -107,7 +113,7 @@ def test_injections_sit_only_where_every_output_that_sees_them_counts(vetoed):
                 assert not any(a < u + 1e-6 and u - 1e-6 < b for a, b in own), (g, shift, t)
         assert np.all(np.diff(times) > 0)
         placed += len(times)
-    assert placed > (100 if vetoed else 500)
+    assert placed > (100 if vetoed else 500) / (3 if context else 1)
 
 
 def test_dropping_one_injection_moves_no_other():
@@ -156,6 +162,39 @@ def test_ring_by_hand():
     assert g.livetime((0, 15)) == (113 - 11) / 4
     assert g.livetime((0, 31)) == 0 and g.livetime((0, 62)) == 0  # whole laps are zero lag again
     assert g.livetime((0, 33)) == 0  # and so is 33 s the slide of 2 s
+
+
+def test_context_by_hand():
+    # Whitened 64.5 to 999.5, windows as ever: 3735 unshifted. 0.5 s of context: an output also looks 0.5 s before its first and
+    # after its last kernel, which the first 6 + 2 outputs and the last 2 cannot.
+    g = replace(geometry(), context=0.5)
+    assert g.num_windows((0, 0)) == 3735 and g.right_edges((0, 0))[0] == 1_000_000_066.0
+    assert np.flatnonzero(g.valid((0, 0)))[[0, -1]].tolist() == [8, 3732] and g.livetime((0, 0)) == 3725 / 4
+    # detector 2 looks 1 s later: 4 windows fewer, and its first 0.5 s are not missed
+    assert np.flatnonzero(g.valid((0, 1)))[[0, -1]].tolist() == [8, 3728]
+    # a shift of both detectors: what comes before the first window is there, but no average is
+    assert np.flatnonzero(g.valid((1, 1)))[[0, -1]].tolist() == [6, 3728]
+
+
+def test_context_in_a_ring_by_hand():
+    # 31 s; a footprint is 3 s and 0.5 s on both sides. Unshifted: kernels and averages from 0.5 to 27.5 s, 109 outputs.
+    g = replace(geometry(32, 0, ring=True), context=0.5)
+    assert g.num_windows((0, 0)) == 124 and g.livetime((0, 0)) == 109 / 4
+    # Shifted by 15 s: detector 2 is at its seam with those that start after 31 - 15 - 3.5 and before 31 - 15 + 0.5: 15 of them.
+    assert g.livetime((0, 15)) == (109 - 15) / 4
+
+
+def test_context_touches_mergers_and_vetoes():
+    plain = replace(geometry(64, 8), context=0.5)
+    edges = plain.right_edges((0, 10)) - 1_000_000_000
+    merger = replace(plain, mergers=(1_000_000_040.0,))
+    # Footprint [edge - 3.5, edge + 0.5] (+10 in detector 2), 0.5 s more on each side, must not hold 40.
+    touched = ((edges >= 39) & (edges <= 44)) | ((edges >= 29) & (edges <= 34))
+    assert np.array_equal(plain.valid((0, 10)) & ~merger.valid((0, 10)), touched)
+    # Strain behind it: the same 0.5 s more, by the whitening filter; that it only meets a veto does not count.
+    vetoed = replace(plain, vetoes=((), ((1_000_000_040.0, 1_000_000_041.0),)))
+    touched = (edges > 29) & (edges < 35)
+    assert np.array_equal(plain.valid((0, 10)) & ~vetoed.valid((0, 10)), touched) and touched.sum() == 23
 
 
 def test_merger_is_excluded_in_each_detectors_own_time():
@@ -275,3 +314,6 @@ def test_of_reads_config():
     assert (g.settle, g.ring, g.mergers, g.duration, g.exclude_pad) == (0.0, True, (150.0, 205.0), 100.0, 0.5)
     assert SlideGeometry.of(slides_config(), 100.0, 200.0, [150.0]).mergers == ()
     assert SlideGeometry.of(slides_config(), 100.0, 200.0).settle == 64
+    assert SlideGeometry.of(slides_config(), 100.0, 200.0).context == 0
+    streaming = slides_config().model_copy(update={"model": Model(architecture=Architecture(name="streaming", context=0.75))})
+    assert SlideGeometry.of(streaming, 100.0, 200.0).context == 0.75
