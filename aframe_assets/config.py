@@ -238,7 +238,9 @@ class Tune(Section):
 
 
 class Model(Section):
-    weights: str | None = Field(default=None, description="bundle or run directory to take the model from instead of training")
+    weights: str | None = Field(
+        default=None, description="bundle, run directory, or 'pretrained' (what is shipped), to take the model from instead of training"
+    )
     architecture: Architecture = Architecture()
     filter: Architecture | None = Field(
         default=None, description="a 'map' network that chooses which times of a slide the 'streaming' network of `architecture` scores"

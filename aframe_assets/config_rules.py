@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Literal
 
-from aframe_assets.model import receptive
+from aframe_assets.model import importing, receptive
 from aframe_assets.waveforms import approximants, prior_files
 from aframe_assets.waveforms.detectors import BUILT_IN, get_detectors, travel_time
 
@@ -138,8 +138,8 @@ def violations(config: Config) -> list[str]:
         )
     if seg.source == "strain_files" and not c.model.weights and not known:
         refuse("model.weights", c.model.weights, "expected a trained model (`aframe init --weights RUN_DIR`): no train times are given")
-    if c.model.weights == "pretrained":
-        refuse("model.weights", c.model.weights, "no pretrained weights are shipped yet; expected a bundle folder or a run directory")
+    if c.model.weights == importing.PRETRAINED and not importing.is_shipped():
+        refuse("model.weights", c.model.weights, "no weights are shipped with this version; expected a bundle folder or a run directory")
     if seg.source == "files" and set(seg.files) != set(c.ifos):
         refuse("segments.files", seg.files, f"expected one segment list for each of ifos {c.ifos}")
     vetoes = c.vetoes

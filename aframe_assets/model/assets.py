@@ -46,12 +46,16 @@ def make_model(job: Job) -> Product:
 
 def _imported(job: Job) -> Product:
     from aframe_assets.model.checks import metric_checks
-    from aframe_assets.model.importing import check_agreement, find_bundle, weights_identity
+    from aframe_assets.model.importing import BUNDLE_FILES, check_agreement, find_bundle, weights_identity
 
     source = find_bundle(job.config.model.weights)
     description = check_agreement(source, job.config)
     folder = job.scratch / "bundle"
-    shutil.copytree(source, folder)
+    folder.mkdir()
+    # what else a folder holds, as the card and the background of shipped weights, is not the model
+    for name in BUNDLE_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
     metrics = description["metrics"]
     job.log.info(f"model imported from {job.config.model.weights}: {metrics}")
     identity = weights_identity(job.config.model.weights)

@@ -1,9 +1,13 @@
-"""Taking a model from a bundle or from another run instead of training one. Imports no torch: planning asks here too."""
+"""Taking a model from a bundle, from another run, or from this package instead of training one.
+
+Imports no torch: planning asks here too.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +17,15 @@ if TYPE_CHECKING:
     from aframe_assets.config import Config
     from aframe_assets.store.handle import Handle
 
+PRETRAINED = "pretrained"
+"""The value of ``model.weights`` that means the bundle of this package."""
+
+BUNDLE_FILES = ("model.safetensors", "bundle.json", "config.json", "metrics.csv", "background_scores.npz")
+"""Files of a bundle; the last three may be absent."""
+
+_KEYS = {"model": ("model.weights", "model.architecture"), "filter_model": ("model.filter_weights", "model.filter")}
+"""Keys of a network's weights and architecture, by its asset."""
+
 _AGREE = ("kernel_length", "psd_length", "fduration", "fftlength", "highpass", "lowpass")
 """Conditioning that a network was trained on and must be given again."""
 
@@ -21,7 +34,17 @@ class WeightsError(ValueError):
     """``model.weights`` that cannot be used; the message names the key, its value and what was expected."""
 
 
-def _run_store(run: Path) -> str:
+def shipped_folder() -> Path:
+    """Where the bundle of this package is, if it has one."""
+    return Path(str(resources.files("aframe_assets.model"))) / PRETRAINED
+
+
+def is_shipped() -> bool:
+    """Whether this package has a bundle."""
+    return (shipped_folder() / "bundle.json").is_file()
+
+
+def _run_store(run: Path, key: str) -> str:
     """URL or path of the store of run directory `run`."""
     site = run / "site.yaml"
     root: Any = None
@@ -29,77 +52,105 @@ def _run_store(run: Path) -> str:
         try:
             data = yaml.safe_load(site.read_text()) or {}
         except yaml.YAMLError as e:
-            raise WeightsError(f"model.weights = {run}: its site.yaml is not YAML: {e}") from None
+            raise WeightsError(f"{key} = {run}: its site.yaml is not YAML: {e}") from None
         root = (data.get("store") or {}).get("root")
     if root and ("://" in str(root) or Path(root).is_absolute()):
         return str(root)
     return str(run / (root or "store"))
 
 
-def _of_run(run: Path) -> tuple[Any, Handle]:
+def _of_run(run: Path, asset: str) -> tuple[Any, Handle]:
     from aframe_assets.store import open_store
 
-    url = _run_store(run)
+    key = _KEYS[asset][0]
+    url = _run_store(run, key)
     store = open_store(url)
-    manifest = store.manifest("model")
+    manifest = store.manifest(asset)
     if manifest is None:
         raise WeightsError(
-            f"model.weights = {run}: a run directory whose store {url} holds no model yet; run `aframe run {run} --until model` first"
+            f"{key} = {run}: a run directory whose store {url} holds no {asset} yet; run `aframe run {run} --until {asset}` first"
         )
     if manifest.status != "ok" or manifest.handle is None:
         raise WeightsError(
-            f"model.weights = {run}: the model of that run failed ({manifest.error}); run `aframe run {run} --until model` again"
+            f"{key} = {run}: the {asset} of that run failed ({manifest.error}); run `aframe run {run} --until {asset}` again"
         )
     return store, manifest.handle
 
 
-def _folder(weights: str) -> tuple[Path, bool]:
+def _folder(weights: str, asset: str) -> tuple[Path, bool]:
     """The folder of `weights`, and whether it is a bundle (else a run directory)."""
-    if weights == "pretrained":
-        raise WeightsError(
-            "model.weights = pretrained: no weights are shipped with this version; expected a bundle folder or a run directory"
-        )
+    key = _KEYS[asset][0]
+    if weights == PRETRAINED:
+        if not is_shipped() or asset != "model":
+            raise WeightsError(f"{key} = pretrained: no weights are shipped with this version; expected a bundle folder or a run directory")
+        return shipped_folder(), True
     path = Path(weights).expanduser()
     if not path.exists():
         raise WeightsError(
-            f"model.weights = {weights}: not found; expected a bundle folder (with bundle.json) or a run directory (with aframe.yaml)"
+            f"{key} = {weights}: not found; expected a bundle folder (with bundle.json) or a run directory (with aframe.yaml)"
         )
     if (path / "bundle.json").is_file():
         return path, True
     if (path / "site.yaml").is_file() or (path / "store").is_dir():
         return path, False
-    raise WeightsError(f"model.weights = {weights}: neither a bundle folder (no bundle.json) nor a run directory (no site.yaml, no store)")
+    raise WeightsError(f"{key} = {weights}: neither a bundle folder (no bundle.json) nor a run directory (no site.yaml, no store)")
 
 
-def find_bundle(weights: str) -> Path:
-    """The bundle folder that `weights` (a bundle folder or a run directory) means, fetched if its store is remote.
+def find_bundle(weights: str, asset: str = "model") -> Path:
+    """The bundle folder that `weights` (a bundle folder, a run directory or 'pretrained') means, fetched if its store is remote.
 
     Raises:
         WeightsError: there is none.
     """
-    path, is_bundle = _folder(weights)
+    path, is_bundle = _folder(weights, asset)
     if is_bundle:
         return path
-    store, handle = _of_run(path)
+    store, handle = _of_run(path, asset)
     return store.open_local(handle)
 
 
-def weights_identity(weights: str) -> dict[str, str]:
+def weights_identity(weights: str, asset: str = "model") -> dict[str, str]:
     """What decides whether `weights` are the same as before: ``{"key", "sha256"}`` of the model's artifact or files.
 
     Raises:
         WeightsError: as `find_bundle`.
     """
-    path, is_bundle = _folder(weights)
+    path, is_bundle = _folder(weights, asset)
     if not is_bundle:
-        return dict(_of_run(path)[1].identity)
+        return dict(_of_run(path, asset)[1].identity)
     digest = hashlib.sha256()
     for name in ("bundle.json", "model.safetensors"):
         file = path / name
         if not file.is_file():
-            raise WeightsError(f"model.weights = {weights}: {file} not found; the bundle is incomplete, copy it again")
+            raise WeightsError(f"{_KEYS[asset][0]} = {weights}: {file} not found; the bundle is incomplete, copy it again")
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return {"key": digest.hexdigest(), "sha256": digest.hexdigest()}
+
+
+def read_weights(weights: str) -> dict[str, Any]:
+    """bundle.json of the model that `weights` mean.
+
+    Raises:
+        WeightsError: there is no model, or its description cannot be read.
+    """
+    return _description(find_bundle(weights), weights)
+
+
+def _description(folder: Path, weights: str | None) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "bundle.json").read_text())
+    except (OSError, ValueError) as e:
+        raise WeightsError(f"model.weights = {weights}: {folder / 'bundle.json'} cannot be read ({e})") from None
+
+
+def settings_of(description: dict[str, Any]) -> dict[str, Any]:
+    """The settings with which an experiment can use the model of a bundle's `description`, as a tree of the experiment file."""
+    return {
+        "ifos": list(description["ifos"]),
+        "sample_rate": description["sample_rate"],
+        "conditioning": dict(description["conditioning"]),
+        "model": {"architecture": dict(description["architecture"])},
+    }
 
 
 def disagreements(description: dict[str, Any], config: Config) -> list[str]:
@@ -115,17 +166,20 @@ def disagreements(description: dict[str, Any], config: Config) -> list[str]:
     return [f"{k} = {wanted[k]}: expected {found[k]}, which the imported model was trained with" for k in wanted if wanted[k] != found[k]]
 
 
-def check_agreement(folder: Path, config: Config) -> dict[str, Any]:
+def check_agreement(folder: Path, config: Config, asset: str = "model") -> dict[str, Any]:
     """The description of the bundle in `folder`, once it agrees with `config`.
+
+    Args:
+        folder: the bundle.
+        config: the experiment; for `filter_model` as if the filter were its model.
+        asset: whose weights they are; for the names of keys.
 
     Raises:
         WeightsError: it does not; every differing key, its value and what the model expects.
     """
-    try:
-        description = json.loads((folder / "bundle.json").read_text())
-    except (OSError, ValueError) as e:
-        raise WeightsError(f"model.weights = {config.model.weights}: {folder / 'bundle.json'} cannot be read ({e})") from None
-    lines = disagreements(description, config)
+    description = _description(folder, config.model.weights)
+    key, section = _KEYS[asset]
+    lines = [line.replace("model.architecture", section) for line in disagreements(description, config)]
     if lines:
-        raise WeightsError("\n".join([f"model.weights = {config.model.weights}: made for other data than this experiment's:", *lines]))
+        raise WeightsError("\n".join([f"{key} = {config.model.weights}: made for other data than this experiment's:", *lines]))
     return description

@@ -10,16 +10,20 @@ from typing import Any
 
 import yaml
 
+from aframe_assets.config import Architecture, Conditioning, Config
 from aframe_assets.config_load import ConfigError, build_config, merge
 from aframe_assets.config_load import preset as preset_values
+from aframe_assets.model.importing import PRETRAINED, WeightsError, read_weights, settings_of
 from aframe_ops.cli import templates
 from aframe_ops.run_directory import RunDirectory
 
 PROFILES = ("local",)
 
 
-def overrides_of(strain: str | None, weights: str | None) -> dict[str, Any]:
-    """Overrides that the options of `aframe init` stand for; paths absolute.
+def overrides_of(strain: str | None, weights: str | None, preset: str) -> dict[str, Any]:
+    """Overrides of `preset` that the options of `aframe init` stand for; paths absolute.
+
+    With weights also the settings that their model needs, where the preset has others.
 
     Raises:
         ConfigError: a path that is not there.
@@ -31,10 +35,40 @@ def overrides_of(strain: str | None, weights: str | None) -> dict[str, Any]:
             raise ConfigError(f"--strain {strain}: no such file or folder; expected strain files (HDF5 or GWF)")
         out = merge(out, {"segments": {"source": "strain_files"}, "strain": {"source": "files", "files": [str(folder)]}})
     if weights:
-        value = weights if weights == "pretrained" or "://" in weights else str(Path(weights).resolve())
-        if "://" not in value and value != "pretrained" and not Path(value).exists():
-            raise ConfigError(f"--weights {weights}: no such folder; expected a model bundle, or a run directory with a trained model")
-        out = merge(out, {"model": {"weights": value}})
+        value = weights if weights == PRETRAINED or "://" in weights else str(Path(weights).resolve())
+        if "://" not in value and value != PRETRAINED and not Path(value).exists():
+            raise ConfigError(
+                f"--weights {weights}: no such folder; expected a model bundle, a run directory with a trained model, or '{PRETRAINED}'"
+            )
+        out = merge(merge(out, {"model": {"weights": value}}), _needed(value, preset))
+    return out
+
+
+def _needed(weights: str, preset: str) -> dict[str, Any]:
+    """Settings of the model that `weights` mean, where `preset` has others; none of a run directory that has no model yet."""
+    try:
+        wanted = settings_of(read_weights(weights))
+    except WeightsError:
+        # `aframe plan` and `aframe run` say what is wrong with weights; they may be made until then
+        return {}
+    defaults = {
+        **{name: Config.model_fields[name].get_default(call_default_factory=True) for name in ("ifos", "sample_rate")},
+        "conditioning": Conditioning().model_dump(mode="json"),
+        "model": {"architecture": Architecture().model_dump(mode="json")},
+    }
+    return _other(wanted, merge(defaults, preset_values(preset)))
+
+
+def _other(wanted: Mapping[str, Any], have: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `wanted` differs from `have`, value by value."""
+    out: dict[str, Any] = {}
+    for key, value in wanted.items():
+        if isinstance(value, Mapping):
+            inner = _other(value, have.get(key, {}))
+            if inner:
+                out[key] = inner
+        elif key not in have or have[key] != value:
+            out[key] = value
     return out
 
 

@@ -64,7 +64,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @app.command(
     epilog="Example: aframe init runs/demo --preset demo\n\n"
-    "Example: aframe init runs/real --preset events --strain data/strain --weights runs/demo"
+    "Example: aframe init runs/real --preset events --strain data/strain --weights pretrained"
 )
 @command
 def init(
@@ -77,13 +77,13 @@ def init(
     profile: Annotated[str, typer.Option(help="Where steps run.")] = "local",
     weights: Annotated[
         str | None,
-        typer.Option(help="Model bundle, or run directory with a trained model, to use instead of training.", show_default=False),
+        typer.Option(help="Model to use instead of training: a bundle, a run directory, or 'pretrained'.", show_default=False),
     ] = None,
 ) -> None:
     """Makes a run directory; one that holds the same experiment is left as it is."""
     from aframe_ops.cli.initialise import initialise, overrides_of
 
-    run, new = initialise(directory, preset.value, overrides=overrides_of(strain, weights), store=store, profile=profile)
+    run, new = initialise(directory, preset.value, overrides=overrides_of(strain, weights, preset.value), store=store, profile=profile)
     out = console()
     out.print(f"{run.path}: {'new run directory' if new else 'is this experiment already'} (preset {preset.value})", soft_wrap=True)
     out.print(f"next: aframe run {shlex.quote(str(directory))}", soft_wrap=True)

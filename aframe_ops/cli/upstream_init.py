@@ -52,7 +52,7 @@ def offline(
 
     if s3_bucket is not None and not s3_bucket.startswith("s3://"):
         raise ConfigError(f"--s3-bucket {s3_bucket}: expected an address that begins with s3://")
-    overrides = merge(overrides_of(None, str(weights_dir) if weights_dir else None), strain_of(os.environ))
+    overrides = merge(overrides_of(None, str(weights_dir) if weights_dir else None, MODES[mode.value]), strain_of(os.environ))
     store = s3_bucket or os.environ.get("AFRAME_RESULTS_DIR") or None
     run, new = initialise(directory, MODES[mode.value], overrides=overrides, store=store)
     if new:

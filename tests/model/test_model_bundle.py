@@ -10,8 +10,18 @@ import sys
 import pytest
 import torch
 
+from aframe_assets.config_load import ConfigError, build_config, merge
+from aframe_assets.model import importing
 from aframe_assets.model.bundle import BundleError, load_bundle, save_bundle
-from aframe_assets.model.importing import WeightsError, check_agreement, disagreements, find_bundle, weights_identity
+from aframe_assets.model.importing import (
+    WeightsError,
+    check_agreement,
+    disagreements,
+    find_bundle,
+    read_weights,
+    settings_of,
+    weights_identity,
+)
 from aframe_assets.model.networks import Sky, build_network
 from aframe_assets.store import KeyParts, open_store
 
@@ -86,14 +96,33 @@ def test_weights_may_be_a_run_directory(bundle, tmp_path, root):
         find_bundle(str(run))
 
 
-def test_weights_that_are_not_there(tmp_path):
+def test_weights_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "shipped_folder", lambda: tmp_path / "not shipped")
     for value, message in (
         (str(tmp_path / "nothing"), "not found; expected a bundle folder"),
         (str(tmp_path), "neither a bundle folder"),
-        ("pretrained", "no weights are shipped"),
+        ("pretrained", "weights are shipped with this version"),
     ):
         with pytest.raises(WeightsError, match=message):
             weights_identity(value)
+
+
+def test_shipped_weights_are_a_bundle_of_this_package(bundle, monkeypatch):
+    _, _, folder = bundle
+    monkeypatch.setattr(importing, "shipped_folder", lambda: folder)
+    assert find_bundle("pretrained") == folder and weights_identity("pretrained") == weights_identity(str(folder))
+    values = {"preset": "demo", "model": {"weights": "pretrained"}}
+    assert build_config(values).model.weights == "pretrained"
+    settings = settings_of(read_weights("pretrained"))
+    assert disagreements(read_weights("pretrained"), build_config(merge(values, settings))) == []
+    monkeypatch.setattr(importing, "shipped_folder", lambda: folder.with_name("nothing"))
+    with pytest.raises(ConfigError, match="no weights are shipped with this version"):
+        build_config(values)
+
+
+def test_shipped_folder_is_inside_the_package():
+    folder = importing.shipped_folder()
+    assert folder.name == "pretrained" and (folder.parent / "importing.py").is_file()
 
 
 def test_disagreements_are_named_with_key_value_and_expectation(bundle, tiny_config):

@@ -11,7 +11,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from aframe_assets.config_load import load_config
+from aframe_assets.config_load import build_config, load_config
+from aframe_assets.model import importing
+from aframe_assets.model.bundle import save_bundle
+from aframe_assets.model.networks import Sky, build_network
 from aframe_ops.cli.main import app
 from aframe_ops.cli.templates import DAGSTER_YAML, activation
 from aframe_ops.cli.upstream_init import app as upstream
@@ -108,6 +111,31 @@ def test_strain_weights_and_store(tmp_path):
     assert config.strain.files == [str(tmp_path / "strain")] and config.model.weights == str(tmp_path / "weights")
     assert load_site(run / "site.yaml", env={}).store_url == "s3://bucket/run"
     assert call(*args).exit_code == 0
+
+
+STREAMING = {"name": "streaming", "layers": [1, 1, 1, 1], "width": 4, "stem_kernel": 15, "stem_stride": 4, "context": 0.3125}
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "bundle"])
+def test_settings_that_the_weights_need_are_written_where_the_preset_has_others(tmp_path, monkeypatch, weights):
+    config = build_config({"preset": "demo", "conditioning": {"highpass": 25}, "model": {"architecture": STREAMING}})
+    network = build_network(config.model.architecture, Sky.of(config))
+    folder = save_bundle(tmp_path / "bundle", network, config, metrics={}, provenance={})
+    monkeypatch.setattr(importing, "shipped_folder", lambda: folder)
+    (tmp_path / "strain").mkdir()
+    run = tmp_path / "run"
+    named = "pretrained" if weights == "pretrained" else folder
+    args = ("init", run, "--preset", "events", "--strain", tmp_path / "strain", "--weights", named)
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    written = yaml.safe_load((run / "aframe.yaml").read_text())
+    # the preset has the other settings of conditioning already
+    assert written["conditioning"] == {"highpass": 25.0} and "ifos" not in written
+    assert written["model"]["weights"] == str(named) and written["model"]["architecture"]["context"] == 0.3125
+    made = load_config(run / "aframe.yaml", env={})
+    assert made.model.architecture == config.model.architecture
+    assert importing.check_agreement(importing.find_bundle(made.model.weights), made)["ifos"] == ["H1", "L1"]
+    assert "already" in call(*args).output
 
 
 @pytest.mark.parametrize(
