@@ -224,6 +224,10 @@ class Training(Section):
     pool_length: Seconds = Field(default=8, gt=0)
     patience: int | None = None
     num_threads: int | None = Field(default=None, ge=1)
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="'bf16' multiplies in bfloat16 and keeps weights and sums in float32"
+    )
+    seed: int = Field(default=0, ge=0, description="another number draws other weights and batches for the same data")
 
 
 class Tune(Section):
@@ -245,8 +249,14 @@ class Model(Section):
     filter: Architecture | None = Field(
         default=None, description="a 'map' network that chooses which times of a slide the 'streaming' network of `architecture` scores"
     )
+    filter_weights: str | None = Field(default=None, description="as `weights`, of the network of `filter`")
     training: Training = Training()
     tune: Tune | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether a network is trained here, so that training data are needed."""
+        return not self.weights or (self.filter is not None and not self.filter_weights)
 
 
 class Engine(Section):
@@ -254,6 +264,21 @@ class Engine(Section):
     parity_tolerance: float = Field(
         default=1e-3, gt=0, description="largest accepted |difference| of logits between engine and torch model"
     )
+
+
+class Cascade(Section):
+    """How the network of `model.filter` chooses what the other one scores (reference fast-timeslides, pre-filter)."""
+
+    keep: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="largest share of a slide's outputs that the joint network scores; sets the filter's threshold",
+    )
+    max_loss: float = Field(
+        default=1e-3, ge=0, lt=1, description="largest share of injections found at a FAR of 1 per day that the filter may lose; checked"
+    )
+    audit_slides: int = Field(default=2, ge=0, description="slides of each segment that are also searched in full, to measure the loss")
 
 
 class Inference(Section):
@@ -281,6 +306,7 @@ class Inference(Section):
     merger_time_rate: Hertz = Field(default=64, gt=0, description="rate at which a candidate is re-scored to find merger_time")
     recovery_window: Seconds = Field(default=1.0, gt=0, description="an injection is recovered by the loudest event within this time of it")
     event_time_convention: Literal["right_edge", "upstream_v1"] = "right_edge"
+    cascade: Cascade = Cascade()
 
 
 class Sensitivity(Section):

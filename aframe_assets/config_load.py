@@ -177,7 +177,7 @@ def _absolute(config: Config, base: Path) -> Config:
 
     strain, waveforms = config.strain, config.waveforms
     simulated = strain.simulated.model_copy(update={"asd": {k: name_or_file(v) for k, v in strain.simulated.asd.items()}})
-    weights = config.model.weights
+    weights = {k: getattr(config.model, k) for k in ("weights", "filter_weights")}
     vetoes = {
         "files": {k: [fix(f) for f in v] for k, v in config.vetoes.files.items()},
         "gates": {k: fix(v) for k, v in config.vetoes.gates.items()},
@@ -189,7 +189,7 @@ def _absolute(config: Config, base: Path) -> Config:
             "strain": strain.model_copy(update={"files": [fix(f) for f in strain.files], "simulated": simulated}),
             "segments": config.segments.model_copy(update={"files": {k: fix(v) for k, v in config.segments.files.items()}}),
             "vetoes": config.vetoes.model_copy(update=vetoes),
-            "model": config.model.model_copy(update={"weights": fix(weights) if weights and weights != "pretrained" else weights}),
+            "model": config.model.model_copy(update={k: fix(w) if w and w != "pretrained" else w for k, w in weights.items()}),
             "waveforms": waveforms.model_copy(
                 update={"prior": name_or_file(waveforms.prior), "validation_prior": name_or_file(waveforms.validation_prior)}
             ),

@@ -82,7 +82,7 @@ def violations(config: Config) -> list[str]:
     need += cond.kernel_length + cond.fduration
     for role in ("train", "test"):
         shortest = getattr(seg, f"{role}_min_duration")
-        if role == "train" and c.model.weights:
+        if role == "train" and not c.model.trains:
             continue
         floor = cond.psd_length + cond.kernel_length + cond.fduration if role == "train" else need
         if shortest < floor:
@@ -115,7 +115,7 @@ def violations(config: Config) -> list[str]:
     times = [(k, getattr(seg, k)) for k in ("train_start", "train_stop", "test_start", "test_stop")]
     if seg.source != "strain_files":
         for key, value in times:
-            if value is None and not (c.model.weights and key.startswith("train")):
+            if value is None and (c.model.trains or not key.startswith("train")):
                 refuse(f"segments.{key}", value, "expected a GPS time in seconds")
     known = [(k, v) for k, v in times if v is not None]
     for (k0, v0), (k1, v1) in pairwise(known):
@@ -136,7 +136,7 @@ def violations(config: Config) -> list[str]:
             c.sensitivity.merger_rate_interval,
             f"expected [low, high] with 0 < low <= merger_rate {c.sensitivity.merger_rate:g} <= high; state it with the rate",
         )
-    if seg.source == "strain_files" and not c.model.weights and not known:
+    if seg.source == "strain_files" and c.model.trains and not known:
         refuse("model.weights", c.model.weights, "expected a trained model (`aframe init --weights RUN_DIR`): no train times are given")
     if c.model.weights == importing.PRETRAINED and not importing.is_shipped():
         refuse("model.weights", c.model.weights, "no weights are shipped with this version; expected a bundle folder or a run directory")
@@ -205,6 +205,8 @@ def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> Non
             refuse(f"{key}.lag_head.map_stride", a.lag_head.map_stride, f"expected the stride of a stage, {receptive.stage_strides(a)}")
         if a.name == "map" and a.lag_head.channels % a.lag_head.groups:
             refuse(f"{key}.lag_head.groups", a.lag_head.groups, f"expected a number that divides channels {a.lag_head.channels}")
+    if c.model.filter_weights and c.model.filter is None:
+        refuse("model.filter_weights", c.model.filter_weights, "expected a network in model.filter, which these weights are of")
     if c.model.filter is not None:
         if (c.model.architecture.name, c.model.filter.name) != ("streaming", "map"):
             refuse("model.filter.name", c.model.filter.name, "expected 'map', with model.architecture.name 'streaming'")

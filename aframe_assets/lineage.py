@@ -53,6 +53,14 @@ class Node:
     files: tuple[str, ...] = ()
 
 
+_TRAINING = ("ifos", "detectors", "sample_rate", "seed", "conditioning", "model.training", "waveforms.right_pad", "waveforms.duration")
+_TRAINING_DATA = (
+    Input("background_index", "roles", ("train", "validation"), optional=True),
+    Input("psd", "roles", ("train", "validation"), optional=True),
+    Input("training_waveforms", optional=True),
+    Input("validation_waveforms", optional=True),
+)
+
 _ALL = [
     Node("segments", "segments", "1", ("ifos", "segments", "strain.source", "strain.files", "strain.min_dq")),
     Node(
@@ -130,7 +138,7 @@ _ALL = [
         "tuned_model",
         "model",
         "2",
-        ("ifos", "detectors", "sample_rate", "seed", "conditioning", "model"),
+        ("ifos", "detectors", "sample_rate", "seed", "conditioning", "model.architecture", "model.training", "model.tune"),
         (
             Input("background_index", "roles", ("train", "validation")),
             Input("psd", "roles", ("train", "validation")),
@@ -143,14 +151,16 @@ _ALL = [
         "model",
         "model",
         "2",
-        ("ifos", "detectors", "sample_rate", "seed", "conditioning", "model", "waveforms.right_pad", "waveforms.duration"),
-        (
-            Input("background_index", "roles", ("train", "validation"), optional=True),
-            Input("psd", "roles", ("train", "validation"), optional=True),
-            Input("training_waveforms", optional=True),
-            Input("validation_waveforms", optional=True),
-            Input("tuned_model", optional=True),
-        ),
+        (*_TRAINING, "model.weights", "model.architecture", "model.tune"),
+        (*_TRAINING_DATA, Input("tuned_model", optional=True)),
+        files=("detectors",),
+    ),
+    Node(
+        "filter_model",
+        "model",
+        "1",
+        (*_TRAINING, "model.filter_weights", "model.filter"),
+        _TRAINING_DATA,
         files=("detectors",),
     ),
     Node("exported_model", "engine", "1", (), (Input("model"),)),
@@ -208,27 +218,28 @@ _ALL = [
     ),
 ]
 
-_TRAINING_ONLY = {"training_waveforms", "validation_waveforms", "tuned_model"}
-
 
 def graph(config: Config) -> dict[str, Node]:
     """The assets of `config`'s graph by name, upstream first.
 
-    With ``model.weights`` the training-set assets are left out and ``model`` reads nothing; without ``model.tune``
-    there is no ``tuned_model``, and without anything in section ``vetoes`` no ``vetoes``.
+    A network with given weights reads nothing; where none is trained the training-set assets are left out. Without
+    ``model.filter`` there is no ``filter_model``, without ``model.tune`` no ``tuned_model``, and without anything in
+    section ``vetoes`` no ``vetoes``.
     """
-    absent = set()
-    if config.model.weights:
-        absent |= _TRAINING_ONLY
-    if not config.model.tune:
+    m, absent = config.model, set()
+    if not m.trains:
+        absent |= {"training_waveforms", "validation_waveforms"}
+    if not m.tune or m.weights:
         absent.add("tuned_model")
+    if m.filter is None:
+        absent.add("filter_model")
     if not config.vetoes.asked:
         absent.add("vetoes")
     out: dict[str, Node] = {}
     for node in _ALL:
         if node.name in absent:
             continue
-        imported = node.name == "model" and bool(config.model.weights)
+        imported = bool({"model": m.weights, "filter_model": m.filter_weights}.get(node.name))
         inputs = tuple(i for i in node.inputs if not (i.optional and (i.asset in absent or imported)))
         out[node.name] = replace(node, inputs=inputs)
     return out

@@ -86,7 +86,7 @@ def _populations(config: Config, look: Callable[..., Any]) -> None:
         "injections.prior": config.injections.prior,
     }
     own = {key: name for key, name in named.items() if name and name not in packaged()}
-    if config.model.weights:
+    if not config.model.trains:
         own = {key: name for key, name in own.items() if key == "injections.prior"}
     base = preset(config.preset)
     pairs = base.get("sensitivity", {}).get("mass_combos", type(config.sensitivity)().mass_combos)

@@ -1,9 +1,10 @@
-"""The `model` asset: trained here, or imported from a bundle or another run; and `tuned_model`."""
+"""The assets `model` and `filter_model`, trained here or imported from a bundle or another run; and `tuned_model`."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+
+VALIDATION_SIGNALS = ("validation_waveforms", "val_waveforms.hdf5")
 
 CHECKS = [("validation_metric_above_chance", False), ("training_loss_finite", False)]
 
@@ -41,15 +44,35 @@ def background_files(job: Job) -> dict[str, list[Path]]:
 
 def make_model(job: Job) -> Product:
     """Trains, or imports where ``model.weights`` is set; a bundle folder."""
-    return _imported(job) if job.config.model.weights else _trained(job, job.config)
+    return _imported(job, job.config) if job.config.model.weights else _trained(job, job.config)
 
 
-def _imported(job: Job) -> Product:
+def make_filter_model(job: Job) -> Product:
+    """As `make_model`, the network of ``model.filter``; its bundle also tells how it scores background, which sets its threshold."""
+    from aframe_assets.model.background_scores import BACKGROUND_SCORES, add_background_scores, filter_experiment
+    from aframe_assets.model.importing import WeightsError
+
+    config = filter_experiment(job.config)
+    if not config.model.weights:
+        product = _trained(job, config)
+        livetime = add_background_scores(product.files, config, background_files(job)["validation"], job.path(*VALIDATION_SIGNALS))
+        return replace(product, meta={**product.meta, "background_livetime": livetime})
+    product = _imported(job, config)
+    if not (product.files / BACKGROUND_SCORES).is_file():
+        raise WeightsError(
+            f"model.filter_weights = {config.model.weights}: its bundle has no {BACKGROUND_SCORES}, which sets the filter's threshold; "
+            "expected a bundle of the asset filter_model"
+        )
+    return product
+
+
+def _imported(job: Job, config: Config) -> Product:
     from aframe_assets.model.checks import metric_checks
     from aframe_assets.model.importing import BUNDLE_FILES, check_agreement, find_bundle, weights_identity
 
-    source = find_bundle(job.config.model.weights)
-    description = check_agreement(source, job.config)
+    weights = config.model.weights
+    source = find_bundle(weights, job.asset)
+    description = check_agreement(source, config, job.asset)
     folder = job.scratch / "bundle"
     folder.mkdir()
     # what else a folder holds, as the card and the background of shipped weights, is not the model
@@ -57,8 +80,8 @@ def _imported(job: Job) -> Product:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     metrics = description["metrics"]
-    job.log.info(f"model imported from {job.config.model.weights}: {metrics}")
-    identity = weights_identity(job.config.model.weights)
+    job.log.info(f"{job.asset} imported from {weights}: {metrics}")
+    identity = weights_identity(weights, job.asset)
     meta = {"imported": True, "weights_sha256": identity["sha256"], "ifos": description["ifos"], **_numbers(metrics)}
     return Product(folder, meta, metric_checks(metrics))
 
@@ -70,9 +93,9 @@ def _train(job: Job, config: Config):
         config,
         background=background_files(job),
         training_signals=job.path("training_waveforms", "training_waveforms.hdf5"),
-        validation_signals=job.path("validation_waveforms", "val_waveforms.hdf5"),
+        validation_signals=job.path(*VALIDATION_SIGNALS),
         workdir=job.workdir,
-        seed=job.seed("train"),
+        seed=job.seed("train") + config.model.training.seed,
         log=job.log,
     )
 
@@ -147,8 +170,21 @@ def assets(config: Config) -> list:
         kinds={"pytorch"},
         checks=CHECKS,
     )
+    models = [model]
+    if config.model.filter is not None:
+        models += [
+            plain_asset(
+                "filter_model",
+                make_filter_model,
+                config,
+                description="Trained network of model.filter, a bundle as `model`; it chooses what the network of `model` scores.",
+                tags=resources(cpus=4, memory_gb=8, time_min=2880, disk_gb=10),
+                kinds={"pytorch"},
+                checks=CHECKS,
+            )
+        ]
     if not config.model.tune or config.model.weights:
-        return [model]
+        return models
     from aframe_assets.model.tuning import ask
     from aframe_assets.store.rounds import rounds_asset
 
@@ -164,4 +200,4 @@ def assets(config: Config) -> list:
         kinds={"optuna"},
         checks=CHECKS[:1],
     )
-    return [model, *tuned]
+    return [*models, *tuned]

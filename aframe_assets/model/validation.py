@@ -108,6 +108,11 @@ class ValidationSet:
             psds.append(psd[channel, (start + self.placement.kernel // 2) // self.block])
         return torch.stack(kernels, 1), torch.stack(psds, 1)
 
+    def stretch(self, slide: Slide) -> Tensor:
+        """Whitened strain of a slide from the start of its first window to the end of its last, (ifo, time)."""
+        size = (slide.windows - 1) * self.stride + self.placement.kernel
+        return torch.stack([s[0, shift : shift + size] for s, shift in zip(self._strain[slide.file], slide.shifts, strict=True)])
+
     def background(self, batch: int) -> Iterator[tuple[int, Tensor]]:
         """(slide, windows) until every window of every slide has been given, in order."""
         for number, slide in enumerate(self.slides):

@@ -56,14 +56,14 @@ class Cut:
 def windows(config: Config) -> dict[str, tuple[float, float]]:
     """GPS [start, stop) of the roles 'train' (training and validation) and 'test', by ``config.segments``.
 
-    With ``model.weights`` nothing is trained, so there is no 'train'. With source ``strain_files`` a missing bound is open.
+    Where all weights are given nothing is trained, so there is no 'train'. With source ``strain_files`` a missing bound is open.
 
     Raises:
         ValueError: no training times, though a model is to be trained.
     """
     s = config.segments
     out = {}
-    if not config.model.weights:
+    if config.model.trains:
         if s.train_start is None or s.train_stop is None:
             raise ValueError(
                 "segments.train_start, segments.train_stop = None: expected GPS times, since a model is trained (model.weights is not set)"

@@ -168,10 +168,11 @@ class Workspace:
         return out
 
     def _sources(self, asset: str) -> dict[str, dict[str, str]]:
-        if asset == "model" and self.config.model.weights:
+        weights = {"model": self.config.model.weights, "filter_model": self.config.model.filter_weights}.get(asset)
+        if weights:
             from aframe_assets.model.importing import weights_identity
 
-            return {"weights": weights_identity(self.config.model.weights)}
+            return {"weights": weights_identity(weights, asset)}
         if asset == "segments" and (self.config.segments.source in ("strain_files", "files") or self.config.strain.files):
             from aframe_assets.segments.source_identity import source_identity
 

@@ -127,10 +127,10 @@ def _log(job: Job, waveforms: int, start: float) -> None:
 
 
 def assets(config: Config) -> list[Any]:
-    """Definitions of this room; the sets for training are left out when the model's weights are given."""
+    """Definitions of this room; the sets for training are left out when nothing is trained."""
     out: list[Any] = []
     tags = resources(cpus=1, memory_gb=4, time_min=240, disk_gb=10)
-    if not config.model.weights:
+    if config.model.trains:
         w = config.waveforms
         out += sharded_asset(
             "training_waveforms",
