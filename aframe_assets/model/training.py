@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from aframe_assets.config import Config
 
 MONITOR = "valid_auroc"
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+"""Lightning's names."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def _fit(config: Config, module: Detector, data: TrainingData, workdir: Path, re
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
+        precision=_PRECISIONS[t.precision],
         max_epochs=t.max_epochs,
         gradient_clip_val=t.gradient_clip,
         callbacks=callbacks,
