@@ -6,10 +6,11 @@ Everything is as in the zero lag of a search with the same settings, so that the
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,9 +23,15 @@ from aframe_assets.segments.geometry import SlideGeometry
 from aframe_assets.segments.vetoes import Veto, find_vetoes, vetoed_times
 from aframe_assets.strain.fetch import require_usable
 from aframe_assets.strain.files import StrainError, describe_all, require_overlap, resampled_stretch
-from aframe_assets.waveforms.ledger import EventSet
 
 log = logging.getLogger(__name__)
+
+
+class SlidEvents(Protocol):
+    """Background: `detection_statistic` of slid events (n,), and their livetime `Tb`, seconds."""
+
+    detection_statistic: np.ndarray
+    Tb: float
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,15 @@ class Detection:
         return values
 
 
-def shortest(conditioning: Conditioning, integration: float) -> float:
-    """Seconds of strain that give one output: PSD length + kernel + fduration + integration."""
-    return conditioning.psd_length + conditioning.kernel_length + conditioning.fduration + integration
+def shortest(conditioning: Conditioning, integration: float, around: float = 0.0) -> float:
+    """Seconds of strain that give one output: PSD length + kernel + fduration + integration + what the context takes `around` them."""
+    return conditioning.psd_length + conditioning.kernel_length + conditioning.fduration + integration + around
+
+
+def _around(config: Config) -> float:
+    """Seconds that the network's context takes: before the first output in whole inference steps, after it as it is."""
+    context, rate = config.model.architecture.context, config.inference.inference_rate
+    return math.ceil(context * rate - 1e-6) / rate + context
 
 
 def detect(
@@ -96,7 +109,7 @@ def detect(
     engine: Engine,
     config: Config,
     calibration: Calibration | None = None,
-    background: EventSet | None = None,
+    background: SlidEvents | None = None,
     *,
     max_candidates: int = 10,
 ) -> Detection:
@@ -105,7 +118,8 @@ def detect(
     Args:
         files: strain files, folders or globs, in any layout that `aframe_assets.strain.files` reads.
         engine: the network; detectors, sample rate and conditioning are its own.
-        config: rates, windows, data quality and vetoes of the search that `background` comes from; masks are those of `files`.
+        config: rates, windows, data quality and vetoes of the search that `background` comes from, and the context of its network;
+            masks are those of `files`.
         calibration: of merger times, from that search.
         background: its slid events and their livetime.
         max_candidates: how many, loudest first, are kept and re-scored.
@@ -120,7 +134,7 @@ def detect(
     for ifo in engine.ifos[1:]:
         common = common & science[ifo]
     stretches = [(float(a), float(b)) for a, b in common]
-    need = shortest(conditioning, config.inference.integration_window_length)
+    need = shortest(conditioning, config.inference.integration_window_length, _around(config))
     long_enough = [s for s in stretches if s[1] - s[0] >= need]
     if not long_enough:
         raise StrainError(_too_short(infos, stretches, need, conditioning, config))
@@ -168,7 +182,7 @@ def _usable(infos: Sequence[Any], ifo: str, start: float, stop: float, sample_ra
     return stretch.strain
 
 
-def _candidate(statistic: float, detection_time: float, merger: tuple[float, float] | None, background: EventSet | None) -> Candidate:
+def _candidate(statistic: float, detection_time: float, merger: tuple[float, float] | None, background: SlidEvents | None) -> Candidate:
     far, limit = None, False
     if background is not None and background.Tb > 0:
         louder = int((background.detection_statistic >= statistic).sum())
@@ -179,10 +193,11 @@ def _candidate(statistic: float, detection_time: float, merger: tuple[float, flo
 
 def _too_short(infos: Sequence[Any], stretches: Sequence[tuple[float, float]], need: float, c: Conditioning, config: Config) -> str:
     longest = max(stretches, key=lambda s: s[1] - s[0])
-    integration = config.inference.integration_window_length
+    integration, around = config.inference.integration_window_length, _around(config)
     return (
         f"{'; '.join(map(str, infos))}: the longest common stretch, GPS {longest[0]:.10g} to {longest[1]:.10g}, "
         f"has {longest[1] - longest[0]:g} s; expected at least {need:g} s = psd_length {c.psd_length:g} "
-        f"+ kernel_length {c.kernel_length:g} + fduration {c.fduration:g} + integration_window_length {integration:g}; "
+        f"+ kernel_length {c.kernel_length:g} + fduration {c.fduration:g} + integration_window_length {integration:g}"
+        f"{f' + {around:g} for its context' if around else ''}; "
         "give longer files, or neighbouring ones together"
     )

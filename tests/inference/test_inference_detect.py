@@ -94,6 +94,15 @@ def test_short_files_name_both_numbers(tmp_path, config):
     assert detect([write(tmp_path, 1240000000, 12)], CoincidentPower(), config).livetime == 0.25
 
 
+def test_context_lengthens_the_shortest_strain(tmp_path):
+    architecture = {"name": "streaming", "layers": [1, 1, 1, 1], "width": 4, "stem_kernel": 15, "stem_stride": 4, "context": 0.3125}
+    config = build_config({"preset": "demo", "model": {"architecture": architecture}})
+    # 12 s as above, 0.3125 s after the kernel, and before it as many whole steps of 1/4 s as cover that
+    with pytest.raises(StrainError, match=r"expected at least 12\.8125 s = .* \+ 0\.8125 for its context"):
+        detect([write(tmp_path, 1240000000, 12.75)], CoincidentPower(), config)
+    assert detect([write(tmp_path, 1240000000, 12.8125)], CoincidentPower(), config).livetime == 0.25
+
+
 def test_neighbouring_files_are_joined_and_short_stretches_skipped(tmp_path, config):
     paths = [write(tmp_path, 1240000000, 8, seed=1), write(tmp_path, 1240000008, 8, seed=2), write(tmp_path, 1240000100, 4, seed=3)]
     found = detect(paths, CoincidentPower(), config)
