@@ -163,8 +163,8 @@ _ALL = [
         _TRAINING_DATA,
         files=("detectors",),
     ),
-    Node("exported_model", "engine", "1", (), (Input("model"),)),
-    Node("engine", "engine", "1", ("engine",), (Input("exported_model"),)),
+    Node("exported_model", "engine", "2", ("engine.block",), (Input("model"), Input("filter_model", optional=True))),
+    Node("engine", "engine", "2", ("engine",), (Input("exported_model"),)),
     Node("model_repository", "engine", "1", ("inference.inference_rate", "inference.batch_size"), (Input("engine"),)),
     Node(
         "inference_results",
@@ -178,6 +178,7 @@ _ALL = [
             Input("background", "same"),
             Input("injections", "same"),
             Input("engine"),
+            Input("filter_model", optional=True),
         ),
         partitioned=True,
         files=("inference.exclude_catalog",),

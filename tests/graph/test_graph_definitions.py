@@ -57,6 +57,42 @@ def test_tuning_adds_an_asset_and_weights_leave_the_training_set_out(tmp_path):
     assert {k.to_user_string() for k in imported.get_all_asset_keys()} == TABLE - {"training_waveforms", "validation_waveforms"}
 
 
+CASCADE = {
+    "architecture": {"name": "streaming", "layers": [1, 1], "width": 4, "context": 0.125},
+    "filter": {"name": "map", "layers": [1, 1], "width": 4, "context": 0.125, "lag_head": {"map_stride": 8, "channels": 4, "groups": 2}},
+}
+
+
+@pytest.mark.parametrize(
+    ("weights", "absent"),
+    [
+        ((), set()),
+        (("weights",), set()),
+        (("filter_weights",), set()),
+        (("weights", "filter_weights"), {"training_waveforms", "validation_waveforms"}),
+    ],
+)
+def test_a_filter_adds_an_asset_that_export_and_inference_read(tmp_path, weights, absent):
+    model = CASCADE | dict.fromkeys(weights, str(tmp_path))
+    graph = _graph(_defs(tmp_path, model=model))
+    assert {k.to_user_string() for k in graph.get_all_asset_keys()} == (TABLE | {"filter_model"}) - absent
+    for name in ("exported_model", "inference_results"):
+        assert dg.AssetKey("filter_model") in graph.get(dg.AssetKey(name)).parent_keys
+    trained = {"model": "weights" not in weights, "filter_model": "filter_weights" not in weights}
+    for name, wanted in trained.items():
+        assert (dg.AssetKey("training_waveforms") in graph.get(dg.AssetKey(name)).parent_keys) == wanted
+
+
+def test_a_network_is_not_trained_again_when_the_other_changes():
+    with_filter, without = (build_config({"preset": "demo", "model": m}) for m in (CASCADE, {"architecture": CASCADE["architecture"]}))
+    other = build_config({"preset": "demo", "model": CASCADE | {"architecture": CASCADE["architecture"] | {"width": 8}}})
+    nodes = lineage.graph(with_filter)
+    key = nodes["model"].config
+    assert with_filter.select(key) == without.select(key) != other.select(key)
+    key = nodes["filter_model"].config
+    assert with_filter.select(key) == other.select(key)
+
+
 def test_vetoes_add_an_asset_that_injections_and_inference_read(tmp_path):
     asked = {"flags": ["L1:DCH-BAD:1"]}
     graph = _graph(_defs(tmp_path, vetoes=asked))
