@@ -264,6 +264,9 @@ class Engine(Section):
     parity_tolerance: float = Field(
         default=1e-3, gt=0, description="largest accepted |difference| of logits between engine and torch model"
     )
+    block: Seconds = Field(
+        default=8, gt=0, description="output of one call of a network of frames or maps; a multiple of its total stride, memory grows with it"
+    )
 
 
 class Cascade(Section):

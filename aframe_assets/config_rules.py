@@ -196,6 +196,7 @@ def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> Non
             "conditioning.kernel_length": (c.conditioning.kernel_length, c.conditioning.kernel_length),
             "inference.inference_rate": (c.inference.inference_rate, 1 / c.inference.inference_rate),
             "inference.shifts": (c.inference.shifts, c.inference.shifts),
+            "engine.block": (c.engine.block, c.engine.block),
         }
         for name, (value, seconds) in moves.items():
             samples = [s * c.sample_rate / step for s in (seconds if isinstance(seconds, list) else [seconds])]

@@ -10,91 +10,121 @@ from aframe_assets.store.job import Job, Product
 from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aframe_assets.config import Config
+    from aframe_assets.engine.signature import Signature
 
 
 def make_exported_model(job: Job) -> Product:
-    """Export the model and compare both files with the network they came from."""
+    """Export the model, and a cascade's filter, and compare the files with the networks they came from."""
+    from aframe_assets.engine.engine import FILTER
+
+    files, found = {}, {}
+    for asset, prefix in (("model", ""), ("filter_model", f"{FILTER}/")):
+        if asset in job.inputs:
+            made, parity, signature = _exported(job.path(asset), job.scratch / prefix, job.config.engine.block)
+            files |= {prefix + name: path for name, path in made.items()}
+            found |= {prefix + name: p for name, p in parity.items()}
+            if asset == "model":
+                own = signature
+    meta = {
+        "parity": found,
+        "max_difference": max(p["max_difference"] for p in found.values()),
+        "ifos": list(own.ifos),
+        "kernel": own.kernel,
+        "context": own.context,
+        "form": own.form,
+    }
+    return Product(files, meta, [parity_check("exported_equals_torch", found)])
+
+
+def _exported(model: Path, folder: Path, block: float) -> tuple[dict[str, Path], dict[str, dict[str, Any]], Signature]:
+    """Files by name, parity by format, and signature of the bundle in `model`."""
     import shutil
 
     import torch
 
-    from aframe_assets.engine.engine import OnnxRuntimeEngine, TorchEngine
-    from aframe_assets.engine.export import ONNX_FILE, TORCH_FILE, Signature, export
-    from aframe_assets.engine.parity import EXPORT_TOLERANCE, compare, probes
-    from aframe_assets.model.bundle import DESCRIPTION, load_bundle
+    from aframe_assets.engine.engine import open_engine
+    from aframe_assets.engine.export import export
+    from aframe_assets.engine.parity import EXPORT_TOLERANCE, compare_engine
+    from aframe_assets.engine.signature import Signature
+    from aframe_assets.model.bundle import DESCRIPTION, WEIGHTS, load_bundle
 
-    folder = job.path("model")
-    bundle = load_bundle(folder)
-    signature = Signature.of(bundle.ifos, bundle.sample_rate, bundle.conditioning)
-    files = export(bundle.network, signature, job.scratch)
-    shutil.copyfile(folder / DESCRIPTION, job.scratch / DESCRIPTION)
-    files[DESCRIPTION] = job.scratch / DESCRIPTION
+    bundle = load_bundle(model)
+    signature = Signature.of_bundle(bundle, block)
+    folder.mkdir(exist_ok=True)
+    files = export(bundle.network, signature, folder)
+    # the weights are what the head of frames and maps is made of
+    for name in (DESCRIPTION,) if signature.form == "windows" else (DESCRIPTION, WEIGHTS):
+        files[name] = folder / name
+        shutil.copyfile(model / name, files[name])
 
     def network(windows):
         with torch.inference_mode():
             return bundle.network(torch.from_numpy(windows))[:, 0].numpy()
 
-    windows = probes(len(signature.ifos), signature.kernel, signature.sample_rate)
-    found = {
-        "onnx": compare(OnnxRuntimeEngine(files[ONNX_FILE], signature, {}).infer, network, windows, EXPORT_TOLERANCE).as_dict(),
-        "torch.export": compare(TorchEngine(files[TORCH_FILE], signature, {}).infer, network, windows, EXPORT_TOLERANCE).as_dict(),
-    }
-    meta = {
-        "parity": found,
-        "max_difference": max(p["max_difference"] for p in found.values()),
-        "ifos": list(signature.ifos),
-        "kernel": signature.kernel,
-    }
-    return Product(files, meta, [parity_check("exported_equals_torch", found)])
+    formats = {"onnx": "onnxruntime", "torch.export": "torch"}
+    parity = {name: compare_engine(open_engine(folder, p), network, EXPORT_TOLERANCE).as_dict() for name, p in formats.items()}
+    return files, parity, signature
 
 
 def make_engine(job: Job) -> Product:
     """Choose the platform, once, and record what was measured."""
-    from aframe_assets.engine.engine import build_engine
-    from aframe_assets.engine.export import SIGNATURE_FILE, Signature
+    from aframe_assets.engine.build import build_engine
+    from aframe_assets.engine.engine import FILTER
+    from aframe_assets.engine.export import SIGNATURE_FILE
+    from aframe_assets.engine.signature import Signature
     from aframe_assets.model.bundle import read_description
 
     exported = job.path("exported_model")
     settings = job.config.engine
     record = build_engine(exported, job.scratch, settings.platform, settings.parity_tolerance, read_description(exported))
     signature = Signature.read(exported / SIGNATURE_FILE)
-    for name, found in record["measured"].items():
+    records = {"": record} | ({f"{FILTER}/": record["filter"]} if "filter" in record else {})
+    for prefix, name, found in [(p, n, f) for p, r in records.items() for n, f in r["measured"].items()]:
         job.log.info(
-            "%s: %.3f ms per window on %d threads, largest difference %.2g",
+            "%s%s: %.3f ms per %s on %d threads, largest difference %.2g",
+            prefix,
             name,
-            found["ms_per_window"],
+            found["ms_per_input"],
+            "window" if signature.form == "windows" else "block",
             found["threads"],
             found["parity"]["max_difference"],
         )
     meta = {
         "platform": record["platform"],
-        "ms_per_window": record["ms_per_window"],
+        "ms_per_input": record["ms_per_input"],
         "batch": record["batch"],
-        "max_difference": record["parity"]["max_difference"],
-        "measured": record["measured"],
+        "max_difference": max(r["parity"]["max_difference"] for r in records.values()),
+        "measured": {prefix + name: found for prefix, r in records.items() for name, found in r["measured"].items()},
         "ifos": list(signature.ifos),
         "sample_rate": signature.sample_rate,
         "kernel": signature.kernel,
+        "context": signature.context,
+        "form": signature.form,
+        "block": signature.block,
     }
-    return Product(job.scratch, meta, [parity_check("engine_equals_torch", {record["platform"]: record["parity"]})])
+    check = parity_check("engine_equals_torch", {prefix + r["platform"]: r["parity"] for prefix, r in records.items()})
+    return Product(job.scratch, meta, [check])
 
 
 def make_model_repository(job: Job) -> Product:
     """The engine's network as a Triton repository that is fed whitened streams."""
-    from aframe_assets.engine.export import ONNX_FILE, SIGNATURE_FILE, Signature
+    from aframe_assets.engine.export import SIGNATURE_FILE
     from aframe_assets.engine.repository import ENSEMBLE, NETWORK, SNAPSHOTTER, write_repository
+    from aframe_assets.engine.signature import Signature
 
     engine = job.path("engine")
     signature = Signature.read(engine / SIGNATURE_FILE)
     inference = job.config.inference
     shape = {
         "num_ifos": len(signature.ifos),
-        "kernel": signature.kernel,
+        "kernel": signature.window,
         "stride": round(signature.sample_rate / inference.inference_rate),
         "batch": inference.batch_size,
     }
-    write_repository(job.scratch, engine / ONNX_FILE, **shape)
+    write_repository(job.scratch, engine / f"{signature.windows_stem}.onnx", **shape)
     check = snapshotter_check(job.scratch / SNAPSHOTTER / "1" / "model.onnx", **shape)
     return Product(job.scratch, {**shape, "models": [SNAPSHOTTER, NETWORK, ENSEMBLE], "whitened_input": True}, [check])
 

@@ -1,211 +1,133 @@
-"""Engines: an exported network made ready to answer on this kind of machine.
+"""Engines: an exported network made ready to answer on this kind of machine, for a whole search.
 
-`build_engine` chooses the platform once and records the choice with its measurement; `load_engine` opens what was built
-and never measures again, so that one search has one engine.
+`aframe_assets.engine.build` chooses the platform once and records the choice with its measurement; `load_engine` opens what was
+built and never measures again, so that one search has one engine.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aframe_assets.engine.export import INPUT, ONNX_FILE, SIGNATURE_FILE, TORCH_FILE, Signature
-from aframe_assets.engine.parity import Parity, compare, probes
+from aframe_assets.engine.export import SIGNATURE_FILE, CheapestForm
+from aframe_assets.engine.runners import PLATFORMS, OnnxRuntimeRunner, Runner, TorchRunner, default_threads
+from aframe_assets.engine.signature import BLOCK, MODEL, Form, Signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from aframe_assets.model.bundle import Bundle
 
 ENGINE_FILE = "engine.json"
-BATCHES = (8, 16, 32, 64, 128)
-"""Sizes in which a call is handed on; the best one depends on the caches of the machine."""
+FILTER = "filter"
+"""Folder of a cascade's filter network, of the same layout."""
 
-MARGIN = 0.9
-"""torch must need less than this share of ONNX Runtime's time to be chosen: a choice that a noisy clock cannot turn."""
-
-Platform = Literal["auto", "onnxruntime", "torch"]
+WINDOW_BATCH = 32
+"""Windows of a call where the cheapest form is not windows: on a CPU more at once gain nothing and cost memory."""
 
 
-class Engine(Protocol):
-    """What inference needs of an engine.
+class Engine:
+    """A network that answers, whatever runs it.
 
     Attributes:
-        platform: "onnxruntime" or "torch".
+        platform: what runs it.
+        signature: its input and output.
         ifos: detectors in the order of the channels.
         sample_rate: Hz.
-        kernel: samples of a window.
+        kernel, context, window: samples of a window without its context, of the context on each side, and of both.
+        form, stride, total_stride, block: see `Signature`.
         conditioning: settings that its strain is whitened with.
         bundle: description of the model it was made from.
+        batch: windows or blocks of a call.
+        threads: of the CPU.
+        filter: a cascade's filter network, or None.
+
+    Args:
+        signature: of the network.
+        bundle: description of the model.
+        platform: name of what runs it.
+        runner: of the cheapest form.
+        windows: opens the runner of the windowed form, called once and only when needed; None where that is `runner`.
+        head: gives the network as a torch module, called once and only when needed; None for windows.
+        batch: see above.
+        filter: see above.
     """
 
-    platform: str
-    ifos: list[str]
-    sample_rate: float
-    kernel: int
-    conditioning: dict[str, Any]
-    bundle: dict[str, Any]
+    def __init__(
+        self,
+        signature: Signature,
+        bundle: Mapping[str, Any],
+        platform: str,
+        runner: Runner,
+        *,
+        windows: Callable[[], Runner] | None = None,
+        head: Callable[[], nn.Module] | None = None,
+        batch: int = 32,
+        filter: Engine | None = None,
+    ) -> None:
+        self.signature, self.bundle, self.platform, self.batch, self.filter = signature, dict(bundle), platform, batch, filter
+        self.ifos, self.sample_rate, self.conditioning = list(signature.ifos), signature.sample_rate, dict(signature.conditioning)
+        self.kernel, self.context, self.window = signature.kernel, signature.context, signature.window
+        self.form: Form = signature.form
+        self.stride, self.total_stride, self.block = signature.stride, signature.total_stride, signature.block
+        self.threads = runner.threads
+        self._runner, self._open_windows, self._open_head = runner, windows, head
 
-    def infer(self, windows: np.ndarray) -> np.ndarray:
-        """Logits float32 (batch,) of whitened windows float32 (batch, ifo, kernel).
+    @cached_property
+    def head(self) -> nn.Module | None:
+        """The network in torch, for its `slide` and `combine` on what `infer` gives; None for windows."""
+        return None if self.form == "windows" or self._open_head is None else self._open_head()
+
+    @cached_property
+    def _windows(self) -> Runner:
+        return self._runner if self._open_windows is None else self._open_windows()
+
+    def infer(self, x: np.ndarray) -> np.ndarray:
+        """The cheapest form of the network on any number of inputs, `batch` at a time.
+
+        Args:
+            x: float32 (n, ifo, samples), `signature.samples` of whitened strain.
+
+        Returns:
+            float32; windows: logits (n,); frames and maps as `Signature` says.
 
         Raises:
             ValueError: another shape.
         """
-        ...
+        out = self._call(self._runner, x, self.signature.samples, self.batch)
+        return out[:, 0] if self.form == "windows" else out
 
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
+        """Logits float32 (n,) of windows float32 (n, ifo, window), whatever the form.
 
-def default_threads() -> int:
-    """Threads of an engine: OMP_NUM_THREADS, which the executor sets to a step's cores, or 1."""
-    value = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(value)) if value.isdigit() else 1
+        Raises:
+            ValueError: another shape.
+        """
+        return self._call(self._windows, windows, self.window, self.batch if self.form == "windows" else WINDOW_BATCH)[:, 0]
 
-
-class _Base:
-    platform = ""
-
-    def __init__(self, signature: Signature, bundle: Mapping[str, Any], batch: int, threads: int | None) -> None:
-        self.ifos, self.sample_rate, self.kernel = list(signature.ifos), signature.sample_rate, signature.kernel
-        self.conditioning, self.bundle = dict(signature.conditioning), dict(bundle)
-        self.batch, self.threads = batch, threads or default_threads()
-
-    def infer(self, windows: np.ndarray) -> np.ndarray:
-        """See `Engine.infer`."""
-        wanted = (len(self.ifos), self.kernel)
-        if windows.ndim != 3 or windows.shape[1:] != wanted:
+    def _call(self, runner: Runner, x: np.ndarray, samples: int, batch: int) -> np.ndarray:
+        wanted = (len(self.ifos), samples)
+        if x.ndim != 3 or x.shape[1:] != wanted:
             raise ValueError(
-                f"engine got windows of shape {windows.shape}; expected (batch, {wanted[0]}, {wanted[1]}): "
-                f"{self.ifos}, {self.kernel} samples"
+                f"engine got data of shape {x.shape}; expected (batch, {wanted[0]}, {wanted[1]}): {self.ifos}, {samples} samples"
             )
-        windows = np.ascontiguousarray(windows, dtype=np.float32)
-        out = np.empty(len(windows), np.float32)
-        for i in range(0, len(windows), self.batch):
-            out[i : i + self.batch] = self._call(windows[i : i + self.batch])
-        return out
-
-    def _call(self, windows: np.ndarray) -> np.ndarray:
-        raise TypeError(f"{type(self).__name__} has no network")
+        x = np.ascontiguousarray(x, dtype=np.float32)
+        if not len(x):
+            # what an empty batch gives has the other axes of a full one
+            return runner(np.zeros((1, *wanted), np.float32))[:0]
+        return np.concatenate([runner(x[i : i + batch]) for i in range(0, len(x), batch)])
 
 
-class OnnxRuntimeEngine(_Base):
-    """ONNX Runtime on the CPU."""
-
-    platform = "onnxruntime"
-
-    def __init__(self, model: Path, signature: Signature, bundle: Mapping[str, Any], batch: int = 32, threads: int | None = None) -> None:
-        import onnxruntime
-
-        super().__init__(signature, bundle, batch, threads)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
-        # idle threads that spin would take the cores of the step beside this one
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-
-    def _call(self, windows: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {INPUT: windows})[0][:, 0]
-
-
-class TorchEngine(_Base):
-    """The program of ``torch.export``, run by torch; sets torch's number of threads for the process."""
-
-    platform = "torch"
-
-    def __init__(self, model: Path, signature: Signature, bundle: Mapping[str, Any], batch: int = 32, threads: int | None = None) -> None:
-        import torch
-
-        super().__init__(signature, bundle, batch, threads)
-        torch.set_num_threads(self.threads)
-        with warnings.catch_warnings():
-            # torch's own reader makes a tensor of a read-only buffer, and warns of it
-            warnings.filterwarnings("ignore", message="The given buffer is not writable")
-            self._program = torch.export.load(str(model)).module()
-
-    def _call(self, windows: np.ndarray) -> np.ndarray:
-        import torch
-
-        with torch.inference_mode():
-            return self._program(torch.from_numpy(windows))[:, 0].numpy()
-
-
-_ENGINES: dict[str, tuple[type[_Base], str]] = {"onnxruntime": (OnnxRuntimeEngine, ONNX_FILE), "torch": (TorchEngine, TORCH_FILE)}
-
-
-def _milliseconds(engine: _Base, num: int, repeats: int = 3) -> dict[int, float]:
-    """Least ms per window in calls of each size of BATCHES up to `num`; sizes take turns, so that a busy moment hits all."""
-    x = probes(len(engine.ifos), engine.kernel, engine.sample_rate, num, seed=1)
-    best: dict[int, float] = {}
-    for repeat in range(repeats + 1):
-        for size in BATCHES:
-            engine.batch = size
-            start = time.perf_counter()
-            engine.infer(x)
-            # the first round is a warm-up
-            if repeat:
-                best[size] = min(best.get(size, np.inf), (time.perf_counter() - start) / num * 1e3)
-    return best
-
-
-def build_engine(
-    exported: Path, folder: Path, platform: Platform = "auto", tolerance: float = 1e-3, bundle: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Choose a platform and write the engine.
-
-    'auto' measures every platform on this machine and takes the fastest that passes parity with the torch program; ONNX
-    Runtime unless torch is clearly faster (MARGIN).
-
-    Args:
-        exported: folder that `export` wrote.
-        folder: existing folder for engine.json, the chosen platform's file and model.onnx (for a Triton repository).
-        platform: 'auto', 'onnxruntime' or 'torch'.
-        tolerance: largest accepted difference of logits.
-        bundle: description of the model, kept in engine.json.
-
-    Returns:
-        What engine.json holds. With no platform in parity the best one is written all the same, its ``parity.passed`` False:
-        the caller holds it back by a check.
-    """
-    signature = Signature.read(exported / SIGNATURE_FILE)
-    description = dict(bundle or {})
-    reference = TorchEngine(exported / TORCH_FILE, signature, description)
-    windows = probes(len(signature.ifos), signature.kernel, signature.sample_rate)
-    found: dict[str, dict[str, Any]] = {}
-    for name in _ENGINES if platform == "auto" else (platform,):
-        kind, file = _ENGINES[name]
-        engine = kind(exported / file, signature, description)
-        parity: Parity = compare(engine.infer, reference.infer, windows, tolerance)
-        speed = _milliseconds(engine, num=BATCHES[-1])
-        batch = min(speed, key=speed.get)  # type: ignore[arg-type]
-        found[name] = {"parity": parity.as_dict(), "batch": batch, "ms_per_window": speed[batch], "threads": engine.threads}
-    good = {n: v for n, v in found.items() if v["parity"]["passed"]} or found
-    chosen = min(good, key=lambda n: good[n]["ms_per_window"] * (1 / MARGIN if n == "torch" else 1.0))
-    shutil.copyfile(exported / ONNX_FILE, folder / ONNX_FILE)
-    if chosen == "torch":
-        shutil.copyfile(exported / TORCH_FILE, folder / TORCH_FILE)
-    shutil.copyfile(exported / SIGNATURE_FILE, folder / SIGNATURE_FILE)
-    record = {"platform": chosen, **found[chosen], "tolerance": tolerance, "measured": found, "machine": _machine(), "bundle": description}
-    (folder / ENGINE_FILE).write_text(json.dumps(record, indent=2) + "\n")
-    return record
-
-
-def _machine() -> dict[str, str]:
-    import platform
-
-    import onnxruntime
-    import torch
-
-    return {"machine": platform.machine(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
-
-
-def load_engine(folder: Path, threads: int | None = None) -> Engine:
+def load_engine(folder: Path | str, threads: int | None = None) -> Engine:
     """The engine in `folder`.
 
     Args:
-        folder: written by `build_engine`.
+        folder: written by `aframe_assets.engine.build.build_engine`.
         threads: of the network; None for `default_threads`.
 
     Raises:
@@ -213,14 +135,79 @@ def load_engine(folder: Path, threads: int | None = None) -> Engine:
     """
     folder = Path(folder)
     try:
-        record = json.loads((folder / ENGINE_FILE).read_text())
-        kind, file = _ENGINES[record["platform"]]
+        text = (folder / ENGINE_FILE).read_text()
     except FileNotFoundError:
         raise ValueError(f"{folder}: no {ENGINE_FILE}; expected a folder that `aframe run --until engine` made") from None
+    try:
+        record = json.loads(text)
+        platform, batch, bundle = record["platform"], record["batch"], record["bundle"]
+        if platform not in PLATFORMS:
+            raise KeyError(platform)
     except (json.JSONDecodeError, KeyError) as e:
         raise ValueError(
             f"{folder / ENGINE_FILE}: not an engine ({type(e).__name__}: {e}); build it again with `aframe run --until engine`"
         ) from None
-    if not (folder / file).is_file():
-        raise ValueError(f"{folder}: {ENGINE_FILE} asks for {file}, which is missing; build the engine again")
-    return kind(folder / file, Signature.read(folder / SIGNATURE_FILE), record["bundle"], record["batch"], threads)
+    return open_engine(folder, platform, batch, bundle, threads)
+
+
+def open_engine(
+    folder: Path, platform: str, batch: int = 32, bundle: Mapping[str, Any] | None = None, threads: int | None = None
+) -> Engine:
+    """An engine on the files in `folder`, exported or built, with that of its `filter/`.
+
+    Raises:
+        KeyError: an unknown platform.
+        ValueError: a file is missing.
+    """
+    from aframe_assets.model.bundle import load_bundle
+
+    signature, kind, threads = Signature.read(folder / SIGNATURE_FILE), PLATFORMS[platform], threads or default_threads()
+    path = folder / f"{MODEL}.{kind.files}"
+    if not path.is_file():
+        raise ValueError(f"{folder}: platform {platform} needs {path.name}, which is missing; build the engine again")
+
+    def head() -> nn.Module:
+        return load_bundle(folder).network
+
+    def windows() -> Runner:
+        if platform == "torch":
+            return TorchRunner(load_bundle(folder).network, threads)
+        return OnnxRuntimeRunner(folder / f"{signature.windows_stem}.onnx", threads)
+
+    return Engine(
+        signature,
+        bundle or {},
+        platform,
+        kind.open(path, threads),
+        windows=None if signature.form == "windows" else windows,
+        head=head,
+        batch=batch,
+        filter=load_engine(folder / FILTER, threads) if (folder / FILTER / ENGINE_FILE).is_file() else None,
+    )
+
+
+def network_engine(
+    bundle: Bundle, device: str = "cpu", *, block: float = BLOCK, threads: int | None = None, batch: int = 32, filter: Engine | None = None
+) -> Engine:
+    """A bundle's network in torch, not exported: an engine on any device.
+
+    Args:
+        bundle: the model.
+        device: of torch.
+        block: seconds of output of a call, for frames and maps.
+        threads: of the CPU; None for `default_threads`.
+        batch: windows or blocks of a call.
+        filter: a cascade's filter network.
+    """
+    signature, threads = Signature.of_bundle(bundle, block), threads or default_threads()
+    network = bundle.network.to(device)
+    return Engine(
+        signature,
+        bundle.description,
+        f"torch on {device}",
+        TorchRunner(CheapestForm(network, signature.form), threads, device),
+        windows=None if signature.form == "windows" else lambda: TorchRunner(network, threads, device),
+        head=lambda: network,
+        batch=batch,
+        filter=filter,
+    )

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 
-from aframe_assets.engine.engine import ENGINE_FILE, Engine, OnnxRuntimeEngine, load_engine
-from aframe_assets.engine.export import ONNX_FILE, SIGNATURE_FILE, Signature
+from aframe_assets.engine.engine import ENGINE_FILE, Engine, load_engine, network_engine, open_engine
+from aframe_assets.engine.export import SIGNATURE_FILE
 from aframe_assets.inference.mlgwsc1.files import ChallengeError
-from aframe_assets.model.bundle import Bundle, load_bundle, read_description
+from aframe_assets.model.bundle import load_bundle, read_description
 
 Device = Literal["auto", "cpu", "cuda"]
-
-
-class NetworkEngine:
-    """A bundle's network in torch; an `Engine`, on an accelerator if you like."""
-
-    def __init__(self, bundle: Bundle, device: str) -> None:
-        self.platform = f"torch on {device}"
-        self.ifos, self.sample_rate, self.kernel = bundle.ifos, bundle.sample_rate, bundle.kernel_size
-        self.conditioning: dict[str, Any] = bundle.conditioning.model_dump(mode="json")
-        self.bundle = bundle.description
-        self._network, self._device = bundle.network.to(device), device
-
-    def infer(self, windows: np.ndarray) -> np.ndarray:
-        """See `Engine.infer`."""
-        with torch.inference_mode():
-            return self._network(torch.from_numpy(np.ascontiguousarray(windows)).to(self._device))[:, 0].float().cpu().numpy()
 
 
 def default_threads() -> int:
@@ -61,10 +44,8 @@ def open_scorer(folder: str | Path, device: Device = "auto") -> Engine:
         if ENGINE_FILE in exported:
             return load_engine(folder, threads)
         if exported:
-            signature = Signature.read(folder / SIGNATURE_FILE)
-            return OnnxRuntimeEngine(folder / ONNX_FILE, signature, read_description(folder), threads=threads)
+            return open_engine(folder, "onnxruntime", bundle=read_description(folder), threads=threads)
     except ValueError as e:
         raise ChallengeError(str(e)) from None
-    torch.set_num_threads(threads)
     chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    return NetworkEngine(load_bundle(folder), chosen)
+    return network_engine(load_bundle(folder), chosen, threads=threads)
