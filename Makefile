@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = ./.ci/install.sh "$(PYTHON)" $(VENV)
 
-.PHONY: help install install-dev demo demo-real test test-slow test-calibration lint clean
+.PHONY: help install install-dev demo demo-real test test-slow test-calibration test-triton lint clean
 
 help:
 	@echo "make demo       install, then the whole graph on simulated data: runs/demo"
 	@echo "make test       install, then the test suite (about 20 minutes on 2 cores)"
 	@echo "make test-slow  the tests that take longer (faults injected into whole runs)"
 	@echo "make test-calibration  are false-alarm rates what they say (6 minutes); prints the figures"
+	@echo "make test-triton  installs NVIDIA's Triton server from PyPI and tests searches on it"
 	@echo "make lint       ruff"
 	@echo "make clean      removes .venv and runs/demo"
 
@@ -39,8 +40,14 @@ test-slow: install-dev
 test-calibration: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rP tests/sensitivity/test_sensitivity_calibration*.py
 
+# the server's environment is beside this project's: it needs another numpy
+test-triton: export AFRAME_TRITON_ENV ?= $(CURDIR)/.venv-triton
+test-triton: install-dev
+	$(BIN)/aframe serve --install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m triton -rP tests/triton
+
 lint: install-dev
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) .venv-triton .venv-triton.lock runs/demo

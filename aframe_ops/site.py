@@ -39,12 +39,30 @@ class ExecutorSite(_Part):
     fork: bool = Field(default=True, description="start local steps from one process that has the definitions loaded")
 
 
+class TritonSite(_Part):
+    """The Triton server of ``inference.mode: triton`` and of `aframe serve`."""
+
+    url: str | None = Field(default=None, description="host:port (gRPC) of a server that already runs; None starts one for each step")
+    environment: str | None = Field(
+        default=None, description="folder of the installed server; None: $AFRAME_TRITON_ENV, else aframe/triton in the user's cache"
+    )
+    command: list[str] | None = Field(
+        default=None,
+        description="words that start tritonserver elsewhere, as in a container; {repository} stands for the folder of the models",
+    )
+    devices: list[int] | None = Field(default=None, description="GPUs; None: all that the server can use")
+    per_device: int = Field(default=1, ge=1, description="instances of the network on each GPU")
+    streams: int | None = Field(default=None, ge=1, description="sequences served at once; None: as many as the repository says")
+    ready_seconds: float = Field(default=180, gt=0, description="seconds that a server has until all its models are ready")
+
+
 class SiteConfig(_Part):
     """A site. `directory` is the run directory that relative paths are relative to."""
 
     directory: Path
     store: StoreSite = StoreSite()
     executor: ExecutorSite = ExecutorSite()
+    triton: TritonSite = TritonSite()
 
     @property
     def store_url(self) -> str:

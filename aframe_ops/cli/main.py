@@ -190,18 +190,21 @@ def config_prior(
     typer.echo("\n".join(files) if name is None else files[name].read_text(), nl=name is None)
 
 
-@app.command(epilog="Example: aframe detect --run runs/demo H-H1_LOSC_4_V2-1126259446-32.hdf5 L-L1_LOSC_4_V2-1126259446-32.hdf5")
+@app.command(epilog="Example: aframe detect --model pretrained H-H1_LOSC_4_V2-1126259446-32.hdf5 L-L1_LOSC_4_V2-1126259446-32.hdf5")
 @command
 def detect(
     files: Annotated[list[Path], typer.Argument(help="Strain files, at least one per detector.", show_default=False)],
-    run: Annotated[Path, typer.Option(help="Run directory whose trained model is used.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Run directory, model bundle, exported network, engine, or 'pretrained'.", show_default="pretrained"),
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory whose engine is used, instead of --model.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Looks for the loudest candidates in a few strain files."""
     from aframe_ops.cli.detecting import show_detection
-    from aframe_ops.run_directory import RunDirectory
 
-    show_detection(RunDirectory.find(run), files, console(), as_json=as_json)
+    show_detection(run, model, files, console(), as_json=as_json)
 
 
 @mlgwsc1_app.command("train-config", epilog="Example: aframe mlgwsc1 train-config runs/ds1 --dataset 1")
@@ -228,7 +231,7 @@ def mlgwsc1_train_config(
 @command
 def mlgwsc1_analyze(
     files: Annotated[list[Path], typer.Argument(help="Strain files of the challenge: parts of one data set.", show_default=False)],
-    model: Annotated[Path, typer.Option(help="Run directory, model bundle, exported network or engine.", show_default=False)],
+    model: Annotated[str, typer.Option(help="Run directory, model bundle, exported network, engine, or 'pretrained'.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="File of events to write.", show_default=False)],
     threshold: Annotated[
         float | None, typer.Option(help="Leave fainter events out.", show_default="the loudest of each cluster window is kept")
@@ -260,6 +263,33 @@ def mlgwsc1_analyze(
         device=device.value,
         overwrite=overwrite,
     )
+
+
+@app.command(epilog="Example: aframe serve --install\n\nExample: aframe serve runs/demo")
+@command
+def serve(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Run directory or model repository to serve; with --install, where the server is put.", show_default="the current one"
+        ),
+    ] = None,
+    install: Annotated[bool, typer.Option("--install", help="Install the server, in an environment of its own, and stop.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="With --install: the ONNX Runtime that uses NVIDIA devices.")] = False,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at. Beyond loopback, everyone who reaches it may use the server.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1024, max=65533, help="Port of gRPC; HTTP and metrics take the next two.", show_default="free ones")
+    ] = None,
+) -> None:
+    """Keeps a Triton server up on the models of a finished run, until Ctrl-C."""
+    from aframe_ops.cli.serving import install_server, serve_models
+
+    if install:
+        install_server(directory, console(), gpu=gpu)
+    else:
+        serve_models(directory, console(), host=host, port=port)
 
 
 @app.command(epilog="Example: aframe doctor runs/demo")

@@ -1,0 +1,73 @@
+"""The server that the graph's steps are given: `aframe_assets.inference.remote.server.InferenceServer`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from aframe_ops.serving.environment import find
+from aframe_ops.serving.server import TritonServer
+from aframe_ops.site import TritonSite
+
+
+def server_of(site: TritonSite, repository: Path, logs: Path, threads: int | None = None, **more: object) -> TritonServer:
+    """A server, not started yet, on the models of `repository` as `site` asks for it.
+
+    Args:
+        site: section ``triton`` of site.yaml.
+        repository, logs, threads: see `TritonServer`.
+        more: other arguments of `TritonServer`.
+
+    Raises:
+        ServingError: no server is installed here, and the site names no command that starts one.
+    """
+    environment = None if site.command else find(Path(site.environment) if site.environment else None)
+    return TritonServer(
+        repository,
+        logs,
+        environment=environment,
+        command=site.command,
+        devices=site.devices,
+        per_device=site.per_device,
+        streams=site.streams,
+        threads=threads,
+        ready=site.ready_seconds,
+        **more,
+    )
+
+
+class LocalServers:
+    """Starts a server for each repository that is asked for, on this machine, and stops them all at the end.
+
+    Args:
+        site: section ``triton`` of site.yaml.
+        logs: folder; each server has one of its own in it.
+    """
+
+    def __init__(self, site: TritonSite, logs: Path) -> None:
+        self.site, self.logs = site, logs
+        self._servers: dict[Path, TritonServer] = {}
+
+    def open(self, repository: Path, log: logging.Logger, threads: int | None = None) -> TritonServer:
+        """The running server on `repository`; started when there is none.
+
+        Raises:
+            ServingError: no server is installed, or it does not become ready.
+        """
+        repository = Path(repository).resolve()
+        if repository not in self._servers:
+            folder = self.logs / f"{os.getpid()}-{len(self._servers)}"
+            server = server_of(self.site, repository, folder, threads)
+            log.info("starting a Triton server on %s; its log is %s", repository, server.log)
+            self._servers[repository] = server.__enter__()
+            log.info("Triton serves %s at %s", ", ".join(server.models), server.url)
+        server = self._servers[repository]
+        server.wait(self.site.ready_seconds)
+        return server
+
+    def close(self) -> None:
+        """Stops what was started; may be called again."""
+        while self._servers:
+            _, server = self._servers.popitem()
+            server.stop()
