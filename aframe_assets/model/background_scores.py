@@ -7,6 +7,7 @@ can make (its total stride), so that the outputs of any inference rate that the 
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class BackgroundScores:
         try:
             with np.load(path) as f:
                 rate, lengths, scores = float(f["rate"]), f["lengths"], f["scores"]
-        except (OSError, ValueError, KeyError) as e:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
             raise BundleError(f"{path}: cannot be read ({e}); the bundle of filter_model is incomplete or damaged, copy it again") from None
         return cls(rate, np.split(scores, np.cumsum(lengths)[:-1]))
 

@@ -111,7 +111,7 @@ class ValidationSet:
     def stretch(self, slide: Slide) -> Tensor:
         """Whitened strain of a slide from the start of its first window to the end of its last, (ifo, time)."""
         size = (slide.windows - 1) * self.stride + self.placement.kernel
-        return torch.stack([s[0, shift : shift + size] for s, shift in zip(self._strain[slide.file], slide.shifts, strict=True)])
+        return torch.stack([s[shift : shift + size] for s, shift in zip(self._strain[slide.file], slide.shifts, strict=True)])
 
     def background(self, batch: int) -> Iterator[tuple[int, Tensor]]:
         """(slide, windows) until every window of every slide has been given, in order."""
