@@ -56,6 +56,7 @@ class TritonServer:
         http_url: host and port of the HTTP service.
         local: True.
         models: names.
+        identity: of the present start.
         restarts: how often the server has been started again.
         failure: why it will not be started again; empty while it runs.
         pid: process id of the server (of the container's client, when it runs in a container); None before the start.
@@ -98,7 +99,7 @@ class TritonServer:
         self.repository, self.logs, self.host = Path(repository).resolve(), Path(logs), host
         self.environment = None if command else environment or find()
         self.command = list(command or ())
-        self.restarts, self.pid, self.models = 0, None, []
+        self.restarts, self.pid, self.models, self.identity = 0, None, [], ""
         self._ports, self._fixed = ports, ports is not None
         self._arrangement = {"devices": devices, "per_device": per_device, "streams": streams, "threads": threads}
         self._ready_seconds, self._restarts_allowed, self._sample = ready, restarts_allowed, sample
@@ -196,13 +197,15 @@ class TritonServer:
             ServingError: it was stopped, has died too often, or is not ready after `timeout` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._ready.wait(_POLL):
+        # a death is noticed a moment after it; until then only the server itself can say that it is there
+        while not (self._ready.wait(_POLL) and self._is_ready()):
             if self._stopping.is_set():
                 raise ServingError("the Triton server was stopped")
             if self.failure:
                 raise ServingError(self.failure)
             if deadline is not None and time.monotonic() > deadline:
                 raise ServingError(f"the Triton server is not ready after {timeout:g} s{self._tail()}")
+            time.sleep(_POLL)
 
     def metrics(self) -> list[Metric]:
         """What the server counts now.
@@ -236,9 +239,10 @@ class TritonServer:
 
     def _arguments(self, models: Path) -> list[str]:
         grpc, http, metrics = self._ports
+        self.identity = f"aframe-{uuid.uuid4().hex}"
         out = [
             f"--model-repository={models}",
-            f"--id=aframe-{uuid.uuid4().hex}",
+            f"--id={self.identity}",
             f"--exit-timeout-secs={round(GRACE / 2)}",
         ]
         for service, port in (("grpc", grpc), ("http", http), ("metrics", metrics)):
@@ -280,6 +284,9 @@ class TritonServer:
 
     def _is_ready(self) -> bool:
         try:
+            # what answers at this port may be another server, which had the port before
+            if json.loads(self._get(f"http://{self.http_url}/v2"))["name"] != self.identity:
+                return False
             self._get(f"http://{self.http_url}/v2/health/ready")
             for name in self.models:
                 self._get(f"http://{self.http_url}/v2/models/{name}/ready")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -78,14 +77,14 @@ def test_models_are_listed_and_answer_and_the_folder_of_logs_is_filled(tritonser
 def test_a_killed_server_is_started_again_once_at_the_same_ports(tritonserver, models):
     server = tritonserver(models)
     ports, first = (server.url, server.http_url, server.metrics_url), processes_of(server)
-    identity = json.loads(server._get(f"http://{server.http_url}/v2"))["name"]
+    identity = server.identity
     server.kill()
     assert wait_for(lambda: server.restarts == 1, 20, "the restart")
     server.wait(60)
     assert gone(first)
     assert (server.url, server.http_url, server.metrics_url) == ports
     assert ask(server, "sum", QUESTION) == ANSWER
-    assert json.loads(server._get(f"http://{server.http_url}/v2"))["name"] != identity
+    assert server.identity != identity
     second = processes_of(server)
     server.kill()
     with pytest.raises(ServingError, match="died 2 times"):
@@ -98,7 +97,7 @@ import sys, threading, time
 from pathlib import Path
 from aframe_ops.serving.environment import find
 from aframe_ops.serving.server import TritonServer
-server = TritonServer(Path(sys.argv[1]), Path(sys.argv[2]), environment=find())
+server = TritonServer(Path(sys.argv[1]), Path(sys.argv[2]), environment=find(Path(sys.argv[3])))
 # the thread that starts it does not live on
 starter = threading.Thread(target=server.__enter__)
 starter.start()
@@ -109,9 +108,10 @@ time.sleep(300)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_server_goes_with_the_process_that_started_it(models, tmp_path, number):
+def test_the_server_goes_with_the_process_that_started_it(models, environment, tmp_path, number):
     before = set(os.listdir("/dev/shm"))
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(models), str(tmp_path / "logs")], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", PARENT, str(models), str(tmp_path / "logs"), str(environment.folder)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline().split()[0])
     top = psutil.Process(pid)
     processes = [top, *top.children(recursive=True), *(p for p in psutil.Process(parent.pid).children() if p.pid != pid)]
