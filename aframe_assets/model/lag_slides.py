@@ -1,14 +1,15 @@
 """The head of a factorised network over many slides of the same maps: `MapNet.combine` and `.slide`, without copies of the maps.
 
 A slide only chooses where each detector's map is read. Everything between the maps and the pooled pieces of a few frames that
-windows share stays in the processor's cache; what leaves it is a hundredth of the maps. On a GPU the same runs over a batch of
-slides at once.
+windows share stays in the processor's cache; what leaves it is a hundredth of the maps. Slides take turns at a tile, since they
+read nearly the same frames of the maps. On a GPU the same runs over a batch of slides at once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,14 +17,39 @@ from torch import Tensor
 
 from aframe_assets.model.lag_map import MapNet
 
-_CACHE = 400_000
-"""Bytes of similarities made at a time on a CPU: with what they are made of they stay in its second-level cache."""
+_TILE = 1024
+"""Frames joined at a time on a CPU: with the maps that they come from they stay in its second-level cache."""
 
 _OUTPUTS = 4096
 """Windows of a slide pooled together."""
 
 _BATCH = 256_000_000
-"""Bytes of similarities made at a time on a GPU."""
+"""Bytes of what is made at a time: pieces on a CPU, similarities on a GPU."""
+
+Task = tuple[np.ndarray, int]
+"""Frame of each map at which a first window begins, and a number of windows."""
+
+
+@dataclass(frozen=True)
+class DetectorMap:
+    """A detector's map, `MapNet.encode`, in the layout that the head reads fastest.
+
+    Attributes:
+        query: (channels, frame), features to be compared.
+        single: (frame, hidden), what stands for the detector alone.
+    """
+
+    query: Tensor
+    single: Tensor
+
+    @classmethod
+    def of(cls, network: MapNet, whole: Tensor) -> DetectorMap:
+        """From (channels + hidden, frame); the query is a view of it."""
+        return cls(whole[: network.channels], whole[network.channels :].t().contiguous())
+
+    @property
+    def frames(self) -> int:
+        return self.single.shape[0]
 
 
 class SlideHead:
@@ -32,7 +58,7 @@ class SlideHead:
     Args:
         network: whose head it is; in evaluation mode.
         size, hop: frames of a window and between windows.
-        batched: many runs at a time, as suits a GPU; None: where the maps are on one.
+        batched: many slides at a time, as suits a GPU; None: where the maps are on one.
     """
 
     def __init__(self, network: MapNet, size: int, hop: int, batched: bool | None = None) -> None:
@@ -40,12 +66,13 @@ class SlideHead:
         self.hidden = network.single[0].out_channels
         self.piece = math.gcd(size, hop)
         self.many, self.step = size // self.piece, hop // self.piece
+        self.rows = sum(network.groups * (2 * lag + 1) for lag in network.lags)
 
-    def __call__(self, maps: Sequence[Tensor], starts: np.ndarray, counts: np.ndarray) -> Tensor:
+    def __call__(self, maps: Sequence[DetectorMap], starts: np.ndarray, counts: np.ndarray) -> Tensor:
         """Logits (sum of counts,), run after run; as MapNet.slide(MapNet.combine(...)) but for rounding.
 
         Args:
-            maps: for each detector (channels + hidden, frame); the numbers of frames may differ.
+            maps: of each detector; their lengths may differ.
             starts: (run, ifo), frame of each detector's map at which the first window of the run begins.
             counts: (run,), windows of each run, `hop` apart.
 
@@ -55,106 +82,106 @@ class SlideHead:
         starts, counts = np.asarray(starts, np.int64).reshape(-1, len(maps)), np.asarray(counts, np.int64)
         reach, used = self.network.reach, (counts - 1) * self.hop + self.size
         for c, m in enumerate(maps):
-            outside = (counts > 0) & ((starts[:, c] < reach) | (starts[:, c] + used + reach > m.shape[-1]))
+            outside = (counts > 0) & ((starts[:, c] < reach) | (starts[:, c] + used + reach > m.frames))
             if outside.any():
                 run = int(outside.argmax())
                 raise ValueError(
                     f"run {run} reads frames {starts[run, c] - reach} to {starts[run, c] + used[run] + reach} of detector {c}'s map; "
-                    f"expected 0 to {m.shape[-1]}"
+                    f"expected 0 to {m.frames}"
                 )
-        batched = maps[0].is_cuda if self.batched is None else self.batched
-        tasks = list(self._tasks(starts, counts))
+        batched = maps[0].query.is_cuda if self.batched is None else self.batched
+        # a long run in parts, and the same part of all runs next to each other
+        parts = [(first, run) for run, n in enumerate(counts.tolist()) for first in range(0, n, _OUTPUTS)]
+        order = sorted(range(len(parts)), key=parts.__getitem__)
+        tasks = [(starts[r] + f * self.hop, min(_OUTPUTS, int(counts[r]) - f)) for f, r in (parts[i] for i in order)]
         with torch.inference_mode():
-            parts = self._batches(maps, tasks) if batched else (self._windows(self._run(maps, *task), task[1]) for task in tasks)
-            parts = list(parts)
-        return torch.cat(parts) if parts else maps[0].new_empty(0)
+            made = dict(zip(order, (self._batches if batched else self._tiles)(maps, tasks), strict=True))
+        return torch.cat([made[i] for i in range(len(parts))]) if parts else maps[0].query.new_empty(0)
 
-    def _tasks(self, starts: np.ndarray, counts: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-        for start, count in zip(starts, counts.tolist(), strict=True):
-            for first in range(0, count, _OUTPUTS):
-                yield start + first * self.hop, min(_OUTPUTS, count - first)
+    def _tiles(self, maps: Sequence[DetectorMap], tasks: Sequence[Task]) -> Iterator[Tensor]:
+        """Logits of each task; frames are joined a tile at a time."""
+        both = self.network.pooling == "mean_max"
+        tile = max(1, _TILE // self.piece) * self.piece
+        new = maps[0].query.new_empty
+        # fresh memory for each tile would cost as much as a tenth of the arithmetic
+        similar, joined = new(self.rows, tile), new(tile, self.hidden)
+        mix = None if self.network.mix is None else self.network.mix.weight[..., 0].t().contiguous()
+        most = max(1, _BATCH // (4 * (1 + both) * self.hidden * ((_OUTPUTS - 1) * self.step + self.many)))
+        for i in range(0, len(tasks), most):
+            some = tasks[i : i + most]
+            lengths = [(count - 1) * self.hop + self.size for _, count in some]
+            pooled = [new(1 + both, length // self.piece, self.hidden) for length in lengths]
+            for first in range(0, max(lengths), tile):
+                for (start, _), length, out in zip(some, lengths, pooled, strict=True):
+                    size = min(tile, length - first)
+                    if size <= 0:
+                        continue
+                    z = self._joined(maps, [int(s) + first for s in start], similar[:, :size], joined[:size], mix)
+                    z, at = z.view(-1, self.piece, self.hidden), slice(first // self.piece, (first + size) // self.piece)
+                    torch.sum(z, 1, out=out[0, at])
+                    if both:
+                        torch.amax(z, 1, out=out[1, at])
+            yield from (self._windows(out) for out in pooled)
 
-    def _run(self, maps: Sequence[Tensor], start: np.ndarray, count: int) -> Tensor:
-        """Sums over pieces, and maxima if wanted, (hidden or twice as many, piece) of `count` windows, by tiles of frames."""
-        net, piece = self.network, self.piece
-        frames = (count - 1) * self.hop + self.size
-        rows = sum(net.groups * (2 * lag + 1) for lag in net.lags)
-        tile = min(frames, max(1, _CACHE // (4 * piece * max(rows, self.hidden))) * piece)
-        similar, joined = maps[0].new_empty(rows, tile), maps[0].new_empty(self.hidden, tile)
-        out = maps[0].new_empty(self.hidden * (2 if net.pooling == "mean_max" else 1), frames // piece)
-        for first in range(0, frames, tile):
-            size = min(tile, frames - first)
-            z = self._joined(maps, [int(s) + first for s in start], similar[:, :size], joined[:, :size])
-            part = z.unflatten(1, (-1, piece))
-            at = slice(first // piece, (first + size) // piece)
-            torch.sum(part, 2, out=out[: self.hidden, at])
-            if net.pooling == "mean_max":
-                torch.amax(part, 2, out=out[self.hidden :, at])
-        return out
-
-    def _joined(self, maps: Sequence[Tensor], at: Sequence[int], similar: Tensor, joined: Tensor) -> Tensor:
-        """`MapNet.combine` of frames that begin at `at` in each map, into `joined` (hidden, frame)."""
-        net, size = self.network, joined.shape[1]
-        singles = [m[net.channels :, a : a + size] for m, a in zip(maps, at, strict=True)]
-        if len(singles) == 1:
-            joined.copy_(singles[0])
-        else:
-            torch.add(*singles[:2], out=joined)
+    def _joined(self, maps: Sequence[DetectorMap], at: Sequence[int], similar: Tensor, joined: Tensor, mix: Tensor | None) -> Tensor:
+        """`MapNet.combine` of frames that begin at `at` in each map, into `joined` (frame, hidden)."""
+        net, size = self.network, len(joined)
+        singles = [m.single[a : a + size] for m, a in zip(maps, at, strict=True)]
+        if mix is None:
+            return torch.clamp_min(singles[0], 0, out=joined)
+        torch.add(*singles[:2], out=joined)
         for single in singles[2:]:
             joined.add_(single)
-        if net.mix is None:
-            return joined.relu_()
-        first, width = 0, net.channels // net.groups
+        done, width = 0, net.channels // net.groups
         for (i, j), lag in zip(net.pairs, net.lags, strict=True):
             rows = net.groups * (2 * lag + 1)
-            into = similar[first : first + rows].unflatten(0, (-1, net.groups))
-            here = maps[i][: net.channels, at[i] : at[i] + size].unflatten(0, (net.groups, width))
+            into = similar[done : done + rows].unflatten(0, (-1, net.groups))
+            done += rows
+            here, other = maps[i].query[:, at[i] : at[i] + size].unflatten(0, (net.groups, width)), maps[j].query
             # all lags are one view of the other map: (feature of a group, lag, group, frame)
-            row, column = maps[j].stride()
-            shape, steps = (width, 2 * lag + 1, net.groups, size), (row, column, width * row, column)
-            there = maps[j].as_strided(shape, steps, maps[j].storage_offset() + (at[j] - lag) * column)
+            row, frame = other.stride()
+            shape, steps = (width, 2 * lag + 1, net.groups, size), (row, frame, width * row, frame)
+            there = other.as_strided(shape, steps, other.storage_offset() + (at[j] - lag) * frame)
             torch.mul(here[:, 0], there[0], out=into)
             for k in range(1, width):
                 into.addcmul_(here[:, k], there[k])
-            first += rows
-        return joined.addmm_(net.mix.weight[:, :, 0], similar).relu_()
+        return joined.addmm_(similar.t(), mix).relu_()
 
-    def _batches(self, maps: Sequence[Tensor], tasks: Sequence[tuple[np.ndarray, int]]) -> Iterator[Tensor]:
-        """`_run` and `_windows` of many tasks at once; a shorter task is filled up by repeating frames, and what that gives dropped."""
+    def _batches(self, maps: Sequence[DetectorMap], tasks: Sequence[Task]) -> Iterator[Tensor]:
+        """Logits of each task, many at once; a shorter one is filled up by repeating frames, and what that gives is dropped."""
         net = self.network
-        rows = sum(net.groups * (2 * lag + 1) for lag in net.lags) + len(maps) * (net.channels + self.hidden)
         longest = max((count for _, count in tasks), default=1)
         frames = (longest - 1) * self.hop + self.size
-        together = max(1, _BATCH // (4 * rows * frames))
-        inside = torch.arange(-net.reach, frames + net.reach, device=maps[0].device)
+        together = max(1, _BATCH // (4 * frames * (self.rows + len(maps) * (net.channels + self.hidden))))
+        inside = torch.arange(-net.reach, frames + net.reach, device=maps[0].query.device)
         for i in range(0, len(tasks), together):
-            part = tasks[i : i + together]
-            at = torch.from_numpy(np.stack([start for start, _ in part])).to(maps[0].device)
-            taken = [
-                m[:, (at[:, c, None] + inside).clamp(max=m.shape[-1] - 1)].transpose(0, 1) for c, m in enumerate(maps)
-            ]  # each (task, channels + hidden, frame)
+            some = tasks[i : i + together]
+            at = torch.from_numpy(np.stack([start for start, _ in some])).to(inside.device)
+            taken = []
+            for c, m in enumerate(maps):
+                index = (at[:, c, None] + inside).clamp(max=m.frames - 1)
+                taken.append(torch.cat([m.query[:, index].transpose(0, 1), m.single[index].transpose(1, 2)], 1))
             z = net.combine(taken).unflatten(2, (-1, self.piece))
-            pieces = torch.cat([z.sum(3), z.amax(3)], 1) if net.pooling == "mean_max" else z.sum(3)
-            logits = self._windows(pieces, longest)
-            yield from (row[:count] for row, (_, count) in zip(logits, part, strict=True))
+            pooled = torch.stack([z.sum(3), z.amax(3)] if net.pooling == "mean_max" else [z.sum(3)])
+            logits = self._windows(pooled.transpose(2, 3))
+            yield from (row[:count] for row, (_, count) in zip(logits, some, strict=True))
 
-    def _windows(self, pieces: Tensor, count: int) -> Tensor:
-        """Logits (..., count) from pieces (..., hidden or twice as many, piece)."""
-        parts = [_sliding(pieces[..., : self.hidden, :], self.many, torch.add) / self.size]
-        if self.network.pooling == "mean_max":
-            parts.append(_sliding(pieces[..., self.hidden :, :], self.many, torch.maximum))
-        pooled = torch.cat([p[..., :: self.step][..., :count] for p in parts], -2)
-        return self.network.head(pooled.transpose(-1, -2))[..., 0]
+    def _windows(self, pooled: Tensor) -> Tensor:
+        """Logits (..., window) from sums over pieces, and their maxima if wanted: (1 or 2, ..., piece, hidden)."""
+        features = [_sliding(pooled[0], self.many, torch.add) / self.size]
+        if len(pooled) == 2:
+            features.append(_sliding(pooled[1], self.many, torch.maximum))
+        return self.network.head(torch.cat([f[..., :: self.step, :] for f in features], -1))[..., 0]
 
 
 def _sliding(x: Tensor, size: int, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Sums or maxima of `size` neighbours (..., n - size + 1), in about log2(size) passes."""
+    """Sums or maxima of `size` neighbours (..., n, k) -> (..., n - size + 1, k), in about log2(size) passes."""
     total, done, power, width = None, 0, x, 1
     while True:
         if size & width:
             # of the neighbours from `done` on
-            total = power if total is None else join(total[..., : power.shape[-1] - done], power[..., done:])
+            total = power if total is None else join(total[..., : power.shape[-2] - done, :], power[..., done:, :])
             done += width
         if done == size:
             return total
-        power, width = join(power[..., :-width], power[..., width:]), 2 * width
+        power, width = join(power[..., :-width, :], power[..., width:, :]), 2 * width

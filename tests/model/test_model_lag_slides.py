@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aframe_assets.config import Architecture
-from aframe_assets.model.lag_slides import SlideHead
+from aframe_assets.model.lag_slides import DetectorMap, SlideHead
 from aframe_assets.model.networks import Sky, build_network
 from aframe_assets.model.receptive import least_context
 
@@ -40,7 +40,7 @@ def test_equal_to_the_network_slide_by_slide(ifos, pooling, size, hop, batched):
     starts = np.array(
         [[int(rng.integers(net.reach, 850 + 50 * c - (n - 1) * hop - size)) if n else 0 for c in range(ifos)] for n in counts]
     )
-    got = SlideHead(net, size, hop, batched)(maps, starts, counts)
+    got = SlideHead(net, size, hop, batched)([DetectorMap.of(net, m) for m in maps], starts, counts)
     want = torch.cat([expected(net, maps, s, int(n), size, hop) for s, n in zip(starts, counts, strict=True) if n])
     assert got.shape == (counts.sum(),)
     assert torch.allclose(got, want, rtol=1e-5, atol=1e-5 * float(want.std()))
@@ -50,18 +50,18 @@ def test_long_runs_are_cut_without_a_seam(monkeypatch):
     net = network(2)
     maps = [torch.randn(24, 3000) for _ in range(2)]
     starts, counts = np.array([[10, 500], [300, 40]]), np.array([100, 60])
-    whole = SlideHead(net, 32, 16)(maps, starts, counts)
+    whole = SlideHead(net, 32, 16)([DetectorMap.of(net, m) for m in maps], starts, counts)
     monkeypatch.setattr("aframe_assets.model.lag_slides._OUTPUTS", 7)
-    monkeypatch.setattr("aframe_assets.model.lag_slides._CACHE", 4096)
+    monkeypatch.setattr("aframe_assets.model.lag_slides._TILE", 48)
     monkeypatch.setattr("aframe_assets.model.lag_slides._BATCH", 200_000)
     for batched in (False, True):
-        cut = SlideHead(net, 32, 16, batched)(maps, starts, counts)
+        cut = SlideHead(net, 32, 16, batched)([DetectorMap.of(net, m) for m in maps], starts, counts)
         assert torch.allclose(cut, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_beyond_a_map_is_told():
     net = network(2)
-    maps = [torch.zeros(24, 100), torch.zeros(24, 90)]
+    maps = [DetectorMap.of(net, torch.zeros(24, n)) for n in (100, 90)]
     with pytest.raises(ValueError, match=r"run 1 reads frames .* of detector 1's map; expected 0 to 90"):
         SlideHead(net, 32, 16)(maps, np.array([[4, 4], [4, 90 - net.reach - 32 - 15]]), np.array([2, 2]))
     with pytest.raises(ValueError, match="detector 0"):
