@@ -120,7 +120,8 @@ class Engine:
         if not len(x):
             # what an empty batch gives has the other axes of a full one
             return runner(np.zeros((1, *wanted), np.float32))[:0]
-        return np.concatenate([runner(x[i : i + batch]) for i in range(0, len(x), batch)])
+        parts = [x[i : i + batch] for i in range(0, len(x), batch)]
+        return np.concatenate(list(runner.each(parts) if hasattr(runner, "each") else map(runner, parts)))
 
 
 def load_engine(folder: Path | str, threads: int | None = None) -> Engine:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Runner(Protocol):
     """An exported file, ready to run.
 
+    A runner that has several calls under way at a time also has ``each(parts)``, which gives their answers in order.
+
     Attributes:
         threads: of the CPU that it uses.
     """
