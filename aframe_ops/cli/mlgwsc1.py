@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,11 @@ from rich.progress import Progress
 
 from aframe_assets.config_load import ConfigError, merge
 from aframe_ops.cli.initialise import initialise
+from aframe_ops.cli.models import open_model
 from aframe_ops.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from aframe_assets.config import Inference
-    from aframe_assets.engine.engine import Engine
-    from aframe_assets.inference.merger_time import Calibration
-    from aframe_assets.inference.mlgwsc1.scorer import Device
+    from aframe_assets.engine.opening import Device
     from aframe_assets.inference.mlgwsc1.search import Analysis
 
 PRESET = "mlgwsc1"
@@ -84,62 +81,9 @@ def _curves(asd: Sequence[str]) -> dict[str, str]:
     return out
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model to search with: its engine, and rates and calibration of the run it comes from, if it comes from one."""
-
-    engine: Engine
-    inference: Inference
-    calibration: Calibration
-    note: str
-
-
-def open_model(path: Path, device: Device) -> Model:
-    """The model at `path`: a run directory, a bundle, or a folder that holds an exported network or an engine.
-
-    Raises:
-        ConfigError, BundleError, ChallengeError, WeightsError: nothing of that kind, or it is not usable.
-    """
-    from aframe_assets.config import Inference
-    from aframe_assets.inference.merger_time import Calibration
-    from aframe_assets.inference.mlgwsc1.scorer import open_scorer
-    from aframe_assets.model.importing import WeightsError, find_bundle
-
-    if not (path / "aframe.yaml").is_file():
-        exported = any((path / name).is_file() for name in ("engine.json", "signature.json"))
-        try:
-            engine = open_scorer(path if exported else find_bundle(str(path)), device)
-        except WeightsError as e:
-            raise ConfigError(str(e).replace("model.weights = ", "--model ")) from None
-        calibration = Calibration.nominal(engine.bundle, engine.kernel / engine.sample_rate)
-        return Model(engine, Inference(), calibration, "merger times are not calibrated: a run directory as --model has a calibration")
-    run = RunDirectory.find(path)
-    workspace = run.workspace()
-    store, manifest = workspace.store, workspace.store.manifest("engine")
-    if device == "cpu" or (device == "auto" and not _cuda()):
-        if manifest is None or manifest.handle is None or manifest.status != "ok" or manifest.blocked:
-            raise ConfigError(f"{run.path}: has no usable engine yet; make it with `aframe run {run.path} --until engine`")
-        engine = open_scorer(store.open_local(manifest.handle), "cpu")
-    else:
-        engine = open_scorer(find_bundle(str(run.path)), device)
-    calibration = Calibration.nominal(engine.bundle, engine.kernel / engine.sample_rate)
-    note = "merger times are not calibrated: that run has recovered no injection yet"
-    events = workspace.complete("events")
-    if events is not None and events.meta["merger_time_calibration"]["num"]:
-        calibration = Calibration.from_meta(events.meta["merger_time_calibration"])
-        note = f"merger times are calibrated on {calibration.num} injections"
-    return Model(engine, workspace.config.inference, calibration, note)
-
-
-def _cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def analyze(
     files: Sequence[Path],
-    model: Path,
+    model: str | Path,
     output: Path,
     console: Console,
     *,
@@ -153,7 +97,7 @@ def analyze(
     """Searches `files` and writes the events; see `aframe_assets.inference.mlgwsc1.search.Settings` for the options.
 
     Raises:
-        ConfigError, BundleError, ChallengeError, WeightsError: what is wrong with files, model or output.
+        ConfigError, BundleError, ChallengeError, OpeningError: what is wrong with files, model or output.
     """
     from aframe_assets.inference.mlgwsc1.files import refuse_output, write_events
     from aframe_assets.inference.mlgwsc1.search import Settings
@@ -167,7 +111,7 @@ def analyze(
             raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a number")
     refuse_output(output, overwrite, files)
     made = open_model(model, device)
-    settings = Settings(made.inference, made.calibration, cover_start=cover_start, **given)
+    settings = Settings(made.config.inference, made.calibration, cover_start=cover_start, **given)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("searched")
         found = search(files, made.engine, settings, progress=lambda done, total: bar.update(task, completed=done, total=total))
@@ -186,7 +130,9 @@ def analyze(
     for line in _skips(found):
         console.print(line, style="yellow", soft_wrap=True)
     console.print(
-        f"var is {settings.fine_var:.3g} s ({settings.coarse_var:.3g} s for faint events); {made.note}", style="dim", soft_wrap=True
+        f"var is {settings.fine_var:.3g} s ({settings.coarse_var:.3g} s for faint events); merger times are {made.timing}",
+        style="dim",
+        soft_wrap=True,
     )
 
 

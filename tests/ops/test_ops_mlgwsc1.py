@@ -16,8 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from aframe_assets.config_load import ConfigError, build_config, load_config
-from aframe_assets.inference.mlgwsc1.files import ChallengeError
-from aframe_assets.inference.mlgwsc1.scorer import open_scorer
+from aframe_assets.engine.opening import OpeningError, open_network
 from aframe_assets.model.bundle import BundleError
 from aframe_assets.strain.simulated import simulator
 from aframe_ops.cli import mlgwsc1
@@ -95,13 +94,14 @@ def test_a_model_is_the_same_wherever_it_is_kept(tiny_run, files, tmp_path, monk
 def test_the_run_gives_rates_and_calibration(tiny_run, monkeypatch):
     made = mlgwsc1.open_model(tiny_run.path, "cpu")
     workspace = tiny_run.workspace()
-    assert made.inference == workspace.config.inference
+    assert made.config.inference == workspace.config.inference
     assert made.calibration.num == workspace.complete("events").meta["merger_time_calibration"]["num"]
     meta = {"merger_time_calibration": {"offset": 0.02, "width90": 0.21, "num": 40, "edge": "centre"}}
-    monkeypatch.setattr("aframe_assets.store.workspace.Workspace.complete", lambda *a: type("Handle", (), {"meta": meta}))
+    events = workspace.complete("events").model_copy(update={"meta": meta})
+    monkeypatch.setattr("aframe_assets.store.workspace.Workspace.complete", lambda *a: events)
     made = mlgwsc1.open_model(tiny_run.path, "cpu")
     assert made.calibration.as_meta() == meta["merger_time_calibration"]
-    assert made.note == "merger times are calibrated on 40 injections"
+    assert made.timing == "calibrated on 40 injections"
 
 
 def test_bad_calls_say_what_is_wrong(tiny_run, files, tmp_path):
@@ -158,20 +158,20 @@ def test_segments_that_are_too_short_are_told_once_and_briefly(tiny_run, files, 
     assert "and 15 more, 30 s in all" in done.stdout
 
 
-def test_scorers_refuse_what_they_cannot_open(tiny_run, tmp_path, monkeypatch):
+def test_what_cannot_be_opened_is_refused(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ChallengeError, match="sees no CUDA device"):
-        open_scorer(tmp_path, "cuda")
+    with pytest.raises(OpeningError, match="sees no CUDA device"):
+        open_network(tmp_path, "cuda")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     workspace = tiny_run.workspace()
     engine = workspace.store.open_local(workspace.complete("engine"))
-    with pytest.raises(ChallengeError, match="runs on the CPU"):
-        open_scorer(engine, "cuda")
+    with pytest.raises(OpeningError, match="runs on the CPU"):
+        open_network(engine, "cuda")
     (tmp_path / "engine.json").write_text("{}")
-    with pytest.raises(ChallengeError, match="not an engine"):
-        open_scorer(tmp_path)
+    with pytest.raises(OpeningError, match="not an engine"):
+        open_network(tmp_path)
     with pytest.raises(BundleError, match="not found"):
-        open_scorer(tmp_path / "nothing", "cpu")
+        open_network(tmp_path / "nothing", "cpu")
 
 
 # --- training -------------------------------------------------------------------------------------
