@@ -4,31 +4,81 @@ from __future__ import annotations
 
 import numpy as np
 
-_CELLS = 4_000_000
-"""Array cells looked at together; bounds the memory of the peak search to some tens of MB."""
-
-_SAMPLES = 65_536
-"""Samples of a slide looked at together, for the same reason."""
+_CELLS = 1 << 17
+"""Array cells that are summed or looked at together: they stay in a processor's cache."""
 
 
 def integrate(scores: np.ndarray, size: int) -> np.ndarray:
     """Causal moving average: output i is the mean of scores i - size + 1 ... i, with zeros before the start.
 
-    Every output is summed by itself, not with a running sum, so equal scores give equal outputs wherever they lie.
+    Sums of 2, 4, 8, ... scores are made of pairs of shorter ones and joined to one of `size`, for every output in the same
+    order and not with a running sum: equal scores give equal outputs wherever they lie, in whatever part of a series.
 
     Args:
-        scores: [..., time]; NaN (never evaluated) counts as 0: such outputs are masked by the caller.
+        scores: [..., time]; NaN (never evaluated) makes the `size` outputs NaN that look back on it.
         size: samples of the boxcar, int(rate * integration_window_length) + 1.
 
     Returns:
         [..., time] float64.
     """
-    values = np.nan_to_num(np.asarray(scores, np.float64), nan=0.0)
-    padded = np.concatenate([np.zeros((*values.shape[:-1], size - 1)), values], axis=-1)
-    out = np.zeros_like(values)
-    for k in range(size):
-        out += padded[..., k : k + values.shape[-1]]
-    return out / size
+    scores = np.asarray(scores)
+    rows = scores.reshape(-1, scores.shape[-1]) if scores.size else scores.reshape(0, scores.shape[-1])
+    out = np.empty(rows.shape, np.float64)
+    step = max(1, _CELLS // max(1, rows.shape[1]))
+    for i in range(0, len(rows), step):
+        _box_sum(rows[i : i + step], size, out[i : i + step])
+    out /= size
+    return out.reshape(scores.shape)
+
+
+def _box_sum(rows: np.ndarray, size: int, out: np.ndarray) -> None:
+    time = rows.shape[1]
+    sums = np.zeros((len(rows), time + size - 1))
+    sums[:, size - 1 :] = rows
+    # sums[:, i] is over `width` scores, the first of them i - (size - 1); `done` scores next to each output are in `out`
+    width, done = 1, 0
+    while True:
+        if size & width:
+            part = sums[:, size - done - width :][:, :time]
+            if done:
+                out += part
+            else:
+                out[:] = part
+            done += width
+        if done == size:
+            return
+        sums = sums[:, width:] + sums[:, :-width]
+        width *= 2
+
+
+def detection_statistic(scores: np.ndarray, valid: np.ndarray, size: int) -> np.ndarray:
+    """Integrated output; -inf where it does not count or a score behind it is missing.
+
+    Args:
+        scores: [..., time]; NaN where there is none.
+        valid: [..., time] bool, or one row for all.
+        size: samples of the boxcar.
+
+    Returns:
+        [..., time] float64.
+    """
+    out = integrate(scores, size)
+    out[np.isnan(out) | ~np.broadcast_to(valid, out.shape)] = -np.inf
+    return out
+
+
+def half_window(rate: float, window_length: float) -> int:
+    """Half of the clustering window in samples, int(rate * window_length) // 2.
+
+    Raises:
+        ValueError: the window is shorter than two samples.
+    """
+    half = int(rate * window_length) // 2
+    if half < 1:
+        raise ValueError(
+            f"cluster_window_length {window_length:g} s at {rate:g} Hz is {int(rate * window_length)} samples; expected at least 2"
+        )
+    return half
 
 
 def cluster(statistic: np.ndarray, rate: float, window_length: float) -> np.ndarray:
@@ -41,7 +91,8 @@ def cluster_slides(statistic: np.ndarray, rate: float, window_length: float) -> 
 
     Half window h = int(rate * window_length) // 2. Start at the first maximum of the first h samples. Where a larger
     value exists among the next h samples, move to the first maximum of them; otherwise the sample is an event, and
-    the walk goes on h + 1 samples later.
+    the walk goes on h + 1 samples later. Only the windows that the walk comes to are looked at, so that the cost is a
+    few operations per sample whatever h.
 
     Args:
         statistic: [slide, time]; -inf or NaN never gives an event.
@@ -54,43 +105,28 @@ def cluster_slides(statistic: np.ndarray, rate: float, window_length: float) -> 
     Raises:
         ValueError: the window is shorter than two samples.
     """
-    half = int(rate * window_length) // 2
-    if half < 1:
-        raise ValueError(
-            f"cluster_window_length {window_length:g} s at {rate:g} Hz is {int(rate * window_length)} samples; expected at least 2"
-        )
-    statistic = np.asarray(statistic, np.float64)
+    half = half_window(rate, window_length)
+    statistic = np.asarray(statistic)
     slides, size = statistic.shape
     if not slides or not size:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    step = max(1, _CELLS // (size * half))
-    found = [_walk(statistic[i : i + step], half) for i in range(0, slides, step)]
-    rows = np.concatenate([r + i * step for i, (r, _) in enumerate(found)])
-    columns = np.concatenate([c for _, c in found])
-    order = np.lexsort((columns, rows))
-    return rows[order], columns[order]
-
-
-def _walk(statistic: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
-    y = np.where(np.isnan(statistic), -np.inf, statistic)
-    slides, size = y.shape
-    ahead = np.concatenate([y[:, 1:], np.full((slides, half), -np.inf)], axis=1)
-    view = np.lib.stride_tricks.sliding_window_view(ahead, half, axis=1)
-    step = np.empty((slides, size), np.int32)
-    for i in range(0, size, _SAMPLES):
-        step[:, i : i + _SAMPLES] = view[:, i : i + _SAMPLES].argmax(axis=2)
-    best = np.take_along_axis(ahead, np.arange(size)[None] + step, axis=1)
-    peak = ~(best > y)
-    target = np.arange(size)[None] + np.where(peak, half, step) + 1
-    event = peak & (y > -np.inf)
-    at = y[:, :half].argmax(axis=1)
-    live = np.arange(slides)
-    rows, columns = [], []
-    while len(live):
-        here = event[live, at]
-        rows.append(live[here])
-        columns.append(at[here])
-        at = target[live, at]
-        inside = at < size
-        live, at = live[inside], at[inside]
-    return np.concatenate(rows), np.concatenate(columns)
+    padded = np.full((slides, size + half), -np.inf)
+    padded[:, :size] = statistic
+    padded[np.isnan(padded)] = -np.inf
+    flat, window = padded.ravel(), np.arange(1, half + 1)
+    at = padded[:, :half].argmax(axis=1)
+    base = np.arange(slides) * (size + half)
+    found = []
+    while len(at):
+        here = base + at
+        ahead = flat[here[:, None] + window]
+        first = ahead.argmax(axis=1)
+        now = flat[here]
+        peak = ~(ahead.max(axis=1) > now)
+        found.append(here[peak & (now > -np.inf)])
+        at = at + np.where(peak, half, first) + 1
+        if at.max() >= size:
+            inside = at < size
+            at, base = at[inside], base[inside]
+    where = np.sort(np.concatenate(found))
+    return where // (size + half), where % (size + half)

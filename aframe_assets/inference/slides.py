@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from aframe_assets.config import Inference
-from aframe_assets.inference.clustering import cluster_slides, integrate
+from aframe_assets.inference.clustering import cluster_slides, detection_statistic
 from aframe_assets.inference.events import recover, recovered
 from aframe_assets.inference.merger_time import EDGES, Rescorer
 from aframe_assets.inference.streaming import Scorer
@@ -108,9 +108,7 @@ class _Pass:
 
     def statistic(self, scores: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Integrated output; -inf where it does not count or a score behind it is missing."""
-        size = self.geometry.boxcar
-        missing = integrate(np.isnan(scores).astype(float), size) > 0
-        return np.where(valid & ~missing, integrate(scores, size), -np.inf)
+        return detection_statistic(scores, valid, self.geometry.boxcar)
 
     def rescorer(self, slid: SlidWindows) -> Rescorer:
         """For events of the slide `slid`."""

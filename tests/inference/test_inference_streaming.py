@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import torch
 
 from aframe_assets.config import Conditioning
-from aframe_assets.inference.clustering import cluster, cluster_slides, integrate
 from aframe_assets.inference.streaming import StreamingScorer, StreamingWhitener, WindowSnapshotter, in_batches
 from aframe_assets.strain.conditioning import Whitener
 
@@ -100,66 +98,3 @@ def test_every_engine_call_has_the_same_size():
     windows = np.random.default_rng(0).standard_normal((70, 2, 16)).astype(np.float32)
     assert np.allclose(in_batches(engine, windows, 32), (windows**2).mean((1, 2)))
     assert engine.sizes == [32, 32, 32]
-
-
-def literal_clustering(y, rate, window_length):
-    """Reference 2.11, step 3, word for word."""
-    half = int(rate * window_length) // 2
-    i, events = int(np.argmax(y[:half])), []
-    while i < len(y):
-        following = y[i + 1 : i + 1 + half]
-        if len(following) and following.max() > y[i]:
-            i += int(np.argmax(following)) + 1
-        else:
-            if y[i] > -np.inf:
-                events.append(i)
-            i += half + 1
-    return events
-
-
-@pytest.mark.parametrize("rate,length", [(4, 8), (4, 1), (16, 8), (1, 3)])
-@pytest.mark.parametrize("size", [1, 5, 40, 3001])
-def test_clustering_is_the_walk_of_the_reference(rate, length, size):
-    rng = np.random.default_rng(size)
-    rows = [
-        rng.standard_normal(size),
-        np.round(rng.standard_normal(size), 1),
-        np.zeros(size),
-        np.cumsum(rng.standard_normal(size)),
-        np.arange(size) * 1.0,
-    ]
-    rows.append(np.where(rng.random(size) < 0.6, -np.inf, rng.standard_normal(size)))
-    rows.append(np.full(size, -np.inf))
-    y = np.stack(rows)
-    slide, sample = cluster_slides(y, rate, length)
-    for i, row in enumerate(y):
-        assert sample[slide == i].tolist() == literal_clustering(row, rate, length)
-        assert cluster(row, rate, length).tolist() == literal_clustering(row, rate, length)
-
-
-def test_masked_outputs_never_give_events():
-    y = np.full((1, 400), 1.0)
-    y[:, 100:200] = np.nan
-    y[:, 150] = -np.inf
-    _, sample = cluster_slides(y, 4, 8)
-    assert len(sample) and not ((sample >= 100) & (sample < 200)).any()
-
-
-def test_a_window_below_two_samples_is_refused():
-    with pytest.raises(ValueError, match="expected at least 2"):
-        cluster(np.zeros(10), 4, 0.25)
-
-
-def test_thirty_slides_of_an_hour_cluster_in_under_a_second():
-    y = np.random.default_rng(0).standard_normal((30, 4 * 3600))
-    start = time.process_time()
-    cluster_slides(integrate(y, 7), 4, 8)
-    assert time.process_time() - start < 1.0
-
-
-def test_boxcar_is_the_causal_mean():
-    x = np.random.default_rng(0).standard_normal(50)
-    expected = [x[max(0, i - 6) : i + 1].sum() / 7 for i in range(50)]
-    assert np.allclose(integrate(x, 7), expected)
-    assert np.array_equal(integrate(np.stack([x, x]), 7)[1], integrate(x, 7))
-    assert integrate(np.array([1.0, np.nan, 3.0]), 2).tolist() == [0.5, 0.5, 1.5]
