@@ -39,17 +39,20 @@ class Preprocessor(nn.Module):
         window: samples of a window, kernel and context.
         stride: samples between windows, >= 1.
         batch: windows, >= 1.
+        rows: 2 where the PSD is made of other data than those that are whitened, as in a stream of reference 2.10.
 
     Raises:
         ValueError: no stride or batch, or what `Whitener` refuses.
     """
 
-    def __init__(self, conditioning: Conditioning, sample_rate: float, num_ifos: int, window: int, stride: int, batch: int) -> None:
+    def __init__(
+        self, conditioning: Conditioning, sample_rate: float, num_ifos: int, window: int, stride: int, batch: int, rows: int = 1
+    ) -> None:
         super().__init__()
         if stride < 1 or batch < 1:
             raise ValueError(f"stride of {stride} samples, batch of {batch}: expected at least 1 of each")
         self.whitener = Whitener(conditioning, sample_rate)
-        self.window, self.stride, self.shape = window, stride, (batch, num_ifos, window)
+        self.window, self.stride, self.shape, self.rows = window, stride, (batch, num_ifos, window), rows
         self.settle = round(conditioning.psd_length * sample_rate)
         self.size = window + (batch - 1) * stride
         self.samples = self.settle + self.size + 2 * self.whitener.crop
@@ -69,8 +72,11 @@ class Preprocessor(nn.Module):
         self.register_buffer("weight", place - left, persistent=False)
 
     def forward(self, strain: Tensor) -> Tensor:
-        """strain: (1, ifo, samples); returns windows (batch, ifo, window) float32."""
-        white = self._whiten(strain[0].double())
+        """strain: (rows, ifo, samples); returns windows (batch, ifo, window) float32 of the last row, by the PSD of the first."""
+        if self.rows == 1:
+            white = self._whiten(strain[0].double())
+        else:
+            white = self._whiten(torch.cat([strain[0, :, : self.settle], strain[-1, :, self.settle :]], -1).double())
         starts = range(0, self.size - self.window + 1, self.stride)
         return torch.stack([white[:, i : i + self.window] for i in starts]).float()
 
@@ -146,7 +152,7 @@ def export_path(module: nn.Module, path: Path, strain: StrainType = "float64") -
         raise ValueError(f"{path}: expected a name that ends in .onnx or .pt2")
     whole = isinstance(module, WholePath)
     first = module.preprocessor if whole else module
-    example = torch.zeros(1, first.shape[1], first.samples, dtype=getattr(torch, strain))
+    example = torch.zeros(first.rows, first.shape[1], first.samples, dtype=getattr(torch, strain))
     program = torch.export.export(module.eval(), (example,))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
