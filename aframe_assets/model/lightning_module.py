@@ -45,7 +45,9 @@ class Detector(lightning.LightningModule):
         return loss
 
     def validation_step(self, data: ValidationSet, index: int) -> None:
-        scores = score(self.network, data, self.training_config.batch_size)
+        # in bfloat16 a logit has two digits: too few to rank signals by
+        with torch.autocast(self.device.type, enabled=False):
+            scores = score(self.network, data, self.training_config.batch_size)
         metrics = scores.metrics(max_fpr=self.training_config.max_fpr, pool=self.pool)
         self.log_dict(metrics, prog_bar=True, batch_size=1)
 
