@@ -1,7 +1,7 @@
 """A Triton server of a few lines: the real protocol over loopback, an arithmetic for a network, and faults on demand.
 
-Models: ``net`` (any, ifo, kernel) -> (any, 1) without state; ``snap`` (sequences) and ``net`` in the ensemble ``stream``:
-(1, ifo, update) -> (windows, 1), where every window is scored on the last samples before and inside of it.
+Models: ``net``, also called ``aframe``, (any, ifo, kernel) -> (any, 1) without state; ``snap`` (sequences) and ``net`` in the
+ensemble ``stream``: (1, ifo, update) -> (windows, 1), where every window is scored on the last samples before and inside of it.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.slots, self.fault = slots, fault or (lambda n, request: None)
         self.state: dict[int, np.ndarray] = {}
         self.regions: dict[str, mmap.mmap] = {}
-        self.started, self.seen, self.infers, self.most = [], [], 0, 0
+        self.started, self.seen, self.infers, self.busy, self.most = [], [], 0, 0, 0
         self.name, self.scale, self.share_memory = f"fake-{next(_names)}", 1.0, True
-        self.refuse_infer: str | None = None
+        self.about = ""
         self.lock = threading.Lock()
         self.port = 0
 
@@ -89,7 +89,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerReadyResponse(ready=True)
 
     def ModelReady(self, request, context):
-        return service_pb2.ModelReadyResponse(ready=request.name in ("net", "snap", "stream"))
+        return service_pb2.ModelReadyResponse(ready=request.name in ("net", "aframe", "snap", "stream"))
 
     def ServerMetadata(self, request, context):
         return service_pb2.ServerMetadataResponse(name=self.name, version="fake")
@@ -101,12 +101,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "stream": (("stream", [1, IFOS, UPDATE]), ("discriminator", [WINDOWS, 1])),
         }
         tensor = service_pb2.ModelMetadataResponse.TensorMetadata
-        (i, a), (o, b) = shapes[request.name]
+        (i, a), (o, b) = shapes["net" if request.name == "aframe" else request.name]
         inputs, outputs = [tensor(name=i, datatype="FP32", shape=a)], [tensor(name=o, datatype="FP32", shape=b)]
         return service_pb2.ModelMetadataResponse(name=request.name, inputs=inputs, outputs=outputs)
 
     def ModelConfig(self, request, context):
         config = model_config_pb2.ModelConfig(name=request.name)
+        if request.name == "aframe" and self.about:
+            config.parameters["aframe"].string_value = self.about
         if request.name == "stream":
             config.ensemble_scheduling.step.add(model_name="snap")
             config.ensemble_scheduling.step.add(model_name="net")
@@ -131,10 +133,18 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
     def ModelInfer(self, request, context):
-        self.infers += 1
-        if self.refuse_infer:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.refuse_infer)
-        what = self.fault(self.infers, request)
+        with self.lock:
+            self.infers, self.busy = self.infers + 1, self.busy + 1
+            self.most, number = max(self.most, self.busy), self.infers
+        try:
+            return self._infer(request, context, self.fault(number, request))
+        finally:
+            with self.lock:
+                self.busy -= 1
+
+    def _infer(self, request, context, what):
+        if what == "late":
+            time.sleep(0.3)
         if what == "drop":
             context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset")
         given, wanted = request.inputs[0], request.outputs[0]
@@ -148,6 +158,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         else:
             x = np.frombuffer(request.raw_input_contents[0], np.float32)
         y = self.scale * score(x.reshape(tuple(given.shape)))
+        if what == "nan":
+            y[0] = np.nan
         if what == "short":
             y = y[:-1]
         response = service_pb2.ModelInferResponse(id=request.id, model_name=request.model_name)
@@ -173,7 +185,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             if what == "end":
                 return
             if what == "late":
-                time.sleep(1.0)
+                time.sleep(0.3)
             if what == "swallow":
                 continue
             answer = self._answer(request, what)

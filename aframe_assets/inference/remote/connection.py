@@ -129,17 +129,17 @@ class Connection:
         details = (e.details() or "").strip() or "no details"
         text = f"Triton server at {self.url}, model {self.model}: {e.code().name}: {details}"
         # regions are registered with a server, so one that does not know them has been started since
-        forgotten = "shared memory region" in details.lower()
+        forgotten = "find shared memory region" in details
         return Refused(text) if e.code() in _PERMANENT and not forgotten else Dropped(text)
 
-    def ask(self, method: str, request: object) -> object:
+    def ask(self, method: str, request: object, timeout: float = ASK_TIMEOUT) -> object:
         """The answer of a method of the service.
 
         Raises:
             Dropped, Refused: there was none.
         """
         try:
-            return getattr(self.stub, method)(request, timeout=ASK_TIMEOUT)
+            return getattr(self.stub, method)(request, timeout=timeout)
         except grpc.RpcError as e:
             raise self.error(e) from None
 

@@ -1,0 +1,155 @@
+"""An engine whose network a server evaluates, against the same network here, while connections drop and servers start again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import fake_triton as fake
+import numpy as np
+import pytest
+
+from aframe_assets.engine.engine import Engine
+from aframe_assets.engine.signature import Signature
+from aframe_assets.inference.remote.connection import Absent, Refused, ServerError
+from aframe_assets.inference.remote.engine import RemoteEngine
+from aframe_assets.inference.remote.runner import Probe, RemoteRunner
+
+SIGNATURE = Signature(("H1", "L1"), 64.0, fake.KERNEL, {"kernel_length": fake.KERNEL / 64})
+HERE = Path("/dev/shm")
+
+
+@dataclass
+class At:
+    url: str
+    local: bool = True
+
+
+class Local:
+    threads = 1
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return fake.score(x)
+
+
+def windows(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, fake.IFOS, fake.KERNEL)).astype(np.float32)
+
+
+def local_engine(**change) -> Engine:
+    return Engine(replace(SIGNATURE, **change), {}, "here", Local(), batch=4)
+
+
+def remote(server: fake.FakeTriton, **change) -> RemoteEngine:
+    values = {"patience": 5.0, "answer_timeout": 5.0, "in_flight": 3, "log": logging.getLogger("test")} | change
+    return RemoteEngine(local_engine(), At(server.url), **values)
+
+
+def left_behind() -> list[str]:
+    return [n for n in os.listdir(HERE) if n.startswith(f"aframe-{os.getpid()}-")] if HERE.is_dir() else []
+
+
+@pytest.mark.parametrize("share_memory", [True, False])
+@pytest.mark.parametrize("count", [1, 4, 5, 61])
+def test_a_server_answers_as_the_engine_does(share_memory, count):
+    with fake.FakeTriton() as server, remote(server, share_memory=share_memory) as engine:
+        x = windows(count)
+        np.testing.assert_array_equal(engine.infer(x), local_engine().infer(x))
+        np.testing.assert_array_equal(engine.score_windows(x), local_engine().score_windows(x))
+        assert (engine.kernel, engine.ifos, engine.form, engine.head) == (fake.KERNEL, ["H1", "L1"], "windows", None)
+        assert bool(server.regions) == (share_memory and HERE.is_dir())
+    assert not server.regions and not left_behind()
+
+
+def test_requests_under_way_are_bounded_and_answers_in_order():
+    with fake.FakeTriton(fault=lambda n, request: "late" if n < 8 else None) as server, remote(server, in_flight=3) as engine:
+        x = windows(40)
+        np.testing.assert_array_equal(engine.infer(x), fake.score(x)[:, 0])
+        assert server.most == 3
+
+
+@pytest.mark.parametrize("share_memory", [True, False])
+@pytest.mark.parametrize("at", [(2,), (5, 6), (4, 9, 14)])
+def test_requests_are_sent_again_when_a_connection_drops(share_memory, at):
+    with fake.FakeTriton(fault=lambda n, r: "drop" if n in at else None) as server, remote(server, share_memory=share_memory) as engine:
+        x = windows(40)
+        np.testing.assert_array_equal(engine.infer(x), fake.score(x)[:, 0])
+        assert server.infers > 11
+    assert not server.regions and not left_behind()
+
+
+@pytest.mark.parametrize("share_memory", [True, False])
+def test_a_server_that_was_started_again_between_calls_is_asked_the_probe_again(share_memory, caplog):
+    with fake.FakeTriton() as server, remote(server, share_memory=share_memory) as engine:
+        engine.infer(windows(9))
+        server.kill()
+        server.serve()
+        np.testing.assert_array_equal(engine.infer(windows(9)), fake.score(windows(9))[:, 0])
+        server.kill()
+        server.scale = 1.1
+        server.serve()
+        with pytest.raises(Refused, match="apart from this search's engine"):
+            engine.infer(windows(9))
+    assert not left_behind()
+
+
+def test_a_server_that_is_killed_during_a_call_and_comes_back():
+    def fault(n, request):
+        if n == 5:
+            threading.Thread(target=lambda: (server.kill(), server.serve())).start()
+            return "late"
+        return None
+
+    with fake.FakeTriton(fault=fault) as server, remote(server) as engine:
+        x = windows(40)
+        np.testing.assert_array_equal(engine.infer(x), fake.score(x)[:, 0])
+
+
+def test_attempts_are_bounded():
+    with fake.FakeTriton(fault=lambda n, r: "drop" if n > 3 else None) as server, remote(server, attempts=2) as engine:
+        with pytest.raises(ServerError, match=rf"2 attempts.*failed; the last: Triton server at {server.url}, model aframe"):
+            engine.infer(windows(40))
+    with fake.FakeTriton() as server, remote(server, patience=0.3) as engine:
+        server.kill()
+        with pytest.raises(Absent, match=f"{server.url}, model aframe: no answer, for 0.3 s"):
+            engine.infer(windows(4))
+    assert not left_behind()
+
+
+def test_a_server_that_does_not_share_memory_is_sent_the_data(caplog):
+    with fake.FakeTriton() as server, caplog.at_level(logging.INFO, "test"):
+        server.share_memory = False
+        with remote(server) as engine:
+            np.testing.assert_array_equal(engine.infer(windows(9)), fake.score(windows(9))[:, 0])
+    assert "no shared memory with this server" in caplog.text and not left_behind()
+
+
+@pytest.mark.parametrize(("what", "message"), [("short", r"shape \(3, 1\); expected \(4, 1\)"), ("nan", "not finite")])
+@pytest.mark.parametrize("share_memory", [True, False])
+def test_answers_that_cannot_be_right_are_refused(what, message, share_memory):
+    with fake.FakeTriton(fault=lambda n, r: what if n == 3 else None) as server, remote(server, share_memory=share_memory) as engine:
+        with pytest.raises(Refused, match=message):
+            engine.infer(windows(40))
+    assert not server.regions and not left_behind()
+
+
+def test_another_network_or_shape_is_refused_at_once():
+    with fake.FakeTriton() as server:
+        server.scale = 0.0
+        with pytest.raises(Refused, match=r"apart from this search's engine .* numpy 2; serve the model_repository of this run"):
+            remote(server)
+        server.scale, server.about = 1.0, json.dumps(asdict(replace(SIGNATURE, sample_rate=4096.0)))
+        with pytest.raises(Refused, match=r"sample_rate = 4096.0: the engine of this search has 64.0"):
+            remote(server)
+        server.about = json.dumps(asdict(SIGNATURE))
+        remote(server).close()
+        probe = Probe(windows(2)[:, :, 1:], np.zeros((2, 1), np.float32), 1.0)
+        with pytest.raises(Refused, match=r"takes input_0 \[-1, 2, 20\]; the engine of this search takes \[-1, 2, 19\]"):
+            RemoteRunner(At(server.url), "net", probe)
+        with pytest.raises(Absent, match="model aframe-blocks: the model is not ready"):
+            RemoteEngine(local_engine(form="frames", block=40), At(server.url), patience=0.2)
+    assert not left_behind()
