@@ -309,6 +309,15 @@ class Inference(Section):
     merger_time_rate: Hertz = Field(default=64, gt=0, description="rate at which a candidate is re-scored to find merger_time")
     recovery_window: Seconds = Field(default=1.0, gt=0, description="an injection is recovered by the loudest event within this time of it")
     event_time_convention: Literal["right_edge", "upstream_v1"] = "right_edge"
+    memory_gb: float = Field(
+        default=2, gt=0, description="memory of a step that searches one chunk; more slides and longer maps are handled at once with more"
+    )
+    mode: Literal["inprocess", "triton"] = Field(
+        default="inprocess",
+        description="who evaluates the network: the step itself, or a Triton server on model_repository that each step starts (or triton.url "
+        "of site.yaml)",
+    )
+    in_flight: int = Field(default=4, ge=1, description="requests that a step has under way at a Triton server")
     cascade: Cascade = Cascade()
 
 
@@ -376,9 +385,15 @@ class Config(Section):
             raise ValueError("\n".join(found))
         return self
 
-    def select(self, paths: tuple[str, ...]) -> dict[str, Any]:
-        """The values at dotted `paths`, as plain data; what an asset's key is made of."""
+    def select(self, paths: tuple[str, ...], without: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The values at dotted `paths` less those at `without`, as plain data; what an asset's key is made of."""
         whole = self.model_dump(mode="json")
+        for path in without:
+            *sections, name = path.split(".")
+            inner: Any = whole
+            for part in sections:
+                inner = inner[part]
+            del inner[name]
         out: dict[str, Any] = {}
         for path in paths:
             value: Any = whole

@@ -46,7 +46,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Runs:
-    """Stretches of wanted outputs next to each other, contiguous in every detector's own time too (no ring seam inside).
+    """Stretches of wanted outputs next to each other or nearly so, contiguous in every detector's own time (no ring seam inside).
 
     Attributes:
         slide, first, count: (run,) row of the block, first output, number of outputs.
@@ -59,23 +59,39 @@ class Runs:
     start: np.ndarray
 
     @classmethod
-    def of(cls, layout: Layout, offsets: np.ndarray, wanted: np.ndarray) -> Runs:
+    def of(cls, layout: Layout, offsets: np.ndarray, wanted: np.ndarray, gap: int = 0) -> Runs:
         """Runs of a block of slides, in order of slide and output.
 
         Args:
             layout: of the chunk.
             offsets: (slide, ifo), samples.
             wanted: (slide, output), bool.
+            gap: so many outputs in a row may be in a run though they are not wanted.
         """
-        slide, output = np.nonzero(wanted)
-        frame = output.astype(np.int64) * layout.stride
-        own = frame[:, None] + np.asarray(offsets, np.int64)[slide]
-        if layout.ring:
-            own %= layout.ring
-        new = np.ones(len(slide), bool)
-        new[1:] = (np.diff(slide) != 0) | (np.diff(output) != 1) | (np.diff(own, axis=0) != layout.stride).any(axis=1)
-        at = np.flatnonzero(new)
-        return cls(slide[at], output[at], np.diff(np.append(at, len(slide))), own[at])
+        slides, starts, stops = [], [], []
+        for row, chosen in enumerate(wanted):
+            output = np.flatnonzero(chosen)
+            if not len(output):
+                continue
+            own = layout.own(output * layout.stride, np.asarray(offsets)[row])
+            step = np.diff(output)
+            new = np.flatnonzero((step > gap + 1) | (np.diff(own, axis=1) != step * layout.stride).any(axis=0)) + 1
+            starts.append(output[np.append(0, new)])
+            stops.append(output[np.append(new, len(output)) - 1] + 1)
+            slides.append(np.full(len(new) + 1, row))
+        slide, first, stop = (np.concatenate([np.empty(0, np.int64), *x]).astype(np.int64) for x in (slides, starts, stops))
+        own = (first * layout.stride)[:, None] + np.asarray(offsets, np.int64).reshape(len(wanted), -1)[slide]
+        return cls(slide, first, stop - first, own % layout.ring if layout.ring else own)
+
+    def of_slides(self, chosen: np.ndarray) -> Runs:
+        """Those of `chosen` (run,), bool."""
+        return Runs(self.slide[chosen], self.first[chosen], self.count[chosen], self.start[chosen])
+
+    def between(self, low: int, high: int, layout: Layout) -> Runs:
+        """What they have of outputs [low, high)."""
+        first, stop = np.maximum(self.first, low), np.minimum(self.first + self.count, high)
+        start = self.start + ((first - self.first) * layout.stride)[:, None]
+        return Runs(self.slide, first, stop - first, start).of_slides(first < stop)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""The scorer that a network asks for by its form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from aframe_assets.config import Inference
+from aframe_assets.inference.frames import FrameScorer
+from aframe_assets.inference.maps import MapScorer
+from aframe_assets.inference.scoring import CascadeScorer, Chooser, Layout, NetworkScorer, SlideScorer
+from aframe_assets.inference.windows import WindowScorer
+
+MAPS = 0.4
+"""Share of ``inference.memory_gb`` that maps may take: beside them there are strain, scores, and the libraries themselves."""
+
+
+def slide_scorer(
+    engine: Any, streams: Sequence[np.ndarray], layout: Layout, inference: Inference, chooser: Chooser | None = None
+) -> SlideScorer:
+    """Scorer of one chunk.
+
+    Args:
+        engine: an `aframe_assets.engine.engine.Engine`; anything with `score_windows` alone is scored window by window.
+        streams: whitened, one array per detector.
+        layout: of the windows.
+        inference: batch size and memory.
+        chooser: of a cascade; then the engine has a filter.
+
+    Raises:
+        ValueError: a chooser and no filter, or a filter and no chooser; sizes that the network's frames do not serve.
+    """
+    if (chooser is None) != (getattr(engine, "filter", None) is None):
+        raise ValueError(
+            "the engine has a filter network; expected a rule of what it keeps, made by the search that trained it"
+            if chooser is None
+            else "a rule of what a filter network keeps, and an engine without one; build the engine again with model.filter"
+        )
+    scorer = _network(engine, streams, layout, inference)
+    return scorer if chooser is None else CascadeScorer(_network(engine.filter, streams, layout, inference), scorer, chooser)
+
+
+def _network(engine: Any, streams: Sequence[np.ndarray], layout: Layout, inference: Inference) -> NetworkScorer:
+    form = getattr(engine, "form", "windows")
+    if form == "frames":
+        return FrameScorer(engine, streams, layout)
+    if form == "maps":
+        return MapScorer(engine, streams, layout, MAPS * inference.memory_gb * 1e9)
+    return WindowScorer(engine, streams, layout, inference.batch_size)
