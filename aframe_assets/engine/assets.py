@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.engine.checks import ENGINE_CHECKS, EXPORTED_CHECKS, REPOSITORY_CHECKS, parity_check, snapshotter_check
+from aframe_assets.engine.checks import (
+    ENGINE_CHECKS,
+    EXPORTED_CHECKS,
+    REPOSITORY_CHECKS,
+    parity_check,
+    preprocessor_check,
+    snapshotter_check,
+)
 from aframe_assets.store.bodies import plain_asset
 from aframe_assets.store.job import Job, Product
 from aframe_assets.tags import resources
@@ -110,23 +117,18 @@ def make_engine(job: Job) -> Product:
 
 
 def make_model_repository(job: Job) -> Product:
-    """The engine's network as a Triton repository that is fed whitened streams."""
+    """The engine's networks as a Triton repository, fed strain or whitened streams."""
     from aframe_assets.engine.export import SIGNATURE_FILE
-    from aframe_assets.engine.repository import ENSEMBLE, NETWORK, SNAPSHOTTER, write_repository
+    from aframe_assets.engine.repository import write_repository
     from aframe_assets.engine.signature import Signature
 
     engine = job.path("engine")
     signature = Signature.read(engine / SIGNATURE_FILE)
-    inference = job.config.inference
-    shape = {
-        "num_ifos": len(signature.ifos),
-        "kernel": signature.window,
-        "stride": round(signature.sample_rate / inference.inference_rate),
-        "batch": inference.batch_size,
-    }
-    write_repository(job.scratch, engine / f"{signature.windows_stem}.onnx", **shape)
-    check = snapshotter_check(job.scratch / SNAPSHOTTER / "1" / "model.onnx", **shape)
-    return Product(job.scratch, {**shape, "models": [SNAPSHOTTER, NETWORK, ENSEMBLE], "whitened_input": True}, [check])
+    stride, batch = round(signature.sample_rate / job.config.inference.inference_rate), job.config.inference.batch_size
+    models = write_repository(job.scratch, engine, stride=stride, batch=batch)
+    checks = [snapshotter_check(job.scratch), preprocessor_check(job.scratch, signature, stride)]
+    meta = {"models": models, "ifos": list(signature.ifos), "window": signature.window, "stride": stride, "batch": batch}
+    return Product(job.scratch, meta, checks)
 
 
 def assets(config: Config) -> list[Any]:
@@ -154,7 +156,7 @@ def assets(config: Config) -> list[Any]:
             "model_repository",
             make_model_repository,
             config,
-            description="Triton model repository: snapshotter with state, network, and the ensemble of both, on whitened streams.",
+            description="Triton model repository: snapshotter, preprocessor, network; ensembles on strain and on whitened streams.",
             tags=resources(cpus=1, memory_gb=2, time_min=30),
             kinds={"onnx"},
             checks=REPOSITORY_CHECKS,

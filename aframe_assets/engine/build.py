@@ -74,7 +74,8 @@ def build_engine(
         found[name] = {"parity": parity.as_dict(), "batch": batch, "ms_per_input": speed[batch], "threads": engine.threads}
     good = {n: v for n, v in found.items() if v["parity"]["passed"]} or found
     chosen = min(good, key=lambda n: good[n]["ms_per_input"] * (1 / MARGIN if n == "torch" else 1.0))
-    keep = {SIGNATURE_FILE, f"{MODEL}.{PLATFORMS[chosen].files}", f"{signature.windows_stem}.onnx"}
+    # both ONNX files whatever was chosen: a Triton repository holds them
+    keep = {SIGNATURE_FILE, f"{MODEL}.{PLATFORMS[chosen].files}", f"{MODEL}.onnx", f"{signature.windows_stem}.onnx"}
     if signature.form != "windows":
         keep |= {WEIGHTS, DESCRIPTION}
     for name in sorted(keep):

@@ -10,9 +10,16 @@ from aframe_assets.store.job import Check
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import onnxruntime
+
+    from aframe_assets.engine.signature import Signature
+
 EXPORTED_CHECKS = [("exported_equals_torch", True)]
 ENGINE_CHECKS = [("engine_equals_torch", True)]
-REPOSITORY_CHECKS = [("snapshotter_cuts_windows", True)]
+REPOSITORY_CHECKS = [("snapshotters_cut_streams", True), ("preprocessor_equals_whitener", True)]
+
+WHITENING_TOLERANCE = 1e-5
+"""Of the largest whitened value: rounding of float32, and of transforms that differ in length."""
 
 
 def parity_check(name: str, found: Mapping[str, Mapping[str, Any]]) -> Check:
@@ -31,19 +38,66 @@ def parity_check(name: str, found: Mapping[str, Mapping[str, Any]]) -> Check:
     )
 
 
-def snapshotter_check(path: Path, num_ifos: int, kernel: int, stride: int, batch: int) -> Check:
-    """The ONNX snapshotter, called as Triton calls it, cuts the windows that `WindowSnapshotter`'s rule gives."""
+def snapshotter_check(repository: Path) -> Check:
+    """Both snapshotters of a repository, called as Triton calls them, give what is cut from the whole streams."""
     import numpy as np
+
+    from aframe_assets.engine.repository import SNAPSHOTTER, WHITENED_SNAPSHOTTER
+
+    equal, requests = True, 3
+    for name in (SNAPSHOTTER, WHITENED_SNAPSHOTTER):
+        session = _session(repository, name)
+        rows, ifos, update = session.get_inputs()[0].shape
+        output = session.get_outputs()[0]
+        state = np.zeros(session.get_inputs()[1].shape, np.float32)
+        stream = np.random.default_rng(0).standard_normal((rows, ifos, requests * update)).astype(np.float32)
+        whole = np.concatenate([state, stream], axis=2)
+        for i in range(requests):
+            answer, state = session.run(None, {"stream": stream[:, :, i * update : (i + 1) * update], "input_state": state})
+            wanted = whole[:, :, i * update : i * update + state.shape[2] + update]
+            if name == WHITENED_SNAPSHOTTER:
+                batch, _, window = output.shape
+                wanted = np.lib.stride_tricks.sliding_window_view(wanted[0], window, axis=1)[:, :: update // batch].transpose(1, 0, 2)
+            equal &= np.array_equal(answer, wanted)
+    return Check("snapshotters_cut_streams", bool(equal), description=f"{requests} requests of each compared sample by sample")
+
+
+def preprocessor_check(repository: Path, signature: Signature, stride: int) -> Check:
+    """The repository's preprocessor gives the windows that `Whitener` gives, to float rounding.
+
+    On white noise of a detector's level with a sine and, in the row that is whitened, a burst that the PSD does not know.
+    """
+    import numpy as np
+    import torch
+
+    from aframe_assets.config import Conditioning
+    from aframe_assets.engine.repository import PREPROCESSOR
+    from aframe_assets.strain.conditioning import Whitener
+
+    session = _session(repository, PREPROCESSOR)
+    strain = np.random.default_rng(0).standard_normal(session.get_inputs()[0].shape)
+    strain[0] = strain[1] = strain[0] + 3 * np.sin(np.arange(strain.shape[2]) * 0.3)
+    strain[1, :, -signature.window :] += 5 * np.hanning(signature.window)
+    strain = (strain * 1e-22).astype(np.float32)
+    (windows,) = session.run(None, {"strain": strain})
+    whitener = Whitener(Conditioning.model_validate(signature.conditioning), signature.sample_rate)
+    split = round(whitener.psd_length * signature.sample_rate)
+    background, data = torch.from_numpy(strain).double()
+    whitened = whitener.whiten(data[:, split:], whitener.psd(background[:, :split])).numpy()
+    wanted = np.lib.stride_tricks.sliding_window_view(whitened, signature.window, axis=1)[:, ::stride].transpose(1, 0, 2)
+    shape = windows.shape == wanted.shape
+    off = float(np.abs(windows - wanted).max() / np.abs(wanted).max()) if shape else float("inf")
+    return Check(
+        "preprocessor_equals_whitener",
+        off < WHITENING_TOLERANCE,
+        description=f"largest difference {off:.2g} of the largest value (accepted {WHITENING_TOLERANCE:g})",
+        metadata={"relative_difference": off, "windows": len(windows)},
+    )
+
+
+def _session(repository: Path, model: str) -> onnxruntime.InferenceSession:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    stream = np.random.default_rng(0).standard_normal((1, num_ifos, 3 * batch * stride)).astype(np.float32)
-    state = np.zeros((1, num_ifos, kernel - stride), np.float32)
-    whole = np.concatenate([state, stream], axis=2)[0]
-    wanted = np.lib.stride_tricks.sliding_window_view(whole, kernel, axis=1)[:, ::stride].transpose(1, 0, 2)
-    equal = True
-    for i in range(3):
-        update = stream[:, :, i * batch * stride : (i + 1) * batch * stride]
-        windows, state = session.run(["windows", "output_state"], {"stream": update, "input_state": state})
-        equal &= np.array_equal(windows, wanted[i * batch : (i + 1) * batch])
-    return Check("snapshotter_cuts_windows", bool(equal), description=f"{3 * batch} windows of 3 requests compared sample by sample")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(repository / model / "1" / "model.onnx"), options, providers=["CPUExecutionProvider"])

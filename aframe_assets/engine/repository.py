@@ -1,37 +1,50 @@
-"""A Triton model repository: snapshotter, network, and the ensemble of both (reference 2.10).
+"""A Triton model repository in the shape of reference 2.10, from an engine.
 
 | model | platform | input -> output |
 |---|---|---|
-| ``snapshotter`` | onnxruntime_onnx | ``stream`` (1, ifo, batch * stride) -> ``windows`` (batch, ifo, kernel) |
-| ``aframe`` | onnxruntime_onnx | ``input_0`` (any, ifo, kernel) -> ``discriminator`` (any, 1) |
-| ``aframe-stream`` | ensemble | ``stream`` -> ``discriminator`` |
+| ``snapshotter`` | ONNX Runtime, sequences | ``stream`` (2, ifo, batch * stride) -> ``strain`` (2, ifo, state + batch * stride) |
+| ``preprocessor`` | ONNX Runtime | ``strain`` -> ``input_0`` (batch, ifo, window) |
+| ``aframe`` | TensorRT or ONNX Runtime | ``input_0`` (any, ifo, window) -> ``discriminator`` (any, 1) |
+| ``aframe-stream`` | ensemble of these | ``stream`` -> ``discriminator`` (batch, 1) |
+| ``whitened-snapshotter`` | ONNX Runtime, sequences | ``stream`` (1, ifo, batch * stride) -> ``windows`` (batch, ifo, window) |
+| ``aframe-whitened-stream`` | ensemble with ``aframe`` | ``stream`` -> ``discriminator`` (batch, 1) |
+| ``aframe-blocks`` | TensorRT or ONNX Runtime | a network of frames or maps in that form, see `Signature` |
+| ``filter-blocks`` | the same | a cascade's filter network |
 
-The snapshotter serves sequences (batching 'direct') and keeps its state inside the server.
+``aframe-stream`` is fed strain: row 0 of its stream is the data whose PSD whitens row 1, which may hold signals besides. The
+state is psd_length + fduration + window - stride long, so that a request gives the windows that end in its own samples, all
+whitened with the PSD of the psd_length seconds before them. ``aframe-whitened-stream`` is fed what the client has whitened, once
+for all slides; its state is window - stride long. States begin as zeros: outputs that they touch are to be dropped.
 
-Streams are whitened: the client whitens each detector once for all its slides, so the repository has no
-preprocessor and the state is that of the windows alone, int((kernel_length - 1 / rate) * sample_rate) samples. It
-starts as zeros: the first kernel / stride - 1 windows of a sequence (rounded up) hold some and are to be dropped.
+Networks run wherever the server is (KIND_AUTO), everything else on the cores.
+Every network tells in its parameter ``aframe`` (JSON) what it is: its signature, and the SHA-256 of its file.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from aframe_assets.engine.export import INPUT, OUTPUT
+from aframe_assets.engine.engine import FILTER
+from aframe_assets.engine.export import INPUT, OUTPUT, SIGNATURE_FILE
+from aframe_assets.engine.signature import MODEL, Signature
+from aframe_assets.engine.snapshotter import INPUT_STATE, OUTPUT_STATE, STRAIN, STREAM, WINDOWS, strain_snapshotter, window_snapshotter
 
-NETWORK, SNAPSHOTTER, ENSEMBLE = "aframe", "snapshotter", "aframe-stream"
-STREAM, WINDOWS = "stream", "windows"
+NETWORK, SNAPSHOTTER, PREPROCESSOR, ENSEMBLE = "aframe", "snapshotter", "preprocessor", "aframe-stream"
+WHITENED_SNAPSHOTTER, WHITENED_ENSEMBLE = "whitened-snapshotter", "aframe-whitened-stream"
+BLOCKS, FILTER_BLOCKS = "aframe-blocks", "filter-blocks"
+ROWS = 2
+"""Rows of a stream of strain: what the PSD is made of, and what is whitened."""
+
 MAX_IDLE_MICROSECONDS = 60_000_000_000
-_OPSET = 17
-_IR_VERSION = 8
+PLAN = f"{MODEL}.plan"
 
 
 @dataclass(frozen=True)
@@ -60,149 +73,194 @@ def protobuf_text(values: Mapping[str, Any], indent: int = 0) -> str:
     return "".join(lines)
 
 
-def snapshotter_model(num_ifos: int, kernel: int, stride: int, batch: int) -> onnx.ModelProto:
-    """The snapshotter as ONNX: (stream, input_state) -> (windows, output_state).
+@dataclass(frozen=True)
+class Layout:
+    """Shapes of a repository.
 
-    Args:
-        num_ifos: channels.
-        kernel: samples of a window.
-        stride: samples between windows, 1 <= stride <= kernel.
-        batch: windows per request.
-
-    Raises:
-        ValueError: a stride that leaves samples out, or below 1.
+    Attributes:
+        signature: of the network.
+        stride: samples between windows, 1 <= stride <= window.
+        batch: windows of a request.
+        streams: sequences served at once.
+        threads: of a network's instance on the cores, until the server is told otherwise.
     """
-    if not 1 <= stride <= kernel:
-        raise ValueError(f"stride of {stride} samples; expected 1 to the kernel's {kernel}")
-    state, update = kernel - stride, batch * stride
 
-    def constant(name: str, values: Any) -> onnx.TensorProto:
-        return numpy_helper.from_array(np.asarray(values, np.int64), name)
+    signature: Signature
+    stride: int
+    batch: int
+    streams: int = 6
+    threads: int = 2
 
-    nodes = [
-        helper.make_node("Concat", ["input_state", STREAM], ["whole"], axis=2),
-        helper.make_node("Add", ["first", "offset"], ["samples"]),
-        helper.make_node("Gather", ["whole", "samples"], ["cut"], axis=2),
-        helper.make_node("Squeeze", ["cut", "axis0"], ["squeezed"]),
-        helper.make_node("Transpose", ["squeezed"], [WINDOWS], perm=[1, 0, 2]),
-        helper.make_node("Slice", ["whole", "tail", "end", "axis2"], ["output_state"]),
-    ]
-    constants = [
-        constant("first", np.arange(batch)[:, None] * stride),
-        constant("offset", np.arange(kernel)[None]),
-        constant("axis0", [0]),
-        constant("axis2", [2]),
-        constant("tail", [update]),
-        constant("end", [state + update]),
-    ]
+    @property
+    def num_ifos(self) -> int:
+        return len(self.signature.ifos)
 
-    def tensor(name: str, shape: list[int]) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+    @property
+    def update(self) -> int:
+        """Samples of a request."""
+        return self.batch * self.stride
 
-    graph = helper.make_graph(
-        nodes,
-        SNAPSHOTTER,
-        [tensor(STREAM, [1, num_ifos, update]), tensor("input_state", [1, num_ifos, state])],
-        [tensor(WINDOWS, [batch, num_ifos, kernel]), tensor("output_state", [1, num_ifos, state])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION, producer_name="aframe_assets")
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    @property
+    def whitened_state(self) -> int:
+        """Whitened samples kept between requests."""
+        return self.signature.window - self.stride
+
+    @property
+    def state(self) -> int:
+        """Samples of strain kept between requests."""
+        conditioning = self.signature.conditioning
+        settle = conditioning["psd_length"] + conditioning["fduration"]
+        return round(settle * self.signature.sample_rate) + self.whitened_state
 
 
 def _tensor(name: str, dims: list[int]) -> dict[str, Any]:
     return {"name": name, "data_type": Word("TYPE_FP32"), "dims": dims}
 
 
-def configurations(num_ifos: int, kernel: int, stride: int, batch: int, streams: int, threads: int) -> dict[str, dict[str, Any]]:
-    """The configuration of each model as nested values; dims are whole (max_batch_size 0)."""
-    state = [1, num_ifos, kernel - stride]
-    stream = _tensor(STREAM, [1, num_ifos, batch * stride])
-    intra = [{"key": "intra_op_thread_count", "value": {"string_value": str(threads)}}]
-    snapshotter = {
-        "name": SNAPSHOTTER,
-        "platform": "onnxruntime_onnx",
+def _parameters(values: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"key": k, "value": {"string_value": v}} for k, v in values.items()]
+
+
+def _model(
+    name: str, platform: str, inputs: Any, outputs: Any, kind: str, count: int, parameters: Mapping[str, str], **more: Any
+) -> dict[str, Any]:
+    """A model whose dims are whole: requests are never joined, so that every answer is the one that its request alone has."""
+    return {
+        "name": name,
+        "platform": platform,
         "max_batch_size": 0,
-        "input": [stream],
-        "output": [_tensor(WINDOWS, [batch, num_ifos, kernel])],
-        "instance_group": [{"count": streams, "kind": Word("KIND_CPU")}],
+        "input": inputs,
+        "output": outputs,
+        "instance_group": [{"count": count, "kind": Word(kind)}],
+        **more,
+        "parameters": _parameters(parameters),
+    }
+
+
+def _sequences(state: list[int]) -> dict[str, Any]:
+    zeros = {"name": "zeros", "data_type": Word("TYPE_FP32"), "dims": state, "zero_data": True}
+    kept = {"input_name": INPUT_STATE, "output_name": OUTPUT_STATE, "data_type": Word("TYPE_FP32"), "dims": state}
+    return {
         "sequence_batching": {
             "max_sequence_idle_microseconds": MAX_IDLE_MICROSECONDS,
             "direct": {},
-            "state": [
-                {
-                    "input_name": "input_state",
-                    "output_name": "output_state",
-                    "data_type": Word("TYPE_FP32"),
-                    "dims": state,
-                    "initial_state": [{"name": "zeros", "data_type": Word("TYPE_FP32"), "dims": state, "zero_data": True}],
-                }
-            ],
-        },
-        "parameters": intra,
-    }
-    network = {
-        "name": NETWORK,
-        "platform": "onnxruntime_onnx",
-        "max_batch_size": 0,
-        "input": [_tensor(INPUT, [-1, num_ifos, kernel])],
-        "output": [_tensor(OUTPUT, [-1, 1])],
-        "instance_group": [{"count": 1, "kind": Word("KIND_AUTO")}],
-        "parameters": intra,
-    }
-
-    def step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, Any]:
-        maps = {
-            "input_map": [{"key": k, "value": v} for k, v in inputs.items()],
-            "output_map": [{"key": k, "value": v} for k, v in outputs.items()],
+            "state": [kept | {"initial_state": [zeros]}],
         }
-        return {"model_name": model, "model_version": -1, **maps}
+    }
 
-    ensemble = {
-        "name": ENSEMBLE,
+
+def _ensemble(name: str, inputs: Any, outputs: Any, steps: list[tuple[str, dict[str, str], dict[str, str]]]) -> dict[str, Any]:
+    def entries(names: Mapping[str, str]) -> list[dict[str, str]]:
+        return [{"key": k, "value": v} for k, v in names.items()]
+
+    step = [{"model_name": m, "model_version": -1, "input_map": entries(i), "output_map": entries(o)} for m, i, o in steps]
+    return {
+        "name": name,
         "platform": "ensemble",
         "max_batch_size": 0,
-        "input": [stream],
-        "output": [_tensor(OUTPUT, [batch, 1])],
-        "ensemble_scheduling": {
-            "step": [step(SNAPSHOTTER, {STREAM: STREAM}, {WINDOWS: WINDOWS}), step(NETWORK, {INPUT: WINDOWS}, {OUTPUT: OUTPUT})]
-        },
+        "input": inputs,
+        "output": outputs,
+        "ensemble_scheduling": {"step": step},
     }
-    return {SNAPSHOTTER: snapshotter, NETWORK: network, ENSEMBLE: ensemble}
 
 
-def write_repository(
-    folder: Path, network: Path, *, num_ifos: int, kernel: int, stride: int, batch: int, streams: int = 6, threads: int = 2
-) -> list[Path]:
+def configurations(layout: Layout) -> dict[str, dict[str, Any]]:
+    """The configuration of each model but the networks, as nested values."""
+    signature, n, threads = layout.signature, layout.num_ifos, {"intra_op_thread_count": "1"}
+    windows, scores = [layout.batch, n, signature.window], _tensor(OUTPUT, [layout.batch, 1])
+    stream, whitened = _tensor(STREAM, [ROWS, n, layout.update]), _tensor(STREAM, [1, n, layout.update])
+    strain = _tensor(STRAIN, [ROWS, n, layout.state + layout.update])
+    kept, kept_whitened = _sequences([ROWS, n, layout.state]), _sequences([1, n, layout.whitened_state])
+    onnx_models = [
+        _model(SNAPSHOTTER, "onnxruntime_onnx", [stream], [strain], "KIND_CPU", layout.streams, threads, **kept),
+        _model(PREPROCESSOR, "onnxruntime_onnx", [strain], [_tensor(INPUT, windows)], "KIND_CPU", 2, threads),
+        _model(
+            WHITENED_SNAPSHOTTER,
+            "onnxruntime_onnx",
+            [whitened],
+            [_tensor(WINDOWS, windows)],
+            "KIND_CPU",
+            layout.streams,
+            threads,
+            **kept_whitened,
+        ),
+    ]
+    score = (NETWORK, {INPUT: WINDOWS}, {OUTPUT: OUTPUT})
+    steps = [(SNAPSHOTTER, {STREAM: STREAM}, {STRAIN: STRAIN}), (PREPROCESSOR, {STRAIN: STRAIN}, {INPUT: WINDOWS}), score]
+    ensembles = [
+        _ensemble(ENSEMBLE, [stream], [scores], steps),
+        _ensemble(WHITENED_ENSEMBLE, [whitened], [scores], [(WHITENED_SNAPSHOTTER, {STREAM: STREAM}, {WINDOWS: WINDOWS}), score]),
+    ]
+    return {c["name"]: c for c in (*onnx_models, *ensembles)}
+
+
+def network_configuration(name: str, engine: Path, windowed: bool, threads: int) -> tuple[dict[str, Any], Path]:
+    """Configuration and file of the network in the folder of an engine: windowed, or in its cheapest form.
+
+    Raises:
+        ValueError: the engine lacks the file.
+    """
+    signature = Signature.read(engine / SIGNATURE_FILE)
+    portable = engine / f"{signature.windows_stem if windowed else MODEL}.onnx"
+    if not portable.is_file():
+        raise ValueError(f"{engine}: no {portable.name}; build the engine again with `aframe run --until engine`")
+    graph = onnx.load(str(portable), load_external_data=False).graph
+    shapes = [[(v.name, [d.dim_value or -1 for d in v.type.tensor_type.shape.dim]) for v in part] for part in (graph.input, graph.output)]
+    inputs, outputs = ([_tensor(*tensor) for tensor in part] for part in shapes)
+    plan = engine / PLAN
+    planned = plan.is_file() and portable.stem == MODEL
+    file, platform = (plan, "tensorrt_plan") if planned else (portable, "onnxruntime_onnx")
+    about = asdict(signature) | {"form": "windows" if windowed else signature.form, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    parameters = {"intra_op_thread_count": str(threads), "aframe": json.dumps(about, sort_keys=True)}
+    return _model(name, platform, inputs, outputs, "KIND_AUTO", 1, parameters), file
+
+
+def write_repository(folder: Path, engine: Path, *, stride: int, batch: int, streams: int = 6, threads: int = 2) -> list[str]:
     """Write the repository, version 1 of each model.
 
     Args:
         folder: existing, empty.
-        network: the network's ONNX file.
-        num_ifos, kernel, stride, batch: channels; samples of a window; samples between windows; windows per request.
-        streams: sequences served at once (instances of the snapshotter).
-        threads: of each ONNX Runtime instance.
+        engine: folder of an engine.
+        stride, batch, streams, threads: see `Layout`.
 
     Returns:
-        The files written.
+        Names of the models.
+
+    Raises:
+        ValueError: a stride longer than a window, or an engine without the files that are needed.
     """
-    out = []
-    for name, values in configurations(num_ifos, kernel, stride, batch, streams, threads).items():
-        version = folder / name / "1"
-        version.mkdir(parents=True)
-        text = folder / name / "config.pbtxt"
-        text.write_text(protobuf_text(values))
-        out.append(text)
-        if name == ENSEMBLE:
-            # Triton wants the folder, and a store of objects keeps no empty one
-            model = version / "ensemble"
-            model.touch()
-        else:
-            model = version / "model.onnx"
-            if name == NETWORK:
-                shutil.copyfile(network, model)
-            else:
-                onnx.save(snapshotter_model(num_ifos, kernel, stride, batch), str(model))
-        out.append(model)
-    return out
+    from aframe_assets.config import Conditioning
+    from aframe_assets.engine.whole_path import Preprocessor, export_path
+
+    signature = Signature.read(engine / SIGNATURE_FILE)
+    layout = Layout(signature, stride, batch, streams, threads)
+    written = configurations(layout)
+    networks = [(NETWORK, engine, True)]
+    if signature.form != "windows":
+        networks.append((BLOCKS, engine, False))
+    if (engine / FILTER / SIGNATURE_FILE).is_file():
+        networks.append((FILTER_BLOCKS, engine / FILTER, False))
+    for name, place, windowed in networks:
+        written[name], file = network_configuration(name, place, windowed, threads)
+        _version(folder, name)
+        shutil.copyfile(file, folder / name / "1" / (PLAN if file.name == PLAN else "model.onnx"))
+    for name in (SNAPSHOTTER, WHITENED_SNAPSHOTTER, PREPROCESSOR):
+        _version(folder, name)
+    n = layout.num_ifos
+    onnx.save(strain_snapshotter(ROWS, n, layout.state, layout.update), str(folder / SNAPSHOTTER / "1" / "model.onnx"))
+    onnx.save(window_snapshotter(n, signature.window, stride, batch), str(folder / WHITENED_SNAPSHOTTER / "1" / "model.onnx"))
+    conditioning = Conditioning.model_validate(signature.conditioning)
+    preprocessor = Preprocessor(conditioning, signature.sample_rate, n, signature.window, stride, batch, rows=ROWS)
+    export_path(preprocessor, folder / PREPROCESSOR / "1" / "model.onnx", "float32")
+    for name in (ENSEMBLE, WHITENED_ENSEMBLE):
+        # Triton wants the folder, and a store of objects keeps no empty one
+        (_version(folder, name) / "ensemble").touch()
+    for name, values in written.items():
+        (folder / name / "config.pbtxt").write_text(protobuf_text(values))
+    return sorted(written)
+
+
+def _version(folder: Path, name: str) -> Path:
+    version = folder / name / "1"
+    version.mkdir(parents=True)
+    return version

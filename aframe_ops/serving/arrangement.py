@@ -49,9 +49,9 @@ def arrange(
 ) -> list[str]:
     """Copy `repository` to `folder` with the instances of this machine.
 
-    A model with sequences keeps its state on the cores, with `streams` instances, one for each sequence served at once. The
-    network gets `per_device` instances on each of `devices`, or stays on the cores when there are none. What the Python
-    backend runs is left as it is.
+    A model with sequences keeps its state on the cores, with `streams` instances, one for each sequence served at once. A
+    network gets `per_device` instances on each of `devices`, or stays on the cores when there are none. What the repository
+    wants on the cores (KIND_CPU), and what the Python backend runs, is left as it is.
 
     Args:
         repository: models, each with a config.pbtxt.
@@ -84,7 +84,7 @@ def arrange(
         runtime = config.platform in ("onnxruntime_onnx", "tensorrt_plan") or config.backend in ("onnxruntime", "tensorrt")
         if runtime and config.HasField("sequence_batching"):
             _instances(config, schema.ModelInstanceGroup.KIND_CPU, streams or sum(g.count for g in config.instance_group) or 1)
-        elif runtime:
+        elif runtime and not _on_cores(config):
             if not devices and "tensorrt" in (config.platform + config.backend):
                 raise ServingError(
                     f"{name} is a TensorRT plan, and this machine has no GPU that may be used; set engine.platform: onnxruntime"
@@ -96,6 +96,11 @@ def arrange(
             _instances(config, schema.ModelInstanceGroup.KIND_CPU, streams)
         (target / CONFIG).write_text(text_format.MessageToString(config))
     return names
+
+
+def _on_cores(config) -> bool:
+    kinds = {g.kind for g in config.instance_group}
+    return bool(kinds) and kinds == {type(config.instance_group[0]).KIND_CPU}
 
 
 def _instances(config, kind: int, count: int, devices: Sequence[int] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Exported files and engines answer as the network does, and the Triton repository is one that Triton's own schema reads."""
+"""Exported files and engines answer as the network does."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import json
 import warnings
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
 
 from aframe_assets.config import Architecture, Conditioning
 from aframe_assets.engine.build import BATCHES, build_engine
-from aframe_assets.engine.checks import parity_check, snapshotter_check
+from aframe_assets.engine.checks import parity_check
 from aframe_assets.engine.engine import load_engine
 from aframe_assets.engine.export import INPUT, ONNX_FILE, OUTPUT, TORCH_FILE, export
 from aframe_assets.engine.parity import compare, probes
-from aframe_assets.engine.repository import configurations, protobuf_text, snapshotter_model, write_repository
 from aframe_assets.engine.runners import default_threads
 from aframe_assets.engine.signature import Signature
-from aframe_assets.inference.streaming import WindowSnapshotter
 from aframe_assets.model.networks import Sky, build_network
 
 RATE = 256.0
@@ -142,77 +139,3 @@ def test_a_network_without_one_logit_is_refused(tmp_path, signature):
         export(torch.nn.Flatten(), signature, tmp_path)
     with pytest.raises(ValueError, match="whole number"):
         Signature.of(["H1"], 2048.5, CONDITIONING)
-
-
-# --- Triton repository ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rate", [1, 4, 8])
-@pytest.mark.parametrize("kernel_length", [2, 4])
-@pytest.mark.parametrize("batch", [1, 2, 8])
-def test_export_dimensions(rate, kernel_length, batch):
-    """Reference 4.2, 'export dims' and 'snapshotter', for streams that are whitened already (no F, no P in the state)."""
-    fs, ifos = 128, 2
-    model = snapshotter_model(ifos, kernel_length * fs, fs // rate, batch)
-    state = int((kernel_length - 1 / rate) * fs)
-
-    def shapes(values):
-        return {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-
-    assert shapes(model.graph.input) == {"stream": [1, ifos, batch * fs // rate], "input_state": [1, ifos, state]}
-    assert shapes(model.graph.output) == {"windows": [batch, ifos, kernel_length * fs], "output_state": [1, ifos, state]}
-
-
-@pytest.mark.parametrize("stride", [64, 100, 256])
-def test_onnx_snapshotter_equals_ours(tmp_path, stride):
-    kernel, batch, ifos = 256, 4, 2
-    onnx.save(snapshotter_model(ifos, kernel, stride, batch), str(tmp_path / "s.onnx"))
-    session = onnxruntime.InferenceSession(str(tmp_path / "s.onnx"), providers=["CPUExecutionProvider"])
-    stream = np.random.default_rng(0).standard_normal((ifos, 5 * batch * stride)).astype(np.float32)
-    state, out = np.zeros((1, ifos, kernel - stride), np.float32), []
-    ours = WindowSnapshotter(ifos, kernel, stride)
-    expected = ours.update(np.concatenate([state[0], stream], axis=1))
-    for i in range(5):
-        update = stream[None, :, i * batch * stride : (i + 1) * batch * stride]
-        windows, new = session.run(["windows", "output_state"], {"stream": update, "input_state": state})
-        assert np.array_equal(new[0], np.concatenate([state[0], update[0]], axis=1)[:, -new.shape[2] :]) or not new.shape[2]
-        state = new
-        out.append(windows)
-    assert np.array_equal(np.concatenate(out), expected)
-    assert snapshotter_check(tmp_path / "s.onnx", ifos, kernel, stride, batch).passed
-
-
-def test_a_stride_that_skips_samples_is_refused():
-    with pytest.raises(ValueError, match="expected 1 to the kernel"):
-        snapshotter_model(2, 256, 257, 4)
-
-
-def test_repository_is_what_triton_reads(exported, tmp_path):
-    text_format = pytest.importorskip("google.protobuf.text_format")
-    schema = pytest.importorskip("tritonclient.grpc.model_config_pb2")
-    write_repository(tmp_path, exported / ONNX_FILE, num_ifos=2, kernel=384, stride=64, batch=16)
-    configs = {}
-    for folder in sorted(p for p in tmp_path.iterdir()):
-        config = text_format.Parse((folder / "config.pbtxt").read_text(), schema.ModelConfig())
-        assert config.name == folder.name and (folder / "1").is_dir()
-        configs[config.name] = config
-    assert set(configs) == {"aframe", "aframe-stream", "snapshotter"}
-    for name in ("aframe", "snapshotter"):
-        config, model = configs[name], onnx.load(str(tmp_path / name / "1" / "model.onnx"))
-        states = {s.input_name for s in config.sequence_batching.state} | {s.output_name for s in config.sequence_batching.state}
-        for declared, actual in ((config.input, model.graph.input), (config.output, model.graph.output)):
-            dims = {v.name: [d.dim_value or -1 for d in v.type.tensor_type.shape.dim] for v in actual if v.name not in states}
-            assert {t.name: list(t.dims) for t in declared} == dims
-            assert all(t.data_type == schema.TYPE_FP32 for t in declared)
-    sequence = configs["snapshotter"].sequence_batching
-    assert sequence.HasField("direct") and sequence.max_sequence_idle_microseconds == 60_000_000_000
-    assert list(sequence.state[0].dims) == [1, 2, 320] and sequence.state[0].initial_state[0].zero_data
-    steps = configs["aframe-stream"].ensemble_scheduling.step
-    assert [s.model_name for s in steps] == ["snapshotter", "aframe"]
-    assert dict(steps[0].output_map) == {"windows": "windows"} and dict(steps[1].input_map) == {"input_0": "windows"}
-    assert list(configs["aframe-stream"].output[0].dims) == [16, 1]
-
-
-def test_protobuf_text_escapes():
-    assert protobuf_text({"name": 'a"b\\c', "flag": True}) == 'name: "a\\"b\\\\c"\nflag: true\n'
-    assert configurations(2, 384, 64, 16, 1, 1)["snapshotter"]["instance_group"][0]["count"] == 1

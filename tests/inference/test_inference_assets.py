@@ -138,9 +138,11 @@ def test_checks_are_those_declared_and_pass(made):
         assert all(c.passed for c in product.checks if c.severity == "error"), (name, product.checks)
 
 
-def test_repository_has_its_three_models(made):
+def test_repository_has_its_models(made):
     names = {f.name for f in made.handles["model_repository"].files}
-    assert {"aframe/1/model.onnx", "snapshotter/1/model.onnx", "aframe-stream/config.pbtxt", "aframe-stream/1/ensemble"} <= names
+    onnx = ("aframe", "snapshotter", "preprocessor", "whitened-snapshotter")
+    wanted = {f"{m}/1/model.onnx" for m in onnx} | {f"{m}/1/ensemble" for m in ("aframe-stream", "aframe-whitened-stream")}
+    assert wanted | {f"{m.split('/')[0]}/config.pbtxt" for m in wanted} == names
 
 
 def test_a_training_chunk_gives_empty_sets_without_livetime(made):
