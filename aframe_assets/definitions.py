@@ -12,6 +12,7 @@ from aframe_assets.config import Config
 from aframe_assets.config_load import build_config, load_config, resolved_text
 from aframe_assets.engine.assets import assets as engine_assets
 from aframe_assets.inference.assets import assets as inference_assets
+from aframe_assets.inference.remote.server import RESOURCE, NoServer
 from aframe_assets.model.assets import assets as model_assets
 from aframe_assets.segments.assets import assets as segment_assets
 from aframe_assets.sensitivity.assets import assets as sensitivity_assets
@@ -48,7 +49,11 @@ def build_defs(
     assets = [a for a in items if isinstance(a, dg.AssetsDefinition) and not isinstance(a, dg.AssetChecksDefinition)]
     checks = [a for a in items if isinstance(a, dg.AssetChecksDefinition)]
     experiment = Experiment(config_json=resolved_text(config), store_url=store_url, cache_dir=cache_dir, cache_gb=cache_gb)
-    made = {"experiment": experiment, "io_manager": io_manager_for(store_url, cache_dir=cache_dir, cache_bytes=int(cache_gb * 1e9))}
+    server = {RESOURCE: NoServer()} if config.inference.mode == "triton" else {}
+    made = server | {
+        "experiment": experiment,
+        "io_manager": io_manager_for(store_url, cache_dir=cache_dir, cache_bytes=int(cache_gb * 1e9)),
+    }
     return dg.Definitions(
         assets=assets, asset_checks=checks, resources={**made, **(resources or {})}, executor=executor, sensors=list(sensors)
     )

@@ -41,7 +41,8 @@ class Node:
     """An asset: what decides whether an artifact of it is the wanted one.
 
     `files` are config values that may name a file (a prior, a catalogue); then its content is part of the key. So is that of the
-    packaged file of a named prior or catalogue.
+    packaged file of a named prior or catalogue. `free` are values inside those of `config` that change how, not what, and do not
+    enter the key.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Node:
     inputs: tuple[Input, ...] = field(default=())
     partitioned: bool = False
     files: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
 
 
 _TRAINING = ("ifos", "detectors", "sample_rate", "seed", "conditioning", "model.training", "waveforms.right_pad", "waveforms.duration")
@@ -165,7 +167,7 @@ _ALL = [
     ),
     Node("exported_model", "engine", "2", ("engine.block",), (Input("model"), Input("filter_model", optional=True))),
     Node("engine", "engine", "2", ("engine",), (Input("exported_model"),)),
-    Node("model_repository", "engine", "1", ("inference.inference_rate", "inference.batch_size"), (Input("engine"),)),
+    Node("model_repository", "engine", "2", ("inference.inference_rate", "inference.batch_size"), (Input("engine"),)),
     Node(
         "inference_results",
         "inference",
@@ -179,9 +181,12 @@ _ALL = [
             Input("injections", "same"),
             Input("engine"),
             Input("filter_model", optional=True),
+            Input("model_repository", optional=True),
         ),
         partitioned=True,
         files=("inference.exclude_catalog",),
+        # a server's answers may differ from the engine's in rounding: its repository is an input then, and so in the key
+        free=("inference.mode", "inference.in_flight", "inference.memory_gb"),
     ),
     Node("events", "inference", "1", (), (Input("inference_results", "all", ("test",)), Input("injections", "all", ("test",)))),
     Node(
@@ -225,7 +230,7 @@ def graph(config: Config) -> dict[str, Node]:
 
     A network with given weights reads nothing; where none is trained the training-set assets are left out. Without
     ``model.filter`` there is no ``filter_model``, without ``model.tune`` no ``tuned_model``, and without anything in
-    section ``vetoes`` no ``vetoes``.
+    section ``vetoes`` no ``vetoes``. ``inference_results`` reads ``model_repository`` where a Triton server evaluates it.
     """
     m, absent = config.model, set()
     if not m.trains:
@@ -241,7 +246,8 @@ def graph(config: Config) -> dict[str, Node]:
         if node.name in absent:
             continue
         imported = bool({"model": m.weights, "filter_model": m.filter_weights}.get(node.name))
-        inputs = tuple(i for i in node.inputs if not (i.optional and (i.asset in absent or imported)))
+        unread = absent if config.inference.mode == "triton" else absent | {"model_repository"}
+        inputs = tuple(i for i in node.inputs if not (i.optional and (i.asset in unread or imported)))
         out[node.name] = replace(node, inputs=inputs)
     return out
 

@@ -15,6 +15,7 @@ import dagster as dg
 from aframe_assets import definitions as assets
 from aframe_assets.config import Config
 from aframe_assets.config_load import build_config, load_config
+from aframe_assets.inference.remote.server import RESOURCE
 from aframe_ops.executor.executor import make_executor
 from aframe_ops.site import SiteConfig, load_site
 
@@ -34,6 +35,10 @@ def build_defs(
         resources: added to, or replacing, those of the graph.
         sensors: automation.
     """
+    if config.inference.mode == "triton":
+        from aframe_ops.serving.resource import server_resource
+
+        resources = {RESOURCE: server_resource(site), **(resources or {})}
     return assets.build_defs(
         config,
         store_url=site.store_url,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.inference.checks import EVENT_CHECKS, RESULT_CHECKS
+from aframe_assets.inference.remote.server import RESOURCE
 from aframe_assets.store.bodies import plain_asset, plot_markdown
 from aframe_assets.store.fanout import partitioned_asset
 from aframe_assets.store.job import Job, Product
@@ -108,7 +110,21 @@ def _search(job: Job) -> tuple[Any, list[tuple[float, ...]], Any]:
         block=config.psd_block,
         psd_source=config.inference.psd_source,
     )
-    return run_slides(chunk, geometry, engine, config.inference, shifts, job.path("injections", INJECTIONS)), shifts, geometry
+    with _evaluated(job, engine) as network:
+        return run_slides(chunk, geometry, network, config.inference, shifts, job.path("injections", INJECTIONS)), shifts, geometry
+
+
+def _evaluated(job: Job, engine: Engine) -> AbstractContextManager[Engine]:
+    """`engine`, or in its place a Triton server on the model repository that was made from it."""
+    inference = job.config.inference
+    if inference.mode == "inprocess":
+        return nullcontext(engine)
+    try:
+        from aframe_assets.inference.remote.engine import RemoteEngine
+    except ModuleNotFoundError as e:
+        raise RuntimeError(f"inference.mode: triton needs {e.name}; install this project with [triton]") from None
+    server = job.services[RESOURCE].open(job.path("model_repository"), job.log, engine.threads)
+    return RemoteEngine(engine, server, tolerance=job.config.engine.parity_tolerance, in_flight=inference.in_flight, log=job.log)
 
 
 def make_events(job: Job) -> Product:
@@ -180,6 +196,7 @@ def assets(config: Config) -> list[Any]:
             tags=resources(cpus=1, memory_gb=4, time_min=480, disk_gb=4),
             kinds={"hdf5"},
             checks=RESULT_CHECKS,
+            services=(RESOURCE,) if config.inference.mode == "triton" else (),
         ),
         plain_asset(
             "events",

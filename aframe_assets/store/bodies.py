@@ -67,12 +67,19 @@ def wanted_or_refuse(workspace: Workspace, asset: str, partition: str | None = N
 
 
 def produce(
-    workspace: Workspace, wanted: Wanted, make: Make, blocking: Mapping[str, bool], run_id: str, log: Any
+    workspace: Workspace,
+    wanted: Wanted,
+    make: Make,
+    blocking: Mapping[str, bool],
+    run_id: str,
+    log: Any,
+    services: Mapping[str, Any] | None = None,
 ) -> tuple[Handle, Product]:
     store, parts = workspace.store, wanted.parts
     start, cpu = time.time(), time.process_time()
     with store.scratch() as scratch:
-        job = Job(workspace.config, parts.asset, parts.partition, wanted.inputs, wanted.row, store, scratch, store.workdir(parts), log)
+        place = store, scratch, store.workdir(parts)
+        job = Job(workspace.config, parts.asset, parts.partition, wanted.inputs, wanted.row, *place, log, services or {})
         product = make(job)
         if product.logs is not None:
             store.publish(parts.model_copy(update={"asset": f"{parts.asset}_logs"}), product.logs, {})

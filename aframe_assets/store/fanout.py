@@ -33,7 +33,7 @@ def graph_asset(name: str, config: Config, compose: Callable[..., Any], *, descr
     )(compose)
 
 
-def _fan_out(name, config, plan_keys, make_one, collect_all, tags, **furniture):
+def _fan_out(name, config, plan_keys, make_one, collect_all, tags, services=(), **furniture):
     """plan -> one step for each list of keys, a batch job of its own -> collect."""
     upstream = lineage.deps(lineage.graph(config)[name])
     glue = resources(**GLUE)
@@ -54,7 +54,7 @@ def _fan_out(name, config, plan_keys, make_one, collect_all, tags, **furniture):
         ins={"keys": dg.In(list)},
         out=dg.Out(list),
         tags=dict(tags),
-        required_resource_keys={"experiment"},
+        required_resource_keys={"experiment", *services},
         retry_policy=dg.RetryPolicy(max_retries=config.execution.max_retries, delay=1),
     )
     def one(context, keys):
@@ -79,11 +79,15 @@ def partitioned_asset(
     tags: Mapping[str, str],
     kinds: set[str],
     checks: Sequence[tuple[str, bool]] = (),
+    services: Sequence[str] = (),
 ) -> list[Any]:
     """A segment-partitioned asset whose segments are made in chunks, each chunk a step; and its checks.
 
     A segment that fails is recorded as failed and the others go on; the collecting step then fails, naming the failed ones,
     if fewer than ``execution.min_segment_fraction`` are complete, and warns otherwise.
+
+    Args:
+        services: Dagster resources that `make` finds in its job.
     """
     blocking = dict(checks)
 
@@ -102,7 +106,8 @@ def partitioned_asset(
             if workspace.store.complete(wanted.parts) is not None:
                 continue
             try:
-                handle, product = produce(workspace, wanted, make, blocking, context.run_id, context.log)
+                given = {s: getattr(context.resources, s) for s in services}
+                handle, product = produce(workspace, wanted, make, blocking, context.run_id, context.log, given)
             except Exception as e:  # one bad segment must not sink the others
                 context.log.error(f"{name} of segment {key} failed: {e}", exc_info=True)
                 workspace.store.record_failure(wanted.parts, f"{type(e).__name__}: {e}")
@@ -127,7 +132,8 @@ def partitioned_asset(
             context.add_asset_metadata(metadata_of(handle, None) | {"made": key in fresh}, asset_key=name, partition_key=key)
         return handles
 
-    asset = _fan_out(name, config, plan_keys, make_one, collect_all, tags, description=description, kinds=kinds, partitioned=True)
+    furniture = {"description": description, "kinds": kinds, "partitioned": True}
+    asset = _fan_out(name, config, plan_keys, make_one, collect_all, tags, services, **furniture)
     return [asset, *[check_of_segments(name, c, b) for c, b in checks]]
 
 

@@ -53,6 +53,7 @@ class Job:
         row: this partition's row of the segments table.
         scratch: private folder, gone afterwards.
         workdir: folder of this key that survives a kill; for checkpoints.
+        services: what the asset asked for by name, as an inference server.
     """
 
     config: Config
@@ -64,6 +65,7 @@ class Job:
     scratch: Path
     workdir: Path
     log: logging.Logger
+    services: Mapping[str, Any] = field(default_factory=dict)
 
     def seed(self, *words: object) -> int:
         """A 63-bit seed: a function of (experiment seed, asset, partition, words) only."""

@@ -134,7 +134,11 @@ class Workspace:
         for name, identity in self._external(asset).items():
             identities[name] = identity
         parts = KeyParts(
-            asset=asset, code_version=node.code_version, partition=partition, config=self.config.select(node.config), inputs=identities
+            asset=asset,
+            code_version=node.code_version,
+            partition=partition,
+            config=self.config.select(node.config, node.free),
+            inputs=identities,
         )
         return Wanted(parts, inputs, row)
 
