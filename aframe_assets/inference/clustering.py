@@ -86,7 +86,9 @@ def cluster(statistic: np.ndarray, rate: float, window_length: float) -> np.ndar
     return cluster_slides(np.asarray(statistic)[None], rate, window_length)[1]
 
 
-def cluster_slides(statistic: np.ndarray, rate: float, window_length: float) -> tuple[np.ndarray, np.ndarray]:
+def cluster_slides(
+    statistic: np.ndarray, rate: float, window_length: float, unknown: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Events of every row: the walk of reference 2.11, step 3, for all rows in lockstep.
 
     Half window h = int(rate * window_length) // 2. Start at the first maximum of the first h samples. Where a larger
@@ -94,10 +96,15 @@ def cluster_slides(statistic: np.ndarray, rate: float, window_length: float) -> 
     the walk goes on h + 1 samples later. Only the windows that the walk comes to are looked at, so that the cost is a
     few operations per sample whatever h.
 
+    Where some values are unknown, the events are those that the walk over all values has whatever the unknown ones are,
+    as far as this follows from one fact: a sample larger than the h before it and not smaller than the h after it is
+    always an event. From such a sample on the walk is known for as long as the h samples that it looks at are.
+
     Args:
         statistic: [slide, time]; -inf or NaN never gives an event.
         rate: samples per second.
         window_length: seconds, with h >= 1.
+        unknown: [slide, time] bool, whose values are not read; None where all are known.
 
     Returns:
         (slide, sample) of each event, ordered by slide, then time.
@@ -110,23 +117,59 @@ def cluster_slides(statistic: np.ndarray, rate: float, window_length: float) -> 
     slides, size = statistic.shape
     if not slides or not size:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    padded = np.full((slides, size + half), -np.inf)
-    padded[:, :size] = statistic
+    width = size + 2 * half
+    padded = np.full((slides, width), -np.inf)
+    padded[:, half : half + size] = statistic
     padded[np.isnan(padded)] = -np.inf
+    certain = None if unknown is None else _Certain(padded, np.asarray(unknown, bool), half)
     flat, window = padded.ravel(), np.arange(1, half + 1)
-    at = padded[:, :half].argmax(axis=1)
-    base = np.arange(slides) * (size + half)
+    at = padded[:, half : 2 * half].argmax(axis=1)
+    row = np.arange(slides)
     found = []
     while len(at):
-        here = base + at
+        here = row * width + half + at
         ahead = flat[here[:, None] + window]
         first = ahead.argmax(axis=1)
         now = flat[here]
         peak = ~(ahead.max(axis=1) > now)
-        found.append(here[peak & (now > -np.inf)])
+        event = peak & (now > -np.inf)
+        found.append(here[event if certain is None else event & certain.visit(row, here, now, peak)])
         at = at + np.where(peak, half, first) + 1
         if at.max() >= size:
             inside = at < size
-            at, base = at[inside], base[inside]
+            at, row = at[inside], row[inside]
     where = np.sort(np.concatenate(found))
-    return where // (size + half), where % (size + half)
+    return where // width, where % width - half
+
+
+class _Certain:
+    """Whether the walk of each row is where it would be if all values were known.
+
+    Args:
+        padded: [slide, time + 2 half], `half` samples of -inf on both sides; its unknown values become -inf.
+        unknown: [slide, time].
+        half: samples.
+    """
+
+    def __init__(self, padded: np.ndarray, unknown: np.ndarray, half: int) -> None:
+        slides, size = unknown.shape
+        padded[:, half : half + size][unknown] = -np.inf
+        count = np.zeros((slides, padded.shape[1] + 1), np.int32)
+        np.cumsum(unknown, axis=1, out=count[:, half + 1 : half + 1 + size], dtype=np.int32)
+        count[:, half + 1 + size :] = count[:, half + size, None]
+        self.half, self.flat, self.count, self.window = half, padded.ravel(), count.ravel(), np.arange(-half, 0)
+        # the walk starts at the largest of the first samples
+        self.state = count[:, 2 * half] == 0
+
+    def visit(self, row: np.ndarray, here: np.ndarray, now: np.ndarray, peak: np.ndarray) -> np.ndarray:
+        """Whether the events among `here` (flat index; value `now`; not below what follows: `peak`) are certain."""
+        mark = here + row
+        known_ahead = self.count[mark + self.half + 1] == self.count[mark]
+        known_behind = self.count[mark] == self.count[mark - self.half]
+        fresh = peak & known_ahead & known_behind & (now > -np.inf)
+        chosen = np.flatnonzero(fresh & ~self.state[row])
+        behind = self.flat[here[chosen, None] + self.window].max(axis=1)
+        certain = self.state[row] & known_ahead
+        certain[chosen[now[chosen] > behind]] = True
+        self.state[row] = certain
+        return certain

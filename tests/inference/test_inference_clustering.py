@@ -109,3 +109,49 @@ def test_an_output_that_looks_back_on_a_missing_score_does_not_count():
     scores = np.array([[1.0, 2.0, np.nan, 3.0, 4.0, 5.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
     valid = np.array([True, True, True, True, True, False])
     assert detection_statistic(scores, valid, 2).tolist() == [[0.5, 1.5, -np.inf, -np.inf, 3.5, -np.inf], [0.5, 1, 1, 1, 1, -np.inf]]
+
+
+def two_sided_maxima(y: np.ndarray, half: int) -> list[int]:
+    """Samples larger than the `half` before and not smaller than the `half` after."""
+    out = []
+    for i, value in enumerate(y):
+        before, after = y[max(0, i - half) : i], y[i + 1 : i + 1 + half]
+        if value > -np.inf and (before < value).all() and (after <= value).all():
+            out.append(i)
+    return out
+
+
+@pytest.mark.parametrize("rate,length", [(4, 8), (4, 1), (1, 3)])
+@pytest.mark.parametrize("size", [1, 5, 40, 2001])
+def test_nothing_unknown_changes_nothing(rate, length, size):
+    y = hard_series(size, np.random.default_rng(size))
+    plain = cluster_slides(y, rate, length)
+    assert all(map(np.array_equal, plain, cluster_slides(y, rate, length, np.zeros(y.shape, bool))))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_events_beside_unknown_values_are_events_whatever_these_are(seed):
+    rng = np.random.default_rng(seed)
+    size, half = 60, int(rng.integers(1, 6))
+    y = np.where(rng.random((20, size)) < 0.1, -np.inf, rng.integers(0, 9, (20, size)).astype(float))
+    unknown = np.repeat(rng.random((20, size // 6)) < 0.3, 6, axis=1)
+    slide, sample = cluster_slides(y, 1.0, 2.0 * half, unknown)
+    for i, row in enumerate(y):
+        found = set(sample[slide == i].tolist())
+        # the extremes and draws in between stand for all values that could be there
+        possible = [np.where(unknown[i], value, row) for value in (-np.inf, 0.0, 4.0, 100.0)]
+        possible += [np.where(unknown[i], rng.integers(0, 12, size), row) for _ in range(60)]
+        always = set.intersection(*(set(literal_clustering(x, 1.0, 2.0 * half)) for x in possible))
+        assert found <= always - set(np.flatnonzero(unknown[i]).tolist())
+        known = {k for k in two_sided_maxima(row, half) if not unknown[i, max(0, k - half) : k + half + 1].any()}
+        assert known <= found
+    assert len(sample) > 20
+
+
+def test_values_that_are_unknown_are_not_read():
+    rng = np.random.default_rng(5)
+    y, unknown = rng.standard_normal((4, 500)), rng.random((4, 500)) < 0.02
+    expected = cluster_slides(y, 4, 2, unknown)
+    for value in (np.nan, np.inf, -np.inf):
+        assert all(map(np.array_equal, expected, cluster_slides(np.where(unknown, value, y), 4, 2, unknown)))
+    assert 0 < len(expected[0]) < len(cluster_slides(y, 4, 2)[0])
