@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-_LINE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)$")
+_LINE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})?\s+(?P<value>[-+]?[\d.]+(?:e[-+]?\d+)?)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 

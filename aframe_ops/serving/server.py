@@ -27,8 +27,8 @@ from aframe_ops.serving.errors import ServingError
 from aframe_ops.serving.metrics import Metric, Table, read
 
 LOOPBACK = "127.0.0.1"
-GRACE = 10.0
-"""Seconds that a server has for the requests it is answering when it is told to stop."""
+GRACE, EXIT = 10.0, 3
+"""Seconds that a server has to end when it is told to, and that it gives the requests that it is answering."""
 
 _POLL = 0.1
 _TAIL = 25
@@ -71,7 +71,7 @@ class TritonServer:
         ports: of gRPC, HTTP and metrics; None takes free ones.
         devices: GPUs; None takes all that may be used, if the server can use them.
         per_device: instances of the network on each.
-        streams, threads: see `arrange`.
+        streams, threads: see `arrange`. `streams` of the installed server on a CPU: as many as cores by default, at least 2.
         ready: seconds until all models must be ready.
         restarts_allowed: starts after the first.
         sample: seconds between samples of the metrics.
@@ -151,6 +151,9 @@ class TritonServer:
                     f"{self.environment.folder}: has no CUDA, and GPUs {list(devices)} were asked for; install it with --gpu"
                 )
             devices = (gpus() if devices is None else devices) if has_cuda else []
+            if not devices and self._arrangement["streams"] is None:
+                # every stream is a Python process here, and more of them than cores bring nothing
+                self._arrangement["streams"] = max(2, len(os.sched_getaffinity(0)))
         elif devices is None:
             devices = gpus()
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -243,7 +246,7 @@ class TritonServer:
         out = [
             f"--model-repository={models}",
             f"--id={self.identity}",
-            f"--exit-timeout-secs={round(GRACE / 2)}",
+            f"--exit-timeout-secs={EXIT}",
         ]
         for service, port in (("grpc", grpc), ("http", http), ("metrics", metrics)):
             out += [f"--{service}-port={port}", f"--{service}-address={self.host}"]
