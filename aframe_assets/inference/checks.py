@@ -10,8 +10,14 @@ from aframe_assets.store.job import Check
 if TYPE_CHECKING:
     import numpy as np
 
+    from aframe_assets.inference.audit import Audit
+
 RESULT_CHECKS = [("livetime_as_expected", True), ("every_injection_accounted", True)]
 EVENT_CHECKS = [("livetime_is_the_sum", True), ("statistics_sane", True), ("signals_louder_than_noise", False)]
+CASCADE_RESULT_CHECKS = [("cascade_keeps_its_share", False)]
+"""Of `inference_results`, where there is a filter."""
+CASCADE_EVENT_CHECKS = [("cascade_loses_nothing", False)]
+"""Of `events`, where there is a filter."""
 
 
 def livetime_check(name: str, found: Mapping[str, float], expected: Mapping[str, float], rate: float) -> Check:
@@ -57,3 +63,41 @@ def louder_check(background: np.ndarray, foreground: np.ndarray) -> Check:
     share = float((foreground > background.max()).mean())
     metadata = {"share_above_all_background": share} | ({"median_injection": signal} if np.isfinite(signal) else {})
     return Check("signals_louder_than_noise", signal > noise, "warn", text, {**metadata, "median_background": noise})
+
+
+def share_check(kept: int, asked: int, keep: float) -> Check:
+    """The joint network scored no more than twice the share `keep` of `asked` outputs: more costs time, and nothing else.
+
+    Twice, since the filter's threshold is one number and noise differs from segment to segment.
+    """
+    share = kept / asked if asked else 0.0
+    text = f"{share:.3g} of the outputs of slides were kept by the filter; inference.cascade.keep is {keep:g}"
+    return Check("cascade_keeps_its_share", share <= 2 * keep, "warn", text, {"share": share, "kept": kept, "outputs": asked})
+
+
+def loss_check(audit: Audit, background: np.ndarray, livetime: float, max_loss: float) -> Check:
+    """What the filter loses of the audited slides at a FAR of one per day of this run's background.
+
+    Args:
+        audit: of all segments.
+        background: statistics of all slid events of the run, `livetime` seconds.
+        max_loss: largest accepted share of injections.
+    """
+    from aframe_assets.inference.audit import daily_threshold
+
+    name = "cascade_loses_nothing"
+    if not audit.livetime:
+        return Check(name, True, "warn", "no slide was searched without the filter: inference.cascade.audit_slides is 0, or there are none")
+    threshold, far = daily_threshold(background, livetime)
+    loss = audit.loss(threshold)
+    # so many are kept that a FAR of one per day has a statistic; else nothing can be said of it
+    enough = threshold > float("-inf") or not len(audit.statistic)
+    text = (
+        f"lost in {loss.livetime:.0f} s of slides searched twice, at a FAR of {far:.2g} per day: injections {loss.injections}, "
+        f"background events {loss.events}; of the {loss.loudest.of} loudest background events {loss.loudest}"
+    )
+    if not enough:
+        text = f"the filter keeps fewer background events than one a day; raise inference.cascade.keep. {text}"
+    if loss.unmatched:
+        text += f"; {loss.unmatched} events only with the filter, which should be none"
+    return Check(name, enough and loss.acceptable(max_loss), "warn", text, {**loss.as_meta(), "far_per_day": far})
