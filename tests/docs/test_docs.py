@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.config_load import build_config, preset_names
+from aframe_assets.model.importing import is_shipped
 from aframe_ops.cli import main as cli
 from aframe_ops.cli import upstream_init
 from aframe_ops.site import SiteConfig
@@ -65,9 +66,9 @@ REPLACED = (
         "$(aframe segments list | head -1 | cut -f1)...$(aframe segments list | tail -1 | cut -f1)",
     ),
     Replaced(
-        "aframe detect --run runs/demo H-H1_LOSC_4_V2-1126259446-32.hdf5 L-L1_LOSC_4_V2-1126259446-32.hdf5",
+        "aframe detect --model pretrained H-H1_LOSC_4_V2-1126259446-32.hdf5 L-L1_LOSC_4_V2-1126259446-32.hdf5",
         "the README leaves out the folder of the files",
-        f"aframe detect --run runs/demo {DATA}/strain/H-H1_LOSC_4_V2-1126259446-32.hdf5 {DATA}/strain/L-L1_LOSC_4_V2-1126259446-32.hdf5",
+        f"aframe detect --model pretrained {DATA}/strain/H-H1_LOSC_4_V2-1126259446-32.hdf5 {DATA}/strain/L-L1_LOSC_4_V2-1126259446-32.hdf5",
     ),
 )
 """The only commands in the documentation that are not run. Everything else is."""
@@ -181,11 +182,13 @@ def test_what_a_page_shows_runs(name, site, environment, monkeypatch):
         monkeypatch.setenv(name_of_run, "")  # so that what a page sets is undone
         monkeypatch.delenv(name_of_run)
     namespace: dict = {"__name__": "page"}
-    skipped = []
+    skipped, lacking = [], set()
     for block in PAGES[name].blocks:
         assert block.language in LANGUAGES, f"{block.place}: language '{block.language}'; expected one of {sorted(LANGUAGES)}"
-        if _needs_data(block) and not (site.parent / "shared").is_dir():
+        needs = _needs(block, site)
+        if needs:
             skipped.append(block.place)
+            lacking |= needs
         elif block.language == "yaml":
             check_yaml(block)
         elif block.language == "python":
@@ -193,12 +196,18 @@ def test_what_a_page_shows_runs(name, site, environment, monkeypatch):
         elif block.language != "text":
             run_shell(block, site, environment)
     if skipped:
-        pytest.skip(f"all but {', '.join(skipped)} ran: real data are not here, expected {DATA} beside the checkout")
+        pytest.skip(f"all but {', '.join(skipped)} ran: {'; '.join(sorted(lacking))}")
 
 
-def _needs_data(block: Block) -> bool:
-    """Whether what is run of a block, which may be something else than what it shows, reads the real data."""
-    return DATA in block.text or any(r.command in block.text and DATA in r.instead for r in REPLACED)
+def _needs(block: Block, site: Path) -> set[str]:
+    """What is not here of what is needed by what is run of a block, which may be something else than what it shows."""
+    run = "\n".join([block.text, *(r.instead for r in REPLACED if r.command in block.text)])
+    lacking = set()
+    if DATA in run and not (site.parent / "shared").is_dir():
+        lacking.add(f"real data are not here, expected {DATA} beside the checkout")
+    if block.language != "text" and not is_shipped() and re.search(r"--(model|weights) pretrained|shipped_folder|plan runs/real", run):
+        lacking.add("no weights are shipped with this version, expected aframe_assets/model/pretrained")
+    return lacking
 
 
 # --- what is named exists -------------------------------------------------------------------------
@@ -225,6 +234,9 @@ def test_every_page_can_be_reached_and_is_short():
 FILE = re.compile(r"[\w.*-]+\.(hdf5|h5|json|csv|txt|html|png|yaml|yml|sh|onnx|pt|pt2|ckpt|safetensors|pbtxt|py|md|mako)")
 AFRAMES = {"model.pt", "best.ckpt", "batch.hdf5", "timeseries.hdf5", "train.yaml", "tune.yaml", "background-START-DURATION.hdf5"}
 """Files that a page names because Aframe has them."""
+
+SHIPPED = {"CARD.md", "efficiency.svg", "search.json"}
+"""Files that the shipped model has beside its bundle."""
 
 FOREIGN = {"DAGSTER_HOME", "DAGSTER_MODULE_NAME", "OMP_NUM_THREADS"}
 
@@ -317,8 +329,9 @@ def _problem(name: str, page: str, files: set[str], source: str) -> str | None:
 @pytest.mark.parametrize("name", PAGES)
 def test_what_is_named_exists(name, files):
     source = "\n".join(p.read_text() for folder in ("aframe_assets", "aframe_ops") for p in (REPO / folder).rglob("*.py"))
-    # of assets that the finished run does not have
-    files = files | {"writing-an-asset.md": {"loudest.json", "my_search.py"}, "segments.md": {"vetoes.csv"}}.get(name, set())
+    # of assets that the finished run does not have, and of the shipped model
+    others = {"writing-an-asset.md": {"loudest.json", "my_search.py"}, "segments.md": {"vetoes.csv"}, "model.md": SHIPPED}
+    files = files | others.get(name, set())
     wrong = {n: problem for n in set(PAGES[name].names) if (problem := _problem(n, name, files, source))}
     assert not wrong
 
