@@ -105,7 +105,8 @@ class MapScorer(NetworkScorer):
         offsets = np.asarray(offsets, np.int64)
         require_steps(self.engine, offsets=offsets)
         out = np.full(wanted.shape, np.nan)
-        if self.base is None and self._held is None and self._bytes([(0, self.frames)] * len(offsets[0])) <= self.memory and wanted.any():
+        whole = self._bytes([(0, self.frames)] * offsets.shape[1]) <= self.memory
+        if self.base is None and self._held is None and whole and wanted.any():
             everything = np.array([0]), np.array([self.frames])
             self._held = self.encoder.encode([everything] * offsets.shape[1])
         for runs, stretches in self._parts(Runs.of(self.layout, offsets, wanted, self.layout.kernel // self.layout.stride)):

@@ -22,9 +22,9 @@ from aframe_assets.strain.conditioning import Whitener
 
 
 class Scorer(Protocol):
-    """What this room needs of an engine: windows (batch, ifo, kernel) float32 -> one score each (batch,)."""
+    """What this room needs of any engine: windows (batch, ifo, kernel + 2 context) float32 -> one score each (batch,)."""
 
-    def infer(self, windows: np.ndarray) -> np.ndarray: ...
+    def score_windows(self, windows: np.ndarray) -> np.ndarray: ...
 
 
 class StreamingWhitener:
@@ -124,7 +124,7 @@ def in_batches(engine: Scorer, windows: np.ndarray, batch: int) -> np.ndarray:
         part = windows[i : i + batch]
         padded[: len(part)] = part
         padded[len(part) :] = 0
-        out[i : i + len(part)] = engine.infer(padded)[: len(part)]
+        out[i : i + len(part)] = engine.score_windows(padded)[: len(part)]
     return out
 
 

@@ -37,7 +37,7 @@ class CoincidentPower:
     conditioning: dict = field(default_factory=lambda: Conditioning(psd_length=8).model_dump(mode="json"))
     bundle: dict = field(default_factory=lambda: {"placement": {"left_pad": 0.0, "right_pad": 0.0}})
 
-    def infer(self, windows: np.ndarray) -> np.ndarray:
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
         sos = butter(4, [40, 250], "bandpass", fs=self.sample_rate, output="sos")
         power = uniform_filter1d(sosfiltfilt(sos, windows, axis=-1) ** 2, round(0.03 * self.sample_rate), axis=-1)
         power = maximum_filter1d(power, round(0.02 * self.sample_rate), axis=-1)
@@ -154,7 +154,7 @@ def test_plateau_of_known_edges():
 class Marker:
     """High while a sample above 100 lies between the pads of the kernel: what training asks of a network."""
 
-    def infer(self, windows: np.ndarray) -> np.ndarray:
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
         inner = windows[:, :, 128 : windows.shape[2] - 26]
         return np.where((inner > 100).any(axis=2).all(axis=1), 7.0, -3.0).astype(np.float32)
 

@@ -267,7 +267,7 @@ sys.path.insert(0, sys.argv[2])
 from challenge_files import SETTINGS, StandIn
 from aframe_assets.inference.mlgwsc1.search import analyze
 class Fast(StandIn):
-    def infer(self, windows):
+    def score_windows(self, windows):
         return windows[:, 0, 0]
 found = analyze([sys.argv[1]], Fast(), SETTINGS)
 print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(found.events)]))

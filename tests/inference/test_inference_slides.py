@@ -28,14 +28,14 @@ DURATION, RIGHT_PAD = 4.0, 1.0
 class Energy:
     """Loudest of the detectors' quietest: the smaller of the peaks, so that a signal counts only when both see it."""
 
-    def infer(self, windows: np.ndarray) -> np.ndarray:
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
         return np.abs(windows).max(axis=2).min(axis=1)
 
 
 class Mean:
     """Something that depends on every sample."""
 
-    def infer(self, windows: np.ndarray) -> np.ndarray:
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
         weights = np.linspace(0.5, 1.5, windows.shape[2])
         return ((windows**2) * weights).mean(axis=(1, 2)).astype(np.float32)
 
@@ -146,7 +146,7 @@ def test_foreground_equals_brute_force(tmp_path):
         streams.append(np.concatenate(parts))
     n = g.num_windows(shift)
     windows = np.stack([[s[int(o * FS) + k * 128 :][:768] for s, o in zip(streams, shift, strict=True)] for k in range(n)])
-    statistic = np.where(g.valid(shift), integrate(engine.infer(windows), g.boxcar), -np.inf)
+    statistic = np.where(g.valid(shift), integrate(engine.score_windows(windows), g.boxcar), -np.inf)
     events = cluster(statistic, 4, 8)
     expected, when = recovered(times, g.detection_times(shift)[events], statistic[events], 2)
     assert np.allclose(out.foreground.detection_statistic, expected, rtol=1e-4)
@@ -226,7 +226,7 @@ def test_a_slide_without_output_adds_nothing_and_one_without_events_keeps_its_li
 
 def test_scores_that_are_not_numbers_are_not_livetime():
     class Broken(Mean):
-        def infer(self, windows):
+        def score_windows(self, windows):
             return np.full(len(windows), np.nan, np.float32)
 
     out = run_slides(whitened(noise(30)), geometry(30), Broken(), settings(), [(0.0, 1.0)])

@@ -36,7 +36,7 @@ class Energy:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def infer(self, windows: np.ndarray) -> np.ndarray:
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
         self.sizes.append(len(windows))
         return (windows**2).mean((1, 2))
 

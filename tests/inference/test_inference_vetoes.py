@@ -51,7 +51,7 @@ class Energy:
     ifos, sample_rate, platform, bundle = ("H1", "L1"), 512, "test", {}
     conditioning = Conditioning(psd_length=8, fftlength=1).model_dump(mode="json")
 
-    def infer(self, windows: np.ndarray) -> np.ndarray:
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
         return (windows.astype(np.float64) ** 2).mean(axis=2).min(axis=1).astype(np.float32)
 
 

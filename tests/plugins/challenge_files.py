@@ -21,7 +21,7 @@ class StandIn:
     conditioning = CONDITIONING.model_dump(mode="json")
     bundle = {"placement": {"left_pad": LEFT, "right_pad": RIGHT}}
 
-    def infer(self, windows):
+    def score_windows(self, windows):
         power = np.cumsum(np.asarray(windows, np.float64) ** 2, axis=-1)
         power = (power[..., 8:] - power[..., :-8]) / 8
         inner = power[..., round(LEFT * FS) - 4 : 3072 - round(RIGHT * FS) - 4]

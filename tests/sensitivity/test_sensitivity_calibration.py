@@ -42,7 +42,7 @@ GPS, NUM, NUM_SLIDES = 1_240_000_000.0, 1000, 50
 class Both:
     """The quieter detector; a little of the louder one, so that no two pairs of triggers are tied."""
 
-    def infer(self, windows: np.ndarray) -> np.ndarray:
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
         peaks = windows.max(axis=2)
         return peaks.min(axis=1) + peaks.max(axis=1) / 100
 
@@ -50,7 +50,7 @@ class Both:
 class Either:
     """The louder detector; a little of the quieter one. A network that lets glitches of one detector through."""
 
-    def infer(self, windows: np.ndarray) -> np.ndarray:
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
         peaks = windows.max(axis=2)
         return peaks.max(axis=1) + peaks.min(axis=1) / 100
 

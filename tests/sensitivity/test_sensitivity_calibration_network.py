@@ -116,7 +116,7 @@ class Network:
     def __init__(self, module: torch.nn.Module, conditioning: dict) -> None:
         self.module, self.conditioning = module, conditioning
 
-    def infer(self, windows: np.ndarray) -> np.ndarray:
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return self.module(torch.from_numpy(windows))[:, 0].numpy()
 
