@@ -17,12 +17,13 @@ class Pooling:
     Args:
         head: the network in torch, for its `slide`.
         size, hop: frames of a window and between windows.
+        skip: frames before the first window.
     """
 
-    def __init__(self, head: torch.nn.Module, size: int, hop: int) -> None:
+    def __init__(self, head: torch.nn.Module, size: int, hop: int, skip: int = 0) -> None:
         self.head, self.size, self.hop = head, size, hop
         self._frames: torch.Tensor | None = None
-        self._skip = 0
+        self._skip = skip
 
     def update(self, frames: torch.Tensor) -> np.ndarray:
         """Logits (n,) float64 of the windows that `frames` (channels, any number) complete; window i starts `hop` frames after i - 1."""

@@ -1,10 +1,11 @@
-"""Windowed inference over strain that arrives in chunks, with all state carried across them.
+"""Inference over strain that arrives in chunks, with all state carried across them.
 
-Two machines, each equal to its one-shot result whatever the chunking:
+Machines that each equal their one-shot result whatever the chunking:
 
 * `StreamingWhitener`: strain of one detector in, whitened strain out, in blocks on the detector's own grid. Block b is
   whitened with the PSD of the psd_length seconds before its input ('preceding'), or with one given PSD ('segment');
-* `WindowSnapshotter`: whitened streams in, overlapping windows out.
+* `WindowSnapshotter`: whitened streams in, overlapping windows out;
+* `aframe_assets.inference.frame_stream.FrameStream`: whitened streams in, scores out, for networks whose frames windows share.
 
 `StreamingScorer` joins them with an engine. Since the blocks belong to the detector and not to a slide, a detector is
 whitened once for all slides.
@@ -13,7 +14,7 @@ whitened once for all slides.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -86,14 +87,15 @@ class WindowSnapshotter:
 
     Args:
         num_ifos: streams.
-        kernel: samples of a window.
+        kernel: samples of a window, with its context.
         stride: samples between windows.
+        skip: samples before the first window.
     """
 
-    def __init__(self, num_ifos: int, kernel: int, stride: int) -> None:
+    def __init__(self, num_ifos: int, kernel: int, stride: int, skip: int = 0) -> None:
         self.kernel, self.stride = kernel, stride
         self._state = np.empty((num_ifos, 0), np.float32)
-        self._skip = 0
+        self._skip = skip
 
     def update(self, streams: np.ndarray) -> np.ndarray:
         """Windows that `streams` (ifo, any length) completes: (n, ifo, kernel) float32, a view."""
@@ -128,31 +130,22 @@ def in_batches(engine: Scorer, windows: np.ndarray, batch: int) -> np.ndarray:
     return out
 
 
-class StreamingScorer:
-    """Strain of all detectors in, one score per window out.
+class _Windows:
+    """Whitened streams in, scores of windows out, a batch at a time."""
 
-    Args:
-        whiteners: one per detector, equal settings.
-        engine: the network.
-        kernel, stride: samples.
-        batch: windows per engine call. Scores wait until a call is full, so that every chunking makes the same calls.
-    """
+    def __init__(self, engine: Any, num_ifos: int, kernel: int, stride: int, batch: int) -> None:
+        self.engine, self.batch = engine, batch
+        context = getattr(engine, "context", 0)
+        # kernels start at multiples of the stride
+        self._fresh = lambda: WindowSnapshotter(num_ifos, kernel + 2 * context, stride, -context % stride)
+        self._snapshotter, self._waiting = self._fresh(), []
 
-    def __init__(self, whiteners: Sequence[StreamingWhitener], engine: Scorer, kernel: int, stride: int, batch: int) -> None:
-        self.whiteners, self.engine, self.batch = list(whiteners), engine, batch
-        self._snapshotter = WindowSnapshotter(len(self.whiteners), kernel, stride)
-        self._waiting: list[np.ndarray] = []
-
-    def update(self, strain: np.ndarray) -> np.ndarray:
-        """Scores that `strain` (ifo, any length) completes, float64."""
-        whitened = np.stack([w.update(x) for w, x in zip(self.whiteners, strain, strict=True)])
+    def update(self, whitened: np.ndarray) -> np.ndarray:
         self._waiting.extend(self._snapshotter.update(whitened))
-        full = len(self._waiting) // self.batch * self.batch
-        return self._score(full)
+        return self._score(len(self._waiting) // self.batch * self.batch)
 
     def finish(self) -> np.ndarray:
-        """Scores of what is left; the stream has ended."""
-        self._waiting.extend(self._snapshotter.update(np.stack([w.finish() for w in self.whiteners])))
+        self._snapshotter = self._fresh()
         return self._score(len(self._waiting))
 
     def _score(self, count: int) -> np.ndarray:
@@ -160,6 +153,49 @@ class StreamingScorer:
             return np.empty(0)
         ready, self._waiting = np.stack(self._waiting[:count]), self._waiting[count:]
         return in_batches(self.engine, ready, self.batch)
+
+
+class _Frames:
+    """The same for a network of frames or maps, a block at a time."""
+
+    def __init__(self, engine: Any, stride: int) -> None:
+        from aframe_assets.inference.frame_stream import FrameStream
+
+        self._stream = FrameStream(engine, stride)
+
+    def update(self, whitened: np.ndarray) -> np.ndarray:
+        return self._stream.update(whitened)[1]
+
+    def finish(self) -> np.ndarray:
+        return self._stream.finish()[1]
+
+
+class StreamingScorer:
+    """Strain of all detectors in, one score per window out.
+
+    Window i of a stretch has its kernel i strides after the first whitened sample; windows whose context reaches over either end
+    of the data have no score.
+
+    Args:
+        whiteners: one per detector, equal settings.
+        engine: the network; one whose `form` is not 'windows' goes over shared frames.
+        kernel, stride: samples.
+        batch: windows per engine call. Scores wait until a call is full, so that every chunking makes the same calls.
+    """
+
+    def __init__(self, whiteners: Sequence[StreamingWhitener], engine: Scorer, kernel: int, stride: int, batch: int) -> None:
+        self.whiteners = list(whiteners)
+        windowed = getattr(engine, "form", "windows") == "windows"
+        self._machine = _Windows(engine, len(self.whiteners), kernel, stride, batch) if windowed else _Frames(engine, stride)
+
+    def update(self, strain: np.ndarray) -> np.ndarray:
+        """Scores that `strain` (ifo, any length) completes, float64."""
+        return self._machine.update(np.stack([w.update(x) for w, x in zip(self.whiteners, strain, strict=True)]))
+
+    def finish(self) -> np.ndarray:
+        """Scores of what is left; the stretch has ended. Strain that comes later, after a gap, is another stretch."""
+        last = self._machine.update(np.stack([w.finish() for w in self.whiteners]))
+        return np.concatenate([last, self._machine.finish()])
 
 
 def pieces(size: int, step: int) -> Iterator[slice]:
