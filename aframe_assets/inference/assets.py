@@ -123,8 +123,12 @@ def _evaluated(job: Job, engine: Engine) -> AbstractContextManager[Engine]:
         from aframe_assets.inference.remote.engine import RemoteEngine
     except ModuleNotFoundError as e:
         raise RuntimeError(f"inference.mode: triton needs {e.name}; install this project with [triton]") from None
+    from aframe_assets.engine.support import TOLERANCES
+
+    asked = job.config.engine
+    tolerance = TOLERANCES[asked.precision] if asked.parity_tolerance is None else asked.parity_tolerance
     server = job.services[RESOURCE].open(job.path("model_repository"), job.log, engine.threads)
-    return RemoteEngine(engine, server, tolerance=job.config.engine.parity_tolerance, in_flight=inference.in_flight, log=job.log)
+    return RemoteEngine(engine, server, tolerance=tolerance, in_flight=inference.in_flight, log=job.log)
 
 
 def make_events(job: Job) -> Product:

@@ -111,6 +111,17 @@ def test_dependencies_are_those_of_the_lineage_table(tmp_path):
         assert parents == set(lineage.deps(node)), name
 
 
+def test_a_server_is_asked_for_only_where_it_evaluates_the_network(tmp_path):
+    plain, served = (build_config({"preset": "demo", "inference": {"mode": mode}}) for mode in ("inprocess", "triton"))
+    node, other = lineage.graph(plain)["inference_results"], lineage.graph(served)["inference_results"]
+    assert set(lineage.deps(other)) - set(lineage.deps(node)) == {"model_repository"}
+    assert plain.select(node.config, node.free) == served.select(other.config, other.free)
+    for config, asked in ((plain, set()), (served, {"inference_server"})):
+        assert set(build_defs(config, store_url=str(tmp_path)).resources) == {"experiment", "io_manager"} | asked
+    graph = _graph(build_defs(served, store_url=str(tmp_path)))
+    assert dg.AssetKey("model_repository") in graph.get(dg.AssetKey("inference_results")).parent_keys
+
+
 def test_furniture(tmp_path):
     graph = _graph(_defs(tmp_path))
     for key in graph.get_all_asset_keys():

@@ -6,128 +6,29 @@ import logging
 
 import numpy as np
 import pytest
-import torch
 import yaml
+from search_room import EXPERIMENT, ROWS, Room
 
 from aframe_assets.config_load import build_config
-from aframe_assets.engine import assets as engine_room
 from aframe_assets.engine.checks import ENGINE_CHECKS, EXPORTED_CHECKS, REPOSITORY_CHECKS
 from aframe_assets.inference import assets as room
 from aframe_assets.inference.checks import EVENT_CHECKS, RESULT_CHECKS, livetime_check, louder_check, sane_check
-from aframe_assets.model.bundle import save_bundle
-from aframe_assets.model.networks import Sky, build_network
 from aframe_assets.segments.geometry import SlideGeometry, shift_vectors
-from aframe_assets.store import open_store
-from aframe_assets.store.handle import KeyParts
 from aframe_assets.store.job import Job
-from aframe_assets.strain.background_file import background_name, write_background
-from aframe_assets.waveforms.injections import share
-from aframe_assets.waveforms.ledger import SIGNAL, EventSet, InjectionParameterSet, InterferometerResponseSet, RecoveredInjectionSet
-
-ROWS = {
-    "1240600000-100": {"gps_start": 1240600000.0, "gps_stop": 1240600100.0, "role": "train"},
-    "1240610000-60": {"gps_start": 1240610000.0, "gps_stop": 1240610060.0, "role": "test"},
-    "1240610100-48": {"gps_start": 1240610100.0, "gps_stop": 1240610148.0, "role": "test"},
-    "1240610200-12": {"gps_start": 1240610200.0, "gps_stop": 1240610212.0, "role": "test"},
-}
-EXPERIMENT = """
-preset: demo
-sample_rate: 512
-model: {architecture: {layers: [1], width: 4}}
-injections: {num_signals: 9, spacing: 0, buffer: 2}
-inference: {num_slides: 3, batch_size: 64}
-"""
-
-
-class Room:
-    def __init__(self, root):
-        self.config = build_config(yaml.safe_load(EXPERIMENT))
-        self.store, self.handles = open_store(root / "store"), {}
-        self.files = root / "files"
-        self.files.mkdir()
-
-    def publish(self, asset, files, meta, partition=None, checks=()):
-        parts = KeyParts(asset=asset, code_version="1", partition=partition)
-        handle = self.store.publish(parts, files, meta)
-        if partition is None:
-            self.handles[asset] = handle
-        else:
-            self.handles.setdefault(asset, {})[partition] = handle
-        return handle
-
-    def make(self, function, asset, inputs, partition=None):
-        chosen = {}
-        for name in inputs:
-            found = self.handles[name]
-            chosen[name] = found[partition] if isinstance(found, dict) and partition else found
-        with self.store.scratch() as scratch:
-            row = ROWS.get(partition)
-            job = Job(self.config, asset, partition, chosen, row, self.store, scratch, scratch, logging.getLogger("test"))
-            product = function(job)
-            self.publish(asset, product.files, dict(product.meta), partition)
-        return product
-
-    def signals(self, partition, seed):
-        slides = share(self.config, ROWS, partition)
-        times = np.concatenate([s.times for s in slides]) if slides else np.empty(0)
-        n, fs = len(times), self.config.sample_rate
-        t = np.arange(int(8 * fs)) / fs - 6
-        wave = 1e-20 * np.exp(-((t / 0.05) ** 2)) * np.sin(2 * np.pi * 80 * t)
-        common = {"sample_rate": fs, "duration": 8.0, "right_pad": 2.0, "ifos": ["H1", "L1"]}
-        snrs = {"snr": np.full(n, 20.0), "ifo_snrs": np.full((n, 2), 14.0)}
-        made = InterferometerResponseSet(
-            **{p: np.ones(n) for p in SIGNAL},
-            **snrs,
-            injection_time=times,
-            shift=np.concatenate([np.tile(s.shift, (len(s.times), 1)) for s in slides]) if slides else np.empty((0, 2)),
-            waveforms={"h1": np.tile(wave, (n, 1)), "l1": np.tile(wave, (n, 1))} if n else {},
-            num_injections=n + 2,
-            **common,
-        )
-        rejected = InjectionParameterSet(
-            **{p: np.ones(2) for p in SIGNAL}, snr=np.ones(2), ifo_snrs=np.ones((2, 2)), num_injections=2, **common
-        )
-        return made, rejected
+from aframe_assets.waveforms.ledger import EventSet, InjectionParameterSet, RecoveredInjectionSet
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     r = Room(tmp_path_factory.mktemp("inference"))
-    torch.manual_seed(1)
-    network = build_network(r.config.model.architecture, Sky.of(r.config))
-    with torch.no_grad():
-        network.fc.weight.abs_()  # features are not negative, so the loud bursts score above noise
-    r.publish("model", save_bundle(r.files / "model", network, r.config, metrics={}, provenance={}), {})
-    r.publish("segments", _file(r.files / "segments.csv"), {"rows": ROWS})
-    r.products = {
-        "exported_model": r.make(engine_room.make_exported_model, "exported_model", ["model"]),
-        "engine": r.make(engine_room.make_engine, "engine", ["exported_model"]),
-        "model_repository": r.make(engine_room.make_model_repository, "model_repository", ["engine"]),
-    }
-    rng = np.random.default_rng(0)
-    for partition, row in ROWS.items():
-        length = row["gps_stop"] - row["gps_start"]
-        path = r.files / background_name(row["gps_start"], length)
-        strain = {i: rng.standard_normal(int(length * 512)) * 1e-22 for i in ("H1", "L1")}
-        write_background(path, strain, row["gps_start"], 512)
-        r.publish("background", {path.name: path}, {}, partition)
-        placed, rejected = r.signals(partition, 1)
-        files = {
-            "waveforms.hdf5": placed.write(r.files / f"w-{partition}.hdf5"),
-            "rejected-parameters.hdf5": rejected.write(r.files / f"r-{partition}.hdf5"),
-        }
-        r.publish("injections", files, {"num_signals": len(placed)}, partition)
-        inputs = ["segments", "background", "injections", "engine"]
-        r.products[partition] = r.make(room.make_inference_results, "inference_results", inputs, partition)
+    r.engines()
+    r.data()
+    for partition in ROWS:
+        r.search(partition)
     for asset in ("inference_results", "injections"):
         r.handles[asset] = {p: h for p, h in r.handles[asset].items() if ROWS[p]["role"] == "test"}
     r.products["events"] = r.make(room.make_events, "events", ["inference_results", "injections"])
     return r
-
-
-def _file(path):
-    path.write_text("segments")
-    return {path.name: path}
 
 
 def test_checks_are_those_declared_and_pass(made):

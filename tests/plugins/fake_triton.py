@@ -46,14 +46,21 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     Args:
         slots: instances of the snapshotter, as its configuration says.
+        network, kernel: what ``net`` computes, (any, ifo, kernel) -> (any, 1).
         fault: called with (sequence request number, request), returns None or the name of a fault: 'drop' the stream, 'restart'
             (state and name are lost too), 'forget' (the same with the stream left up), 'lose' (state is lost, the name stays),
             'late', 'twice', 'other_id', 'restarted' (says that it began there), 'short', 'nan', 'error', 'swallow', 'end' (of the
             stream, without an error).
     """
 
-    def __init__(self, slots: int = 2, fault: Callable[[int, service_pb2.ModelInferRequest], str | None] | None = None) -> None:
-        self.slots, self.fault = slots, fault or (lambda n, request: None)
+    def __init__(
+        self,
+        slots: int = 2,
+        fault: Callable[[int, service_pb2.ModelInferRequest], str | None] | None = None,
+        network: Callable[[np.ndarray], np.ndarray] = score,
+        kernel: int = KERNEL,
+    ) -> None:
+        self.slots, self.fault, self.network, self.kernel = slots, fault or (lambda n, request: None), network, kernel
         self.state: dict[int, np.ndarray] = {}
         self.regions: dict[str, mmap.mmap] = {}
         self.started, self.seen, self.infers, self.busy, self.most = [], [], 0, 0, 0
@@ -96,7 +103,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelMetadata(self, request, context):
         shapes = {
-            "net": (("input_0", [-1, IFOS, KERNEL]), ("discriminator", [-1, 1])),
+            "net": (("input_0", [-1, IFOS, self.kernel]), ("discriminator", [-1, 1])),
             "snap": (("stream", [1, IFOS, UPDATE]), ("windows", [WINDOWS, IFOS, KERNEL])),
             "stream": (("stream", [1, IFOS, UPDATE]), ("discriminator", [WINDOWS, 1])),
         }
@@ -157,7 +164,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             x = np.frombuffer(raw[: given.parameters["shared_memory_byte_size"].int64_param], np.float32)
         else:
             x = np.frombuffer(request.raw_input_contents[0], np.float32)
-        y = self.scale * score(x.reshape(tuple(given.shape)))
+        y = self.scale * self.network(x.reshape(tuple(given.shape)))
         if what == "nan":
             y[0] = np.nan
         if what == "short":
