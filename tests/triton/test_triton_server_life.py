@@ -16,7 +16,9 @@ import psutil
 import pytest
 from tiny_run import wait_for
 
-from aframe_assets.engine.repository import configurations, protobuf_text, snapshotter_model
+from aframe_assets.engine.repository import WHITENED_SNAPSHOTTER, Layout, configurations, protobuf_text
+from aframe_assets.engine.signature import Signature
+from aframe_assets.engine.snapshotter import window_snapshotter
 from aframe_ops.serving.environment import install
 from aframe_ops.serving.errors import ServingError
 from aframe_ops.serving.probe import write_sum
@@ -171,10 +173,12 @@ def test_numpy_2_in_the_environment_is_refused_before_every_start(environment, m
 @pytest.fixture
 def snapshotter(tmp_path) -> Path:
     """Two instances of a snapshotter: 2 detectors, windows of 8 samples every 4, 3 windows for each request."""
-    folder = tmp_path / "models" / "snapshotter"
+    folder = tmp_path / "models" / WHITENED_SNAPSHOTTER
     (folder / "1").mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(protobuf_text(configurations(2, 8, 4, 3, 2, 1)["snapshotter"]))
-    onnx.save(snapshotter_model(2, 8, 4, 3), str(folder / "1" / "model.onnx"))
+    signature = Signature(("H1", "L1"), 4.0, 8, {"psd_length": 8, "fduration": 1})
+    config = configurations(Layout(signature, stride=4, batch=3, streams=2))[WHITENED_SNAPSHOTTER]
+    (folder / "config.pbtxt").write_text(protobuf_text(config))
+    onnx.save(window_snapshotter(2, 8, 4, 3), str(folder / "1" / "model.onnx"))
     return folder.parent
 
 
@@ -183,7 +187,7 @@ def send(client, sequence: int, update: np.ndarray, start: bool = False, end: bo
 
     given = InferInput("stream", list(update.shape), "FP32")
     given.set_data_from_numpy(np.ascontiguousarray(update, np.float32))
-    return client.infer("snapshotter", [given], sequence_id=sequence, sequence_start=start, sequence_end=end).as_numpy("windows")
+    return client.infer(WHITENED_SNAPSHOTTER, [given], sequence_id=sequence, sequence_start=start, sequence_end=end).as_numpy("windows")
 
 
 def test_sequences_keep_their_own_state_from_start_to_end(tritonserver, snapshotter):
