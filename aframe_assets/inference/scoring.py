@@ -80,7 +80,7 @@ class Runs:
             stops.append(output[np.append(new, len(output)) - 1] + 1)
             slides.append(np.full(len(new) + 1, row))
         slide, first, stop = (np.concatenate([np.empty(0, np.int64), *x]).astype(np.int64) for x in (slides, starts, stops))
-        own = (first * layout.stride)[:, None] + np.asarray(offsets, np.int64).reshape(len(wanted), -1)[slide]
+        own = (first * layout.stride)[:, None] + np.asarray(offsets, np.int64)[slide]
         return cls(slide, first, stop - first, own % layout.ring if layout.ring else own)
 
     def of_slides(self, chosen: np.ndarray) -> Runs:

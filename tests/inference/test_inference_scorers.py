@@ -143,6 +143,9 @@ def test_runs_end_at_gaps_and_seams():
     over = Runs.of(at, np.array([[0, 0], [0, 30]]), wanted, gap=1)
     assert list(zip(over.slide, over.first, over.count, strict=True)) == [(0, 0, 10), (1, 1, 6), (1, 7, 2)]
     assert len(Runs.of(at, np.array([[0, 0]]), np.zeros((1, 10), bool)).slide) == 0
+    # a search without zero lag asks for no slides
+    none = Runs.of(at, np.empty((0, 2)), np.zeros((0, 10), bool))
+    assert len(none.slide) == 0 and none.start.shape == (0, 2)
 
 
 def test_stretches_lie_side_by_side_with_their_context():
