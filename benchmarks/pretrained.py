@@ -272,7 +272,10 @@ def main(argv: list[str] | None = None) -> None:
             far_per_day=a.far_per_day,
             replicates=a.replicates,
         )
-    except ValueError as e:
+    except Exception as e:
+        # Errors of our own classes are written for users; anything else is a defect and keeps its trace.
+        if not isinstance(e, PackagingError) and not type(e).__module__.startswith(("aframe_assets", "aframe_ops")):
+            raise
         sys.exit(f"benchmarks.pretrained: {e}")
     total = sum(p.stat().st_size for p in made.iterdir())
     sys.stdout.write(f"{made}: {total / 1e6:.2f} MB\n{(made / CARD).read_text()}")
