@@ -27,19 +27,17 @@ def slide_scorer(
         streams: whitened, one array per detector.
         layout: of the windows.
         inference: batch size and memory.
-        chooser: of a cascade; then the engine has a filter.
+        chooser: of a cascade. Without one the engine's filter is not asked, and everything is scored.
 
     Raises:
-        ValueError: a chooser and no filter, or a filter and no chooser; sizes that the network's frames do not serve.
+        ValueError: a chooser and no filter; sizes that the network's frames do not serve.
     """
-    if (chooser is None) != (getattr(engine, "filter", None) is None):
-        raise ValueError(
-            "the engine has a filter network; expected a rule of what it keeps, made by the search that trained it"
-            if chooser is None
-            else "a rule of what a filter network keeps, and an engine without one; build the engine again with model.filter"
-        )
     scorer = _network(engine, streams, layout, inference)
-    return scorer if chooser is None else CascadeScorer(_network(engine.filter, streams, layout, inference), scorer, chooser)
+    if chooser is None:
+        return scorer
+    if getattr(engine, "filter", None) is None:
+        raise ValueError("a rule of what a filter network keeps, and an engine without one; build the engine again with model.filter")
+    return CascadeScorer(_network(engine.filter, streams, layout, inference), scorer, chooser)
 
 
 def _network(engine: Any, streams: Sequence[np.ndarray], layout: Layout, inference: Inference) -> NetworkScorer:

@@ -13,7 +13,7 @@ from aframe_assets.inference.blocks import Row, require_steps, through
 from aframe_assets.inference.frames import FrameScorer
 from aframe_assets.inference.maps import MapScorer
 from aframe_assets.inference.scorers import slide_scorer
-from aframe_assets.inference.scoring import NOT_KEPT, CascadeScorer, Change, Layout, Runs
+from aframe_assets.inference.scoring import NOT_KEPT, CascadeScorer, Change, Layout, NetworkScorer, Runs
 from aframe_assets.inference.windows import WindowScorer
 
 RATE, STEP = 512, 16
@@ -195,8 +195,56 @@ class Loudest:
         return out
 
 
-def cascade(engines, streams, at, chooser):
-    filtering, joint = engines["map", 2], engines["streaming", 2]
-    context = max(filtering.context, joint.context)
-    assert at.context == context
-    return CascadeScorer(MapScorer(filtering, streams, at, 1e9), FrameScorer(joint, streams, at), chooser)
+class Network(NetworkScorer):
+    """Scores that depend on the slide and the output alone, and on how loud a signal is in the changed streams."""
+
+    def __init__(self, at: Layout, seed: int, loud: float = 0.0) -> None:
+        self.layout, self.seed, self.loud = at, seed, loud
+
+    def scores(self, offsets, wanted):
+        rows = [np.random.default_rng([self.seed, *o]).standard_normal(wanted.shape[1]) for o in np.asarray(offsets).tolist()]
+        self.evaluated += int(wanted.sum())
+        return np.where(wanted, np.array(rows) + self.loud, np.nan)
+
+    def changed(self, change):
+        return Network(self.layout, self.seed, change.streams)
+
+
+@pytest.mark.parametrize("loud", [-9.0, 0.5, 9.0])
+def test_cascade_scores_what_is_kept_with_and_without_a_change(loud):
+    at, rng = Layout(20, 0, 10, 4000), np.random.default_rng(0)
+    offsets, wanted = np.array([[0, 10], [0, 20], [0, 30]]), rng.random((3, 398)) < 0.95
+    scorer = CascadeScorer(Network(at, 1), Network(at, 2), Loudest(2.0, 3))
+    first, second = Network(at, 1).scores(offsets, wanted), Network(at, 2).scores(offsets, wanted)
+    keep = Loudest(2.0, 3).keep(first, wanted) & wanted
+    got = scorer.scores(offsets, wanted)
+    assert np.array_equal(got, np.where(keep, second, np.where(wanted, NOT_KEPT, np.nan)), equal_nan=True)
+    assert (scorer.kept, scorer.asked, scorer.evaluated) == (keep.sum(), wanted.sum(), keep.sum()) and 0 < keep.sum() < wanted.sum()
+    # one block or a slide at a time is the same
+    assert np.array_equal(scorer.scores(offsets[1:2], wanted[1:2])[0], got[1], equal_nan=True)
+
+    reached = np.zeros(398, bool)
+    reached[100:140] = True
+    after = scorer.rescored(got[1], offsets[1], wanted[1], Change(loud, [], reached))
+    one = np.where(reached, first[1] + loud, first[1])
+    keep = (Loudest(2.0, 3).keep(one[None], wanted[1:2]) & wanted[1:2])[0]
+    two = np.where(reached, second[1] + loud, np.where(got[1] == NOT_KEPT, second[1] + loud, second[1]))
+    assert np.array_equal(after, np.where(keep, two, np.where(wanted[1], NOT_KEPT, np.nan)), equal_nan=True)
+    with pytest.raises(ValueError, match="expected those of the second network"):
+        CascadeScorer(Network(replace(at, stride=20), 1), Network(at, 2), Loudest(2.0, 3))
+
+
+def test_scorer_follows_the_form(engines):
+    streaming, direct = engines["streaming", 2], engines["map", 2]
+    at, inference = layout(streaming, 10.0), Inference()
+    kinds = {FrameScorer: streaming, MapScorer: direct, WindowScorer: Windowed(streaming)}
+    for kind, engine in kinds.items():
+        assert type(slide_scorer(engine, noise(at, 2), replace(at, context=engine.context), inference)) is kind
+    with pytest.raises(ValueError, match=r"build the engine again with model\.filter"):
+        slide_scorer(streaming, noise(at, 2), at, inference, Loudest(2.0, 3))
+    streaming.filter = direct
+    try:
+        assert isinstance(slide_scorer(streaming, noise(at, 2), at, inference), FrameScorer)
+        assert isinstance(slide_scorer(streaming, noise(at, 2), at, inference, Loudest(2.0, 3)), CascadeScorer)
+    finally:
+        streaming.filter = None

@@ -17,7 +17,7 @@ HEAD = {"channels": 8, "groups": 4, "hidden": 6, "map_stride": 8}
 TRAVEL = 0.012
 
 
-def frame_bundle(name: str, ifos: int = 2, rate: float = 512.0, kernel: float = 1.5, conditioning: Conditioning | None = None) -> Bundle:
+def frame_bundle(name: str, ifos: int = 2, rate: float = 512.0, kernel: float = 1.5, context: float = 0.0) -> Bundle:
     """A network by the name of its architecture; its total stride is 16 samples, and its logits are spread over some units.
 
     Args:
@@ -25,11 +25,11 @@ def frame_bundle(name: str, ifos: int = 2, rate: float = 512.0, kernel: float = 
         ifos: detectors.
         rate: Hz.
         kernel: seconds.
-        conditioning: what the network says it was trained with.
+        context: seconds on each side of the kernel; by default, or if it is not enough, the least that the network can have.
     """
     sky = Sky(ifos, rate, tuple(TRAVEL for _ in combinations(range(ifos), 2)))
     bare = Architecture(name=name, lag_head=HEAD, **SMALL)
-    architecture = bare.model_copy(update={"context": least_context(bare, rate, TRAVEL) / rate})
+    architecture = bare.model_copy(update={"context": max(context, least_context(bare, rate, TRAVEL) / rate)})
     with torch.random.fork_rng():
         torch.manual_seed(5)
         network = build_network(architecture, sky).train()
@@ -39,7 +39,7 @@ def frame_bundle(name: str, ifos: int = 2, rate: float = 512.0, kernel: float = 
                 network(torch.randn(16, ifos, window))
         network.eval()
         _spread(network, torch.randn(64, ifos, window))
-    conditioning = conditioning or Conditioning(psd_length=4, fftlength=1, fduration=1, kernel_length=kernel, highpass=20)
+    conditioning = Conditioning(psd_length=4, fftlength=1, fduration=1, kernel_length=kernel, highpass=20)
     return Bundle(network, architecture, ["H1", "L1", "V1", "K1"][:ifos], rate, conditioning, {}, {})
 
 
