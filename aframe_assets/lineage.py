@@ -166,7 +166,7 @@ _ALL = [
         files=("detectors",),
     ),
     Node("exported_model", "engine", "2", ("engine.block",), (Input("model"), Input("filter_model", optional=True))),
-    Node("engine", "engine", "2", ("engine",), (Input("exported_model"),)),
+    Node("engine", "engine", "3", ("engine",), (Input("exported_model"),)),
     Node("model_repository", "engine", "2", ("inference.inference_rate", "inference.batch_size"), (Input("engine"),)),
     Node(
         "inference_results",
@@ -186,9 +186,15 @@ _ALL = [
         partitioned=True,
         files=("inference.exclude_catalog",),
         # a server's answers may differ from the engine's in rounding: its repository is an input then, and so in the key
-        free=("inference.mode", "inference.in_flight", "inference.memory_gb"),
+        free=("inference.mode", "inference.in_flight", "inference.memory_gb", "inference.cascade.max_loss"),
     ),
-    Node("events", "inference", "1", (), (Input("inference_results", "all", ("test",)), Input("injections", "all", ("test",)))),
+    Node(
+        "events",
+        "inference",
+        "1",
+        ("inference.cascade.max_loss",),
+        (Input("inference_results", "all", ("test",)), Input("injections", "all", ("test",))),
+    ),
     Node(
         "sensitive_volume",
         "sensitivity",

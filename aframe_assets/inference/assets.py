@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.inference.checks import EVENT_CHECKS, RESULT_CHECKS
+from aframe_assets.inference.checks import CASCADE_EVENT_CHECKS, CASCADE_RESULT_CHECKS, EVENT_CHECKS, RESULT_CHECKS
 from aframe_assets.inference.remote.server import RESOURCE
 from aframe_assets.store.bodies import plain_asset, plot_markdown
 from aframe_assets.store.fanout import partitioned_asset
@@ -15,6 +15,9 @@ from aframe_assets.tags import resources
 if TYPE_CHECKING:
     from aframe_assets.config import Config
     from aframe_assets.engine.engine import Engine
+    from aframe_assets.inference.cascade import FilterThreshold
+    from aframe_assets.inference.slides import SlideResults
+    from aframe_assets.segments.geometry import SlideGeometry
 
 INJECTIONS = "waveforms.hdf5"
 
@@ -26,9 +29,15 @@ def _require_settings(engine: Engine, config: Config) -> None:
     own = {
         "ifos": list(engine.ifos),
         "sample_rate": engine.sample_rate,
+        "model.architecture.context": engine.context / engine.sample_rate,
         **{f"conditioning.{k}": v for k, v in Conditioning.model_validate(engine.conditioning)},
     }
-    now = {"ifos": list(config.ifos), "sample_rate": config.sample_rate, **{f"conditioning.{k}": v for k, v in config.conditioning}}
+    now = {
+        "ifos": list(config.ifos),
+        "sample_rate": config.sample_rate,
+        "model.architecture.context": config.model.architecture.context,
+        **{f"conditioning.{k}": v for k, v in config.conditioning},
+    }
     different = [f"{k} = {now[k]}: the model was made with {v}" for k, v in own.items() if now[k] != v]
     if different:
         raise ValueError("; ".join(different) + "; set these keys to the model's values, or use another model")
@@ -37,11 +46,15 @@ def _require_settings(engine: Engine, config: Config) -> None:
 def make_inference_results(job: Job) -> Product:
     """Zero lag, slides and injections of one chunk. A chunk that is not of the test role gives empty sets without livetime."""
     from aframe_assets.inference.aggregate import BACKGROUND, FOREGROUND, ZERO_LAG
-    from aframe_assets.inference.checks import accounted_check, livetime_check
+    from aframe_assets.inference.audit import AUDIT
+    from aframe_assets.inference.checks import accounted_check, livetime_check, share_check
     from aframe_assets.waveforms.ledger import EventSet, RecoveredInjectionSet
 
+    cascade, audit = None, None
     if job.row["role"] == "test":
-        out, shifts, geometry = _search(job)
+        out, shifts, geometry, threshold = _search(job)
+        if threshold:
+            cascade, audit = {"filter": threshold.as_meta(), **out.outputs}, out.audit
         ring = [geometry.whitened_start, geometry.whitened_duration] if geometry.ring else None
         background, zero_lag, foreground = out.background, out.zero_lag, out.foreground
         residuals = [[float(x) for x in row] for row in out.merger_residuals if (row == row).all()]
@@ -58,6 +71,8 @@ def make_inference_results(job: Job) -> Product:
     files = {}
     for name, events in ((BACKGROUND, background), (ZERO_LAG, zero_lag), (FOREGROUND, foreground)):
         files[name] = events.write(job.scratch / name)
+    if audit is not None:
+        files[AUDIT] = audit.write(job.scratch / AUDIT)
     livetime = {"background": background.Tb, "zero_lag": zero_lag.Tb}
     meta = {
         "livetime": livetime,
@@ -74,22 +89,29 @@ def make_inference_results(job: Job) -> Product:
         "kernel_length": job.config.conditioning.kernel_length,
         "inference_rate": job.config.inference.inference_rate,
         "windows": windows,
+        "cascade": cascade,
     }
     checks = [
         livetime_check("livetime_as_expected", livetime, expected, job.config.inference.inference_rate),
         accounted_check(len(foreground), job.handle("injections").meta["num_signals"] if job.row["role"] == "test" else 0),
     ]
+    if job.config.model.filter is not None:
+        kept = cascade or {"kept": 0, "asked": 0}
+        checks.append(share_check(kept["kept"], kept["asked"], job.config.inference.cascade.keep))
     return Product(files, meta, checks)
 
 
-def _search(job: Job) -> tuple[Any, list[tuple[float, ...]], Any]:
+def _search(job: Job) -> tuple[SlideResults, list[tuple[float, ...]], SlideGeometry, FilterThreshold | None]:
     from aframe_assets.engine.engine import load_engine
+    from aframe_assets.inference.audit import audited
+    from aframe_assets.inference.cascade import Reach, TriggerChooser
     from aframe_assets.inference.slides import run_slides
     from aframe_assets.inference.whitened import WhitenedChunk
     from aframe_assets.segments.catalog import catalog_times
     from aframe_assets.segments.geometry import SlideGeometry, num_slides, shift_vectors
     from aframe_assets.segments.vetoes import vetoes_of
     from aframe_assets.strain.background_file import read_background
+    from aframe_assets.waveforms.ledger import InterferometerResponseSet
 
     config = job.config
     engine = load_engine(job.path("engine"))
@@ -110,8 +132,23 @@ def _search(job: Job) -> tuple[Any, list[tuple[float, ...]], Any]:
         block=config.psd_block,
         psd_source=config.inference.psd_source,
     )
+    threshold, signals = _threshold(job), job.path("injections", INJECTIONS)
+    chooser = TriggerChooser(threshold.value, Reach.of(config.inference)) if threshold else None
+    again = audited(shifts, InterferometerResponseSet.shifts_of(signals), config.inference.cascade.audit_slides, job.seed("audit"))
     with _evaluated(job, engine) as network:
-        return run_slides(chunk, geometry, network, config.inference, shifts, job.path("injections", INJECTIONS)), shifts, geometry
+        out = run_slides(chunk, geometry, network, config.inference, shifts, signals, chooser=chooser, audit=again)
+    return out, shifts, geometry, threshold
+
+
+def _threshold(job: Job) -> FilterThreshold | None:
+    """Of a cascade's filter; the same for every segment."""
+    if job.config.model.filter is None:
+        return None
+    from aframe_assets.inference.cascade import FilterThreshold
+    from aframe_assets.model.background_scores import BACKGROUND_SCORES, BackgroundScores
+
+    scores = BackgroundScores.read(job.path("filter_model", BACKGROUND_SCORES))
+    return FilterThreshold.of(scores.at(job.config.inference.inference_rate), job.config.inference)
 
 
 def _evaluated(job: Job, engine: Engine) -> AbstractContextManager[Engine]:
@@ -146,7 +183,8 @@ def make_events(job: Job) -> Product:
         aggregate_foreground,
         aggregate_rejected,
     )
-    from aframe_assets.inference.checks import livetime_check, louder_check, sane_check
+    from aframe_assets.inference.audit import AUDIT, Audit
+    from aframe_assets.inference.checks import livetime_check, loss_check, louder_check, sane_check
     from aframe_assets.inference.merger_time import Calibration
     from aframe_assets.inference.plots import statistics_plot
 
@@ -185,6 +223,10 @@ def make_events(job: Job) -> Product:
         sane_check(*stats),
         louder_check(stats[0], stats[2]),
     ]
+    if job.config.model.filter is not None:
+        audit = Audit.concatenate([Audit.read(p) for p in paths("inference_results", AUDIT)])
+        checks.append(loss_check(audit, stats[0], background.Tb, job.config.inference.cascade.max_loss))
+        meta["cascade"] = dict(checks[-1].metadata)
     files = {name: out / name for name in (BACKGROUND, ZERO_LAG, FOREGROUND, REJECTED)}
     return Product(files, meta, checks, {"statistics": plot_markdown("Events", statistics_plot(*stats, background.Tb))})
 
@@ -199,7 +241,7 @@ def assets(config: Config) -> list[Any]:
             description="Zero-lag, background and foreground events of all slides of this segment, with their livetime.",
             tags=resources(cpus=1, memory_gb=4, time_min=480, disk_gb=4),
             kinds={"hdf5"},
-            checks=RESULT_CHECKS,
+            checks=RESULT_CHECKS + (CASCADE_RESULT_CHECKS if config.model.filter else []),
             services=(RESOURCE,) if config.inference.mode == "triton" else (),
         ),
         plain_asset(
@@ -209,6 +251,6 @@ def assets(config: Config) -> list[Any]:
             description="Events of the whole search, sorted, with injection parameters and rejected draws; total livetime Tb.",
             tags=resources(cpus=1, memory_gb=4, time_min=60, disk_gb=4),
             kinds={"hdf5"},
-            checks=EVENT_CHECKS,
+            checks=EVENT_CHECKS + (CASCADE_EVENT_CHECKS if config.model.filter else []),
         ),
     ]

@@ -7,14 +7,19 @@ background is one per day, and among the loudest events of the sample, with the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
+from aframe_assets.inference.injected import Foreground
 from aframe_assets.waveforms.ledger import EventSet
+
+if TYPE_CHECKING:
+    from aframe_assets.inference.slides import Pass, Shift
 
 AUDIT = "audit.hdf5"
 
@@ -125,11 +130,39 @@ class Audit:
         )
 
 
+def search_again(run: Pass, shifts: Sequence[Shift], signals: Path | None, background: EventSet, foreground: Foreground) -> Audit:
+    """The slides of `shifts` without the filter, beside what the pass of a cascade has found in them.
+
+    Args:
+        run: the pass; the windows that are scored here are added to its 'audit'.
+        shifts: among those that it searched.
+        signals: ledger file of its injections, or None.
+        background, foreground: what it found.
+    """
+    full = copy(run)
+    full.scorer, full.windows = run.scorer.second, dict.fromkeys(run.windows, 0)
+    again, events, filtered = Foreground(full, signals), [], []
+    for shift in shifts:
+        scores, valid = full.scores(run.geometry, [shift], "background")
+        events.append(full.events(run.geometry, [shift], scores, valid))
+        again.add([shift], scores, valid)
+        filtered.append(background.select_shift(shift))
+        # a part of a set keeps the livetime of the whole
+        filtered[-1].Tb = run.geometry.livetime(shift)
+    run.windows["audit"] += sum(full.windows.values())
+    if not shifts:
+        return Audit.concatenate([])
+    joined = EventSet.concatenate(events), EventSet.concatenate(filtered)
+    return Audit.of(*joined, again.statistics(shifts), foreground.statistics(shifts))
+
+
 def _found(statistic: np.ndarray, threshold: float) -> np.ndarray:
     return (statistic >= threshold) & (statistic > -np.inf)
 
 
 def _names(events: EventSet) -> list[tuple[float, ...]]:
+    if not len(events):
+        return []
     # times are those of outputs, made by one formula for both searches: equal to the bit
     shifts = np.asarray(events.shift, np.float64).reshape(len(events), -1)
     return list(map(tuple, np.column_stack([events.detection_time, shifts]).tolist()))

@@ -49,6 +49,10 @@ class Foreground:
             if shift in self.shifts:
                 self._slides[shift] = self._slide(shift, before, good)
 
+    def statistics(self, shifts: Sequence[Shift]) -> np.ndarray:
+        """Statistic of every injection of those of `shifts` that were added, slide by slide."""
+        return np.concatenate([np.empty(0), *(self._slides[s].statistic for s in shifts if s in self._slides)])
+
     def finish(self, background: EventSet, num_calibrate: int) -> tuple[RecoveredInjectionSet, np.ndarray]:
         """All injections in the order of the file, and raw merger-time residuals (n, len(EDGES)) of a sample, seconds.
 

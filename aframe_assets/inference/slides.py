@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from aframe_assets.config import Inference
+from aframe_assets.inference.audit import Audit, search_again
 from aframe_assets.inference.clustering import cluster_slides, detection_statistic
 from aframe_assets.inference.injected import Foreground
 from aframe_assets.inference.merger_time import Rescorer
 from aframe_assets.inference.scorers import slide_scorer
-from aframe_assets.inference.scoring import NOT_KEPT, Change, Chooser, Layout, SlideScorer
+from aframe_assets.inference.scoring import NOT_KEPT, CascadeScorer, Change, Chooser, Layout, SlideScorer
 from aframe_assets.inference.streaming import Scorer
 from aframe_assets.inference.whitened import WhitenedChunk
 from aframe_assets.inference.windows import SlidWindows, needed
@@ -45,8 +46,10 @@ class SlideResults:
         merger_residuals: raw merger times - true one of a sample of loud recovered injections, seconds (n, len(EDGES)).
         expected: livetime that the geometry says 'background' and 'zero_lag' should have, seconds.
         vetoed: livetime that vetoes took from both, seconds.
-        windows: number of windows scored for 'background', 'zero_lag' and 'foreground'; those of a cascade's second network.
+        windows: number of windows scored for 'background', 'zero_lag', 'foreground' and 'audit'; those of a cascade's second network.
         seconds: wall time spent in the 'network' and in everything 'other'; of the latter, in integration and clustering ('events').
+        outputs: of a cascade, how many its filter 'kept' and how many were 'asked' of it in zero lag and background; else none.
+        audit: slides searched with and without the filter.
     """
 
     background: EventSet
@@ -57,6 +60,8 @@ class SlideResults:
     vetoed: dict[str, float]
     windows: dict[str, int]
     seconds: dict[str, float]
+    outputs: dict[str, int]
+    audit: Audit
 
 
 @dataclass
@@ -77,7 +82,7 @@ class Pass:
     engine: Scorer
     inference: Inference
     chooser: Chooser | None = None
-    windows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("background", "zero_lag", "foreground"), 0))
+    windows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("background", "zero_lag", "foreground", "audit"), 0))
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("network", "events"), 0.0))
     scorer: SlideScorer = field(init=False)
 
@@ -201,6 +206,7 @@ def run_slides(
     signals: Path | None = None,
     num_calibrate: int = 8,
     chooser: Chooser | None = None,
+    audit: Sequence[Shift] = (),
 ) -> SlideResults:
     """All of one chunk: zero lag (unless switched off), background of `shifts`, foreground of the slides that `signals` holds.
 
@@ -213,6 +219,7 @@ def run_slides(
         signals: ledger file of an `InterferometerResponseSet`, or None.
         num_calibrate: how many loud recovered injections are re-scored for the merger time.
         chooser: of a cascade: what its filter network keeps.
+        audit: those of `shifts` that a cascade also searches without its filter.
 
     Raises:
         ValueError: chunk, geometry and engine disagree.
@@ -230,6 +237,9 @@ def run_slides(
         foreground.add(block, scores, valid)
     background = EventSet.concatenate(parts) if parts else run.events(geometry, [], *run.scores(geometry, [], "background"))
     found, residuals = foreground.finish(background, num_calibrate)
+    cascade = run.scorer if isinstance(run.scorer, CascadeScorer) else None
+    outputs = {"kept": cascade.kept, "asked": cascade.asked} if cascade else {"kept": 0, "asked": 0}
+    audited = search_again(run, audit, signals, background, foreground) if cascade else Audit.concatenate([])
     total = time.perf_counter() - start
     expected = _livetimes(geometry, shifts, unslid)
     whole = _livetimes(replace(geometry, vetoes=()), shifts, unslid) if geometry.vetoes else expected
@@ -242,6 +252,8 @@ def run_slides(
         {kind: whole[kind] - seconds for kind, seconds in expected.items()},
         run.windows,
         run.seconds | {"other": total - run.seconds["network"]},
+        outputs,
+        audited,
     )
 
 

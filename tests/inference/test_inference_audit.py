@@ -46,6 +46,15 @@ def test_lost_events_are_those_that_the_filter_search_does_not_have():
     assert audit(lost=(21, 50)).loss(100.0).acceptable(0.0)
 
 
+def test_a_filter_that_keeps_nothing_loses_everything():
+    full = events(30, np.random.default_rng(4))
+    found = Audit.of(full, full[np.zeros(30, bool)], np.array([7.0]), np.array([-np.inf]))
+    loss = found.loss(-100.0)
+    assert (loss.events.lost, loss.loudest.lost, loss.injections.lost, found.unmatched) == (30, LOUDEST, 1, 0)
+    empty = EventSet(Tb=full.Tb)
+    assert not Audit.of(full, empty, np.empty(0), np.empty(0)).kept.any() and not len(Audit.of(empty, empty, np.empty(0), np.empty(0)).kept)
+
+
 def test_the_same_time_in_another_slide_is_another_event():
     rng = np.random.default_rng(1)
     full = events(10, rng)
