@@ -21,7 +21,7 @@ from aframe_assets.inference.audit import Audit, search_again
 from aframe_assets.inference.clustering import cluster_slides, detection_statistic
 from aframe_assets.inference.injected import Foreground
 from aframe_assets.inference.merger_time import Rescorer
-from aframe_assets.inference.scorers import slide_scorer
+from aframe_assets.inference.scorers import SCORES, memory_for_slides, slide_scorer
 from aframe_assets.inference.scoring import NOT_KEPT, CascadeScorer, Change, Chooser, Layout, SlideScorer
 from aframe_assets.inference.streaming import Scorer
 from aframe_assets.inference.whitened import WhitenedChunk
@@ -30,8 +30,8 @@ from aframe_assets.segments.geometry import SlideGeometry
 from aframe_assets.segments.vetoes import runs
 from aframe_assets.waveforms.ledger import EventSet, RecoveredInjectionSet
 
-SCORES, CELL = 0.1, 48
-"""Share of ``inference.memory_gb`` that the outputs of slides may take which are handled together, and bytes of an output."""
+CELL = 48
+"""Bytes of an output of the slides that are handled together."""
 
 Shift = tuple[float, ...]
 
@@ -231,7 +231,7 @@ def run_slides(
     unslid = [zero] if inference.zero_lag else []
     zero_lag = run.events(plain, unslid, *run.scores(plain, unslid, "zero_lag"))
     foreground, parts = Foreground(run, signals), []
-    for block in _blocks(geometry, shifts, inference):
+    for block in _blocks(geometry, shifts, SCORES * memory_for_slides(inference, chunk.streams)):
         scores, valid = run.scores(geometry, block, "background")
         parts.append(run.events(geometry, block, scores, valid))
         foreground.add(block, scores, valid)
@@ -257,10 +257,9 @@ def run_slides(
     )
 
 
-def _blocks(geometry: SlideGeometry, shifts: Sequence[Shift], inference: Inference) -> Iterator[Sequence[Shift]]:
-    """Slides to handle together: as many as the memory for their outputs allows."""
-    cells = SCORES * inference.memory_gb * 1e9 / CELL
-    most = max(1, int(cells // max(1, max(map(geometry.num_windows, shifts), default=1))))
+def _blocks(geometry: SlideGeometry, shifts: Sequence[Shift], memory: float) -> Iterator[Sequence[Shift]]:
+    """Slides to handle together: as many as have their outputs in so many bytes."""
+    most = max(1, int(memory / CELL // max(1, max(map(geometry.num_windows, shifts), default=1))))
     for i in range(0, len(shifts), most):
         yield shifts[i : i + most]
 

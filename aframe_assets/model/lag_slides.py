@@ -23,8 +23,11 @@ _TILE = 1024
 _OUTPUTS = 4096
 """Windows of a slide pooled together."""
 
-_BATCH = 256_000_000
-"""Bytes of what is made at a time: pieces on a CPU, similarities on a GPU."""
+_PIECES = 64_000_000
+"""Bytes of pooled pieces of slides that take turns, on a CPU."""
+
+_BATCH = 1_000_000_000
+"""Bytes of maps and similarities of slides that are joined at once, on a GPU."""
 
 Task = tuple[np.ndarray, int]
 """Frame of each map at which a first window begins, and a number of windows."""
@@ -106,7 +109,7 @@ class SlideHead:
         # fresh memory for each tile would cost as much as a tenth of the arithmetic
         similar, joined = new(self.rows, tile), new(tile, self.hidden)
         mix = None if self.network.mix is None else self.network.mix.weight[..., 0].t().contiguous()
-        most = max(1, _BATCH // (4 * (1 + both) * self.hidden * ((_OUTPUTS - 1) * self.step + self.many)))
+        most = max(1, _PIECES // (4 * (1 + both) * self.hidden * ((_OUTPUTS - 1) * self.step + self.many)))
         for i in range(0, len(tasks), most):
             some = tasks[i : i + most]
             lengths = [(count - 1) * self.hop + self.size for _, count in some]

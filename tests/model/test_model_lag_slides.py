@@ -53,6 +53,7 @@ def test_long_runs_are_cut_without_a_seam(monkeypatch):
     whole = SlideHead(net, 32, 16)([DetectorMap.of(net, m) for m in maps], starts, counts)
     monkeypatch.setattr("aframe_assets.model.lag_slides._OUTPUTS", 7)
     monkeypatch.setattr("aframe_assets.model.lag_slides._TILE", 48)
+    monkeypatch.setattr("aframe_assets.model.lag_slides._PIECES", 2000)
     monkeypatch.setattr("aframe_assets.model.lag_slides._BATCH", 200_000)
     for batched in (False, True):
         cut = SlideHead(net, 32, 16, batched)([DetectorMap.of(net, m) for m in maps], starts, counts)
