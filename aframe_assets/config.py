@@ -260,9 +260,21 @@ class Model(Section):
 
 
 class Engine(Section):
-    platform: Literal["auto", "onnxruntime", "torch"] = "auto"
-    parity_tolerance: float = Field(
-        default=1e-3, gt=0, description="largest accepted |difference| of logits between engine and torch model"
+    platform: Literal["auto", "torch", "aotinductor", "onnxruntime", "openvino", "tensorrt"] = Field(
+        default="auto", description="what runs the network; 'auto' measures all that are installed, once, when the engine is built"
+    )
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = Field(
+        default="fp32", description="of the multiplications; lower ones are faster, move logits and swap ranks"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="'auto' is a GPU where the engine's step sees one")
+    parity_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest accepted |difference| of logits between engine and torch model; by default 1e-3 for fp32, 2e-2 for tf32, "
+        "5e-2 for fp16 and 0.5 for bf16",
+    )
+    parity_rank: float = Field(
+        default=0.99, ge=0, le=1, description="least accepted rank correlation of logits between engine and torch model"
     )
     block: Seconds = Field(
         default=8, gt=0, description="output of one call of a network of frames or maps; a multiple of its total stride, memory grows with it"

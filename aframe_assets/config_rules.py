@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Literal
 
+from aframe_assets.engine import support
 from aframe_assets.model import importing, receptive
 from aframe_assets.waveforms import approximants, prior_files
 from aframe_assets.waveforms.detectors import BUILT_IN, get_detectors, travel_time
@@ -105,6 +106,13 @@ def violations(config: Config) -> list[str]:
     if seg.max_duration <= 0 and seg.max_duration != -1:
         refuse("segments.max_duration", seg.max_duration, "expected seconds > 0, or -1 for no cut")
     _architectures(c, refuse)
+    e = c.engine
+    if e.platform != "auto" and e.device not in ("auto", *support.SUPPORT[e.platform]):
+        refuse("engine.device", e.device, f"expected {' or '.join(support.SUPPORT[e.platform])}, where platform {e.platform} runs")
+    elif not support.supported(e.platform, e.precision, e.device):
+        known = " or ".join(support.precisions(e.platform, e.device))
+        place = "" if e.device == "auto" else f" on {e.device}"
+        refuse("engine.precision", e.precision, f"expected {known}, which platform {e.platform} has{place}")
     t = c.model.training
     if t.left_pad + t.right_pad >= cond.kernel_length:
         refuse("model.training.left_pad", t.left_pad, f"expected left_pad + right_pad below kernel_length {cond.kernel_length:g} s")

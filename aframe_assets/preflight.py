@@ -1,4 +1,4 @@
-"""What the files that an experiment names hold, looked at before anything starts.
+"""What the files that an experiment names hold, and whether its engine is installed, looked at before anything starts.
 
 Most of them are read late in the graph, a catalogue after days of search. `preflight` reads each with the reader that the graph
 uses, so that a bad one is refused while it costs nothing. Only what the experiment names is read, and only its reader imported.
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.config_load import preset
+from aframe_assets.engine.support import not_installed
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def preflight(config: Config) -> list[str]:
-    """Everything that is wrong with the files that `config` names, a line each with key and file; empty when nothing is.
+    """Everything that is wrong with the files and the platform that `config` names, a line each with its key; empty when nothing is.
 
     Read are segment lists, gates, catalogues, geometries of detectors, and populations that are not named ones alone, with draws of
     them; where the population or the mass pairs are not the preset's, whether the pairs lie where injections are drawn.
@@ -47,6 +48,9 @@ def preflight(config: Config) -> list[str]:
         for ifo, file in config.detectors.items():
             look(f"detectors.{ifo}", file, lambda ifo=ifo, file=file: get_detector(ifo, file))
     _populations(config, look)
+    lacking = not_installed(config.engine.platform)
+    if lacking:
+        out.append(f"engine.platform: {config.engine.platform}: {lacking}")
     return out
 
 

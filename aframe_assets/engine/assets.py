@@ -86,24 +86,39 @@ def make_engine(job: Job) -> Product:
 
     exported = job.path("exported_model")
     settings = job.config.engine
-    record = build_engine(exported, job.scratch, settings.platform, settings.parity_tolerance, read_description(exported))
+    record = build_engine(
+        exported,
+        job.scratch,
+        settings.platform,
+        settings.parity_tolerance,
+        read_description(exported),
+        precision=settings.precision,
+        device=settings.device,
+        rank_floor=settings.parity_rank,
+    )
     signature = Signature.read(exported / SIGNATURE_FILE)
     records = {"": record} | ({f"{FILTER}/": record["filter"]} if "filter" in record else {})
     for prefix, name, found in [(p, n, f) for p, r in records.items() for n, f in r["measured"].items()]:
         job.log.info(
-            "%s%s: %.3f ms per %s on %d threads, largest difference %.2g",
+            "%s%s: %.3f ms per %s on %d threads, largest difference %.2g, rank correlation %.6f",
             prefix,
             name,
             found["ms_per_input"],
             "window" if signature.form == "windows" else "block",
             found["threads"],
             found["parity"]["max_difference"],
+            found["parity"]["rank_correlation"],
         )
+    for name, why in record["passed_over"].items():
+        job.log.info("%s was passed over: %s", name, why)
     meta = {
         "platform": record["platform"],
+        "device_class": record["device_class"],
+        "precision": record["precision"],
         "ms_per_input": record["ms_per_input"],
         "batch": record["batch"],
         "max_difference": max(r["parity"]["max_difference"] for r in records.values()),
+        "rank_correlation": min(r["parity"]["rank_correlation"] for r in records.values()),
         "measured": {prefix + name: found for prefix, r in records.items() for name, found in r["measured"].items()},
         "ifos": list(signature.ifos),
         "sample_rate": signature.sample_rate,
@@ -148,7 +163,7 @@ def assets(config: Config) -> list[Any]:
             make_engine,
             config,
             description="The inference engine of the whole search: the platform is chosen once, from a measurement kept with it.",
-            tags=resources(cpus=1, memory_gb=4, time_min=30),
+            tags=resources(cpus=1, memory_gb=4, time_min=60, gpus=int(config.engine.device == "cuda")),
             kinds={"onnx"},
             checks=ENGINE_CHECKS,
         ),

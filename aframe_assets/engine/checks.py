@@ -25,7 +25,11 @@ WHITENING_TOLERANCE = 1e-5
 def parity_check(name: str, found: Mapping[str, Mapping[str, Any]]) -> Check:
     """Every form in `found` (name -> `Parity.as_dict`) answers as the torch model does."""
     worst = max(found, key=lambda n: found[n]["max_difference"])
-    text = "; ".join(f"{n}: largest difference of logits {p['max_difference']:.2g} (accepted {p['tolerance']:g})" for n, p in found.items())
+    text = "; ".join(
+        f"{n}: largest difference of logits {p['max_difference']:.2g} (accepted {p['tolerance']:g}), rank correlation "
+        f"{p['rank_correlation']:.6f} (at least {p['rank_floor']:g}), {p['events_lost']} of {p['events']} events lost"
+        for n, p in found.items()
+    )
     return Check(
         name,
         all(p["passed"] for p in found.values()),
@@ -34,6 +38,8 @@ def parity_check(name: str, found: Mapping[str, Mapping[str, Any]]) -> Check:
             "max_difference": found[worst]["max_difference"],
             "tolerance": found[worst]["tolerance"],
             "windows": found[worst]["windows"],
+            "rank_correlation": min(p["rank_correlation"] for p in found.values()),
+            "events_lost": sum(p["events_lost"] for p in found.values()),
         },
     )
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aframe_assets.engine.export import SIGNATURE_FILE, CheapestForm
-from aframe_assets.engine.runners import PLATFORMS, OnnxRuntimeRunner, Runner, TorchRunner, default_threads
+from aframe_assets.engine.platforms import get_platform
+from aframe_assets.engine.runners import How, Runner, default_threads
 from aframe_assets.engine.signature import BLOCK, MODEL, Form, Signature
 
 if TYPE_CHECKING:
@@ -142,48 +143,50 @@ def load_engine(folder: Path | str, threads: int | None = None) -> Engine:
     try:
         record = json.loads(text)
         platform, batch, bundle = record["platform"], record["batch"], record["bundle"]
-        if platform not in PLATFORMS:
-            raise KeyError(platform)
+        how = How(record["device"], record["precision"], threads or 0)
+        get_platform(platform)
     except (json.JSONDecodeError, KeyError) as e:
         raise ValueError(
             f"{folder / ENGINE_FILE}: not an engine ({type(e).__name__}: {e}); build it again with `aframe run --until engine`"
         ) from None
-    return open_engine(folder, platform, batch, bundle, threads)
+    return open_engine(folder, platform, batch, bundle, how=how)
 
 
 def open_engine(
-    folder: Path, platform: str, batch: int = 32, bundle: Mapping[str, Any] | None = None, threads: int | None = None
+    folder: Path,
+    platform: str,
+    batch: int = 32,
+    bundle: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    *,
+    how: How | None = None,
 ) -> Engine:
     """An engine on the files in `folder`, exported or built, with that of its `filter/`.
 
+    Args:
+        folder: what `export` wrote serves 'onnxruntime' and 'torch'; others need what they built.
+        platform: one of `aframe_assets.engine.support.SUPPORT`.
+        batch: windows or blocks of a call.
+        bundle: description of the model.
+        threads: of the CPU; None for `default_threads`.
+        how: device, precision and threads; None for float32 on the CPU.
+
     Raises:
         KeyError: an unknown platform.
-        ValueError: a file is missing.
+        ValueError: a file is missing, or the platform cannot be had here.
     """
     from aframe_assets.model.bundle import load_bundle
 
-    signature, kind, threads = Signature.read(folder / SIGNATURE_FILE), PLATFORMS[platform], threads or default_threads()
-    path = folder / f"{MODEL}.{kind.files}"
-    if not path.is_file():
-        raise ValueError(f"{folder}: platform {platform} needs {path.name}, which is missing; build the engine again")
-
-    def head() -> nn.Module:
-        return load_bundle(folder).network
-
-    def windows() -> Runner:
-        if platform == "torch":
-            return TorchRunner(load_bundle(folder).network, threads)
-        return OnnxRuntimeRunner(folder / f"{signature.windows_stem}.onnx", threads)
-
+    signature, kind, how = Signature.read(folder / SIGNATURE_FILE), get_platform(platform), (how or How(threads=threads or 0)).settled()
     return Engine(
         signature,
         bundle or {},
         platform,
-        kind.open(path, threads),
-        windows=None if signature.form == "windows" else windows,
-        head=head,
+        kind.open(folder, MODEL, how),
+        windows=None if signature.form == "windows" else lambda: kind.open(folder, signature.windows_stem, how),
+        head=lambda: load_bundle(folder).network,
         batch=batch,
-        filter=load_engine(folder / FILTER, threads) if (folder / FILTER / ENGINE_FILE).is_file() else None,
+        filter=load_engine(folder / FILTER, how.threads) if (folder / FILTER / ENGINE_FILE).is_file() else None,
     )
 
 
@@ -200,6 +203,8 @@ def network_engine(
         batch: windows or blocks of a call.
         filter: a cascade's filter network.
     """
+    from aframe_assets.engine.torch_platform import TorchRunner
+
     signature, threads = Signature.of_bundle(bundle, block), threads or default_threads()
     network = bundle.network.to(device)
     return Engine(

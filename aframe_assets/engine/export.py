@@ -67,19 +67,20 @@ def export(network: nn.Module, signature: Signature, folder: Path) -> dict[str, 
         shape = tuple(network(example).shape)
     if shape != (2, 1):
         raise ValueError(f"network maps {tuple(example.shape)} to {shape}; expected (2, 1): one logit for each window")
-    program = _program(CheapestForm(network, signature.form), torch.zeros(2, len(signature.ifos), signature.samples))
+    program = exported_program(CheapestForm(network, signature.form).eval(), torch.zeros(2, len(signature.ifos), signature.samples))
     torch.export.save(program, folder / TORCH_FILE)
     _save_onnx(program, OUTPUT if signature.form == "windows" else signature.form, folder / ONNX_FILE)
     names = [ONNX_FILE, TORCH_FILE, SIGNATURE_FILE]
     if signature.form != "windows":
         names.append(f"{WINDOWS}.onnx")
-        _save_onnx(_program(network, example), OUTPUT, folder / names[-1])
+        _save_onnx(exported_program(network, example), OUTPUT, folder / names[-1])
     signature.write(folder / SIGNATURE_FILE)
     return {name: folder / name for name in names}
 
 
-def _program(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
-    program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},))
+def exported_program(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
+    """`module`, in eval mode, traced with a batch of any size; `example` has at least two."""
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
@@ -92,6 +93,25 @@ def _save_onnx(program: torch.export.ExportedProgram, output: str, path: Path) -
             program, program.example_inputs[0], dynamo=True, dynamic_shapes=batch, input_names=[INPUT], output_names=[output], verbose=False
         )
     portable.save(path, external_data=False)
+
+
+def export_reduced(exported: Path, stem: str, precision: str, path: Path) -> None:
+    """Write a network that `export` wrote as ONNX whose weights and multiplications have 'fp16' or 'bf16', float32 in and out.
+
+    Args:
+        exported: folder.
+        stem: 'model' or 'windows'.
+        precision: see `aframe_assets.engine.precision`.
+        path: of the new file.
+    """
+    from aframe_assets.engine.precision import reduced
+    from aframe_assets.engine.torch_platform import load_program, windowed_program
+
+    signature = Signature.read(exported / SIGNATURE_FILE)
+    windowed = stem == signature.windows_stem
+    module = load_program(exported / TORCH_FILE) if stem == MODEL else windowed_program(exported)
+    example = torch.zeros(2, len(signature.ifos), signature.window if windowed else signature.samples)
+    _save_onnx(exported_program(reduced(module, precision), example), OUTPUT if windowed else signature.form, path)
 
 
 @contextmanager

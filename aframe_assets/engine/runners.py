@@ -1,17 +1,40 @@
-"""What evaluates one file of an exported network: the small protocol behind every engine, and the platforms by name."""
+"""What evaluates one file of an exported network: the small protocol behind every engine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from torch import nn
+from aframe_assets.engine.support import Device, Precision
+
+
+def default_threads() -> int:
+    """Threads of an engine: OMP_NUM_THREADS, which the executor sets to a step's cores, or 1."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(value)) if value.isdigit() else 1
+
+
+@dataclass(frozen=True)
+class How:
+    """In what way a file is run.
+
+    Attributes:
+        device: 'cpu' or 'cuda' (the current device of torch).
+        precision: of the multiplications; what goes in and comes out is float32.
+        threads: of the CPU; 0 for `default_threads`.
+    """
+
+    device: Device = "cpu"
+    precision: Precision = "fp32"
+    threads: int = 0
+
+    def settled(self) -> How:
+        """With a number of threads."""
+        return replace(self, threads=self.threads or default_threads())
 
 
 class Runner(Protocol):
@@ -30,84 +53,28 @@ class Runner(Protocol):
         ...
 
 
-def default_threads() -> int:
-    """Threads of an engine: OMP_NUM_THREADS, which the executor sets to a step's cores, or 1."""
-    value = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(value)) if value.isdigit() else 1
+class Platform(Protocol):
+    """A way to make and open runners; one object in a module of its own for each."""
+
+    def missing(self, device: Device) -> str | None:
+        """Why this machine cannot run it on `device`, with what to do; None when it can."""
+        ...
+
+    def build(self, exported: Path, folder: Path, stem: str, how: How) -> None:
+        """Put into `folder` what `open` needs for the form `stem` ('model' or 'windows') of the network in `exported`."""
+        ...
+
+    def open(self, folder: Path, stem: str, how: How) -> Runner:
+        """The runner of the form `stem` in `folder`, which `build` filled or `export` wrote.
+
+        Raises:
+            ValueError: a file is missing, or made for another machine.
+        """
+        ...
 
 
-class OnnxRuntimeRunner:
-    """ONNX Runtime on the CPU.
-
-    Args:
-        path: an ONNX file.
-        threads: used by an operator.
-    """
-
-    def __init__(self, path: Path, threads: int) -> None:
-        import onnxruntime
-
-        self.threads = threads
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        # idle threads that spin would take the cores of the step beside this one
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """See `Runner`."""
-        return self._session.run(None, {self._input: x})[0]
-
-
-class TorchRunner:
-    """A torch module on a device; sets torch's number of threads for the process.
-
-    Args:
-        module: maps (batch, ifo, samples) to a tensor.
-        threads: of the process.
-        device: of torch.
-    """
-
-    def __init__(self, module: nn.Module, threads: int, device: str = "cpu") -> None:
-        import torch
-
-        self.threads, self.device = threads, device
-        torch.set_num_threads(threads)
-        self._module = module.to(device)
-
-    @classmethod
-    def open(cls, path: Path, threads: int, device: str = "cpu") -> TorchRunner:
-        """The program of ``torch.export`` in `path`."""
-        import warnings
-
-        import torch
-
-        with warnings.catch_warnings():
-            # torch's own reader makes a tensor of a read-only buffer, and warns of it
-            warnings.filterwarnings("ignore", message="The given buffer is not writable")
-            return cls(torch.export.load(str(path)).module(), threads, device)
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """See `Runner`."""
-        import torch
-
-        with torch.inference_mode():
-            return self._module(torch.from_numpy(x).to(self.device)).float().cpu().numpy()
-
-
-@dataclass(frozen=True)
-class Platform:
-    """A way to run an exported network.
-
-    Attributes:
-        files: ending of the files that it reads.
-        open: (file, threads) -> runner.
-    """
-
-    files: str
-    open: Callable[[Path, int], Any]
-
-
-PLATFORMS = {"onnxruntime": Platform("onnx", OnnxRuntimeRunner), "torch": Platform("pt2", TorchRunner.open)}
+def require_file(path: Path, platform: str) -> Path:
+    """`path`. Raises ValueError when it is not there."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent}: platform {platform} needs {path.name}, which is missing; build the engine again")
+    return path

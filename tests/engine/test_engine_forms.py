@@ -70,9 +70,9 @@ def logits(folder, windows: np.ndarray) -> np.ndarray:
         return load_bundle(folder).network(torch.from_numpy(windows))[:, 0].numpy()
 
 
-@pytest.mark.parametrize("platform", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("platform", ["onnxruntime", "torch", "openvino"])
 def test_both_forms_answer_as_the_network(exported, platform, tmp_path):
-    record = build_engine(exported, tmp_path, platform, 1e-4)
+    record = build_engine(exported, tmp_path, platform, 1e-4, device="cpu")
     assert record["parity"]["passed"] and record["parity"]["windows"] >= 96
     engine, bundle = load_engine(tmp_path), load_bundle(exported)
     assert engine.form == NAMES[bundle.architecture.name] and engine.context == bundle.context and engine.window == bundle.window_size
@@ -130,7 +130,7 @@ def test_cascade_carries_its_filter(tmp_path):
         export(load_bundle(folder).network, Signature.of_bundle(load_bundle(folder), BLOCK), folder)
     shutil.copytree(places["map"], places["streaming"] / "filter")
     (tmp_path / "engine").mkdir()
-    record = build_engine(places["streaming"], tmp_path / "engine", "onnxruntime")
+    record = build_engine(places["streaming"], tmp_path / "engine", "onnxruntime", device="cpu")
     engine = load_engine(tmp_path / "engine")
     assert engine.form == "frames" and engine.filter.form == "maps" and engine.filter.filter is None
     assert (
