@@ -1,7 +1,7 @@
 """What a cascade loses: slides that were searched both with and without the filter, compared event by event.
 
 A few slides of every segment, the same ones whenever it is searched. Loss is told at the statistic whose FAR in this run's own
-background is one per day, and among the loudest events of the sample, with the bounds that its size allows.
+background is one per day, and among the loudest events above it, with the bounds that the sample's size allows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 AUDIT = "audit.hdf5"
 
 LOUDEST = 20
-"""Background events of the sample of which none may be lost."""
+"""Background events of which none may be lost."""
 
 CONFIDENCE = 0.9
 """Of each one-sided bound on a share."""
@@ -116,9 +116,9 @@ class Audit:
             )
 
     def loss(self, threshold: float) -> Loss:
-        """Of events and injections at or above `threshold`, and of the LOUDEST events, how many the filter loses."""
+        """Of events and injections at or above `threshold`, and of the LOUDEST of these events, how many the filter loses."""
         loud, found = self.statistic >= threshold, _found(self.injections, threshold)
-        loudest = np.argsort(-self.statistic, kind="stable")[:LOUDEST]
+        loudest = np.argsort(-self.statistic, kind="stable")[: min(LOUDEST, int(loud.sum()))]
         return Loss(
             threshold,
             Count.among(~self.kept[loud]),
@@ -202,7 +202,7 @@ class Loss:
     Attributes:
         threshold: of the statistic.
         events: background events at or above it.
-        loudest: the LOUDEST background events of the sample.
+        loudest: the LOUDEST of these.
         injections: injections at or above it without the filter; lost are those below it with the filter.
         livetime: seconds of slides searched twice.
         unmatched, num_events: events that only the filtered search has; events of the full one.

@@ -94,7 +94,7 @@ def loss_check(audit: Audit, background: np.ndarray, livetime: float, max_loss: 
     enough = threshold > float("-inf") or not len(audit.statistic)
     text = (
         f"lost in {loss.livetime:.0f} s of slides searched twice, at a FAR of {far:.2g} per day: injections {loss.injections}, "
-        f"background events {loss.events}; of the {loss.loudest.of} loudest background events {loss.loudest}"
+        f"background events {loss.events}, and of the loudest of these {loss.loudest}"
     )
     if not enough:
         text = f"the filter keeps fewer background events than one a day; raise inference.cascade.keep. {text}"

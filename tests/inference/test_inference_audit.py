@@ -43,7 +43,10 @@ def test_lost_events_are_those_that_the_filter_search_does_not_have():
     assert (loss.events.lost, loss.events.of) == (2, 51)
     assert (loss.loudest.lost, loss.loudest.of) == (1, LOUDEST)
     assert found.unmatched == 0 and not loss.acceptable(0.5)
-    assert audit(lost=(21, 50)).loss(100.0).acceptable(0.0)
+    assert audit(lost=(21, 50)).loss(-100.0).acceptable(0.0)
+    # below the threshold nothing has to be kept
+    above = audit(lost=(3, 50)).loss(float(np.sort(found.statistic)[-3]))
+    assert (above.loudest.lost, above.loudest.of) == (0, 3) and above.acceptable(0.0)
 
 
 def test_a_filter_that_keeps_nothing_loses_everything():
@@ -61,7 +64,7 @@ def test_the_same_time_in_another_slide_is_another_event():
     other = EventSet(full.detection_statistic, full.detection_time, np.add(full.shift, (0.0, 5.0)), full.Tb)
     found = Audit.of(full, other, np.empty(0), np.empty(0))
     assert not found.kept.any() and found.unmatched == 10
-    assert not found.loss(100.0).acceptable(1.0)
+    assert not found.loss(100.0).acceptable(1.0) and not found.loss(100.0).loudest.of
 
 
 def test_lost_injections_are_found_without_the_filter_and_below_the_threshold_with_it():
