@@ -65,3 +65,4 @@ class Windowed:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.kernel, self.context, self.score_windows = engine, engine.kernel, engine.context, engine.score_windows
+        self.ifos, self.sample_rate = engine.ifos, engine.sample_rate

@@ -10,6 +10,7 @@ the PSD of those same seconds. Their last sample joins the first block, which ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from aframe_assets.config import Conditioning, Inference
 from aframe_assets.engine.engine import Engine
 from aframe_assets.inference.clustering import integrate
+from aframe_assets.inference.frame_stream import FrameStream
 from aframe_assets.inference.merger_time import EDGES, REACH, Calibration, Rescorer, raw_times
 from aframe_assets.inference.mlgwsc1.files import ChallengeError, ChallengeSegment, Events, SegmentReader, list_segments
 from aframe_assets.inference.streaming import StreamingWhitener
@@ -109,9 +111,10 @@ class Analysis:
         return sum(s.duration for s in self.segments)
 
 
-def shortest(conditioning: Conditioning, settings: Settings) -> float:
-    """Seconds of strain that a segment must have: psd_length, and what gives one output."""
+def shortest(conditioning: Conditioning, settings: Settings, context: float = 0.0) -> float:
+    """Seconds of strain that a segment must have: psd_length, and what gives one output of a network with so much context."""
     output = conditioning.kernel_length + conditioning.fduration + settings.inference.integration_window_length
+    output += math.ceil(context * settings.inference.inference_rate - 1e-6) / settings.inference.inference_rate + context
     return max(conditioning.psd_length, output) if settings.cover_start else conditioning.psd_length + output
 
 
@@ -120,8 +123,8 @@ def analyze(
 ) -> Analysis:
     """Search strain files of the challenge; the events of all of them, by time.
 
-    Outputs look at whole kernels and integration windows, so a merger within fduration / 2 of an end of its segment is not
-    seen, and one within about kernel_length + integration_window_length of it may lose loudness.
+    Outputs look at whole kernels with their context and integration windows, so a merger within fduration / 2 of an end of its
+    segment is not seen, and one within about kernel_length + integration_window_length + context of it may lose loudness.
 
     Args:
         files: see `aframe_assets.inference.mlgwsc1.files`.
@@ -145,7 +148,7 @@ def analyze(
             f"inference_rate = {settings.inference.inference_rate:g} Hz: expected a rate that divides the model's {engine.sample_rate:g} Hz"
         )
     found = list_segments(files, engine.ifos, engine.sample_rate)
-    need = shortest(conditioning, settings)
+    need = shortest(conditioning, settings, getattr(engine, "context", 0) / engine.sample_rate)
     # at the model's rate, as they are searched
     lengths = [SegmentReader(s, engine.sample_rate).size / engine.sample_rate for s in found]
     segments = tuple(s for s, seconds in zip(found, lengths, strict=True) if seconds >= need)
@@ -290,12 +293,17 @@ class StreamingSearch:
         if half < 1:
             raise ChallengeError(f"cluster_window_length = {inference.cluster_window_length:g} s: expected at least two outputs")
         self.outputs = 0
+        self.context = getattr(engine, "context", 0)
+        # the first output whose windows have their context
+        self._lead = -(-self.context // self.stride)
+        self._stream = None if getattr(engine, "form", "windows") == "windows" else FrameStream(engine, self.stride)
         self._peaks = StreamingPeaks(half)
         self._streams = [np.empty(0, np.float32) for _ in engine.ifos]
         self._first = 0
         self._reach = round(REACH * self.fs)
-        # an event is decided `half` outputs late, waits for REACH, and looks REACH and a kernel back
-        self._keep = (half + self.boxcar + 2) * self.stride + 2 * self._reach + self.kernel
+        # an event is decided `half` outputs late, waits for REACH, and looks REACH and a kernel back; scores come a block late
+        self._keep = (half + self.boxcar + 2) * self.stride + 2 * self._reach + self.kernel + 4 * self.context
+        self._keep += 0 if self._stream is None else engine.block
         self._scores, self._scores_first = np.empty(0), 0
         self._waiting: list[tuple[int, float]] = []
 
@@ -304,19 +312,16 @@ class StreamingSearch:
         return self._first + len(self._streams[0])
 
     def _windows(self) -> SlidWindows:
-        return SlidWindows(self._streams, (0,) * len(self._streams), self.kernel)
+        return SlidWindows(self._streams, (0,) * len(self._streams), self.kernel, context=self.context)
 
     def update(self, streams: Sequence[np.ndarray]) -> np.ndarray:
         """Rows (time, stat, var) of the events that `streams` (one per detector, any equal length) complete."""
         self._streams = [np.concatenate([a, b]) for a, b in zip(self._streams, streams, strict=True)]
-        new = np.arange(self._scores_first + len(self._scores), max(0, (self._end - self.kernel) // self.stride + 1))
-        scores = self._windows().score(self.engine, new * self.stride - self._first, self.settings.inference.batch_size)
-        self._scores = np.concatenate([self._scores, scores])
-        statistic = integrate(self._scores[max(0, len(self._scores) - len(new) - self.boxcar + 1) :], self.boxcar)
-        statistic = statistic[len(statistic) - len(new) :] if len(new) else np.empty(0)
-        statistic[new < self.boxcar - 1] = -np.inf
-        self.outputs += int((new >= self.boxcar - 1).sum())
-        self._waiting += [e for e in self._peaks.update(statistic) if e[1] >= self.settings.threshold]
+        if self._stream is None:
+            new = np.arange(self._scores_first + len(self._scores), max(0, (self._end - self.kernel - self.context) // self.stride + 1))
+            self._add(self._windows().score(self.engine, new * self.stride - self._first, self.settings.inference.batch_size))
+        else:
+            self._add(self._stream.update(np.stack(streams))[1])
         out = self._resolve(final=False)
         drop = max(0, len(self._streams[0]) - self._keep)
         self._streams, self._first = [s[drop:].copy() for s in self._streams], self._first + drop
@@ -324,13 +329,32 @@ class StreamingSearch:
         self._scores, self._scores_first = self._scores[spare:], self._scores_first + spare
         return out
 
+    def _add(self, scores: np.ndarray) -> None:
+        """The next outputs."""
+        first = self._scores_first + len(self._scores)
+        if self._stream is not None and not first and len(scores):
+            scores = np.concatenate([np.full(self._lead, np.nan), scores])
+        new = np.arange(first, first + len(scores))
+        self._scores = np.concatenate([self._scores, scores])
+        statistic = integrate(self._scores[max(0, len(self._scores) - len(new) - self.boxcar + 1) :], self.boxcar)
+        statistic = statistic[len(statistic) - len(new) :] if len(new) else np.empty(0)
+        whole = new >= self._lead + self.boxcar - 1
+        statistic[~whole] = -np.inf
+        self.outputs += int(whole.sum())
+        self._waiting += [e for e in self._peaks.update(statistic) if e[1] >= self.settings.threshold]
+
     def finish(self) -> np.ndarray:
         """The events that are left; the segment has ended."""
+        if self._stream is not None:
+            self._add(self._stream.finish()[1])
         self._waiting += [e for e in self._peaks.finish() if e[1] >= self.settings.threshold]
         return self._resolve(final=True)
 
     def _resolve(self, final: bool) -> np.ndarray:
-        count = sum(final or k * self.stride + self.kernel + self._reach <= self._end for k, _ in self._waiting)
+        # both the data and the scores of all that an event's time is found from
+        looked, known = self.kernel + self._reach + self.context, self._scores_first + len(self._scores)
+        late = int(REACH * self.settings.inference.inference_rate)
+        count = sum(final or (k * self.stride + looked <= self._end and k + late < known) for k, _ in self._waiting)
         ready, self._waiting = self._waiting[:count], self._waiting[count:]
         return np.array([self._event(k, value) for k, value in ready]).reshape(-1, 3)
 
@@ -366,7 +390,8 @@ class StreamingSearch:
         low = max(self._scores_first, output - reach)
         scores = self._scores[low - self._scores_first : output + reach + 1 - self._scores_first]
         edges = right_edge + (np.arange(low, low + len(scores)) - output) / inference.inference_rate
-        raw = raw_times(edges, scores, right_edge, self.kernel / self.fs, inference.integration_window_length)
+        there = np.isfinite(scores)
+        raw = raw_times(edges[there], scores[there], right_edge, self.kernel / self.fs, inference.integration_window_length)
         # a plateau begins up to a step before the first window on it and ends up to a step after the last; half of it on average,
         # of which the calibration's own, finer step has its share
         late = (1 / inference.inference_rate - 1 / inference.merger_time_rate) / 2
