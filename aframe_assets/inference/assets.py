@@ -227,6 +227,7 @@ def make_events(job: Job) -> Product:
         audit = Audit.concatenate([Audit.read(p) for p in paths("inference_results", AUDIT)])
         checks.append(loss_check(audit, stats[0], background.Tb, job.config.inference.cascade.max_loss))
         meta["cascade"] = dict(checks[-1].metadata)
+        meta["filter"] = next((m["filter"] for p in order if (m := results[p].meta["cascade"])), None)
     files = {name: out / name for name in (BACKGROUND, ZERO_LAG, FOREGROUND, REJECTED)}
     return Product(files, meta, checks, {"statistics": plot_markdown("Events", statistics_plot(*stats, background.Tb))})
 

@@ -10,7 +10,8 @@ filter gave the slid background of the training time, and from no test data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from aframe_assets.inference.clustering import detection_statistic, half_window
 
 if TYPE_CHECKING:
     from aframe_assets.config import Inference
+    from aframe_assets.engine.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,12 @@ class FilterThreshold:
         stretches = sum(int((np.diff(np.concatenate([[False], x >= value]).astype(np.int8)) == 1).sum()) for x in loudest)
         return cls(value, float((joined >= value).mean()), len(joined) / inference.inference_rate, stretches)
 
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> FilterThreshold:
+        """Of `as_meta`."""
+        value = -np.inf if meta["threshold"] is None else float(meta["threshold"])
+        return cls(value, float(meta["share"]), float(meta["livetime"]), int(meta["stretches"]))
+
     def as_meta(self) -> dict[str, Any]:
         """Plain data; -inf, with which all is kept, is None."""
         return {
@@ -168,3 +176,10 @@ class FilterThreshold:
             "livetime": self.livetime,
             "stretches": self.stretches,
         }
+
+
+def unfiltered(engine: Engine) -> Engine:
+    """The same engine with which everything is scored by the joint network."""
+    out = copy(engine)
+    out.filter = None
+    return out

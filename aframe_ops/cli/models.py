@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aframe_assets.config import Config
     from aframe_assets.engine.engine import Engine
     from aframe_assets.engine.opening import Device
+    from aframe_assets.inference.cascade import FilterThreshold
     from aframe_assets.inference.detect import SlidEvents
     from aframe_assets.inference.merger_time import Calibration
     from aframe_assets.inference.search_record import SearchRecord
@@ -30,6 +31,7 @@ class Model:
         background: slid events, or None.
         timing: what the calibration rests on, in words.
         rates: what false-alarm rates rest on, in words.
+        threshold: of the filter of the run's cascade, or None.
     """
 
     engine: Engine
@@ -38,6 +40,7 @@ class Model:
     background: SlidEvents | None
     timing: str
     rates: str
+    threshold: FilterThreshold | None = None
 
 
 def open_model(name: str | Path, device: Device = "auto") -> Model:
@@ -94,6 +97,7 @@ def _of_run(path: Path, device: Device) -> Model:
 
     from aframe_assets.engine.opening import open_network
     from aframe_assets.inference.aggregate import BACKGROUND
+    from aframe_assets.inference.cascade import FilterThreshold
     from aframe_assets.inference.merger_time import Calibration
     from aframe_assets.model.importing import WeightsError, find_bundle
     from aframe_assets.waveforms.ledger import EventSet
@@ -108,6 +112,8 @@ def _of_run(path: Path, device: Device) -> Model:
     else:
         try:
             engine = open_network(find_bundle(str(run.path)), device)
+            if workspace.config.model.filter is not None:
+                engine.filter = open_network(find_bundle(str(run.path), "filter_model"), device)
         except WeightsError as e:
             raise ConfigError(str(e).replace("model.weights = ", "--model ")) from None
     events = workspace.complete("events")
@@ -116,10 +122,12 @@ def _of_run(path: Path, device: Device) -> Model:
         return Model(engine, workspace.config, _nominal(engine), None, "not calibrated: that run has recovered no injection yet", rates)
     calibration = Calibration.from_meta(events.meta["merger_time_calibration"])
     background = EventSet.read(store.open_local(events, BACKGROUND))
+    threshold = FilterThreshold.from_meta(kept) if (kept := events.meta.get("filter")) else None
     rates = f"false alarms are against {background.Tb / 3600:.3g} h of that run's background, which is not of these files"
     if not calibration.num:
-        return Model(engine, workspace.config, _nominal(engine), background, "not calibrated: that run has recovered no injection", rates)
-    return Model(engine, workspace.config, calibration, background, _timing(calibration), rates)
+        timing = "not calibrated: that run has recovered no injection"
+        return Model(engine, workspace.config, _nominal(engine), background, timing, rates, threshold)
+    return Model(engine, workspace.config, calibration, background, _timing(calibration), rates, threshold)
 
 
 def _nominal(engine: Engine) -> Calibration:

@@ -13,6 +13,7 @@ from scipy.signal import butter, sosfiltfilt
 
 from aframe_assets.config import Conditioning, Config
 from aframe_assets.config_load import build_config
+from aframe_assets.inference.cascade import FilterThreshold
 from aframe_assets.inference.detect import detect, shortest
 from aframe_assets.inference.merger_time import Calibration, Rescorer, merger_time, plateau
 from aframe_assets.inference.windows import SlidWindows
@@ -78,6 +79,22 @@ def test_far_counts_what_is_as_loud(shared_data, config):
     loud = np.concatenate([np.full(3, first.candidates[0].detection_statistic), np.zeros(5)])
     found = detect(files, CoincidentPower(), config, None, EventSet(loud, np.arange(8.0), np.zeros((8, 2)), 100.0))
     assert found.candidates[0].far == 3 / 100 and not found.candidates[0].far_is_limit
+
+
+def test_a_filter_is_used_with_the_threshold_of_its_search_only(tmp_path, config):
+    path, cascade = write(tmp_path, 1240000000, 40), CoincidentPower()
+    without = detect([path], cascade, config)
+    cascade.filter = CoincidentPower()
+    assert detect([path], cascade, config).candidates == without.candidates
+
+    def kept(value):
+        return detect([path], cascade, config, threshold=FilterThreshold(value, 1.0, 1.0, 1))
+
+    assert kept(-np.inf).candidates == without.candidates and kept(np.inf).candidates == ()
+    assert kept(np.inf).livetime == without.livetime
+    loudest = without.candidates[0]
+    few = kept(loudest.detection_statistic - 1e-6)
+    assert few.candidates == (loudest,) and len(without.candidates) > 1
 
 
 def write(folder, start, seconds, ifos=("H1", "L1"), rate=2048, seed=0):
