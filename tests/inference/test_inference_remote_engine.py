@@ -82,6 +82,12 @@ def test_requests_are_sent_again_when_a_connection_drops(share_memory, at):
     assert not server.regions and not left_behind()
 
 
+def test_memory_that_the_server_still_uses_is_given_back_later():
+    with fake.FakeTriton(fault=lambda n, r: {4: "drop", 5: "late", 6: "late"}.get(n)) as server, remote(server) as engine:
+        np.testing.assert_array_equal(engine.infer(windows(40)), fake.score(windows(40))[:, 0])
+    assert not server.regions and not left_behind()
+
+
 @pytest.mark.parametrize("share_memory", [True, False])
 def test_a_server_that_was_started_again_between_calls_is_asked_the_probe_again(share_memory, caplog):
     with fake.FakeTriton() as server, remote(server, share_memory=share_memory) as engine:

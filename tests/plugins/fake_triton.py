@@ -65,7 +65,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.regions: dict[str, mmap.mmap] = {}
         self.started, self.seen, self.infers, self.busy, self.most = [], [], 0, 0, 0
         self.name, self.scale, self.share_memory = f"fake-{next(_names)}", 1.0, True
-        self.about = ""
+        self.about, self.in_use = "", set()
         self.lock = threading.Lock()
         self.port = 0
 
@@ -136,6 +136,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.SystemSharedMemoryRegisterResponse()
 
     def SystemSharedMemoryUnregister(self, request, context):
+        if request.name in self.in_use:
+            context.abort(grpc.StatusCode.INTERNAL, f"Cannot unregister shared memory region '{request.name}', it is currently in use.")
         self.regions.pop(request.name, None)
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
@@ -143,11 +145,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         with self.lock:
             self.infers, self.busy = self.infers + 1, self.busy + 1
             self.most, number = max(self.most, self.busy), self.infers
+            shared = [t.parameters for t in (*request.inputs, *request.outputs) if "shared_memory_region" in t.parameters]
+            used = [p["shared_memory_region"].string_param for p in shared]
+            self.in_use.update(used)
         try:
             return self._infer(request, context, self.fault(number, request))
         finally:
             with self.lock:
                 self.busy -= 1
+                self.in_use.difference_update(used)
 
     def _infer(self, request, context, what):
         if what == "late":

@@ -46,7 +46,8 @@ class Room:
     """
 
     def __init__(self, root, experiment=EXPERIMENT, rows=ROWS):
-        self.config, self.rows, self.products = build_config(yaml.safe_load(experiment)), rows, {}
+        self.experiment, self.rows, self.products = experiment, rows, {}
+        self.config = build_config(yaml.safe_load(experiment))
         self.store, self.handles = open_store(root / "store"), {}
         self.files = root / "files"
         self.files.mkdir()

@@ -17,7 +17,7 @@ from aframe_assets.inference.remote.connection import Connection, Dropped, Refus
 from aframe_assets.inference.remote.server import RunningServer
 from aframe_assets.inference.remote.shared import Region
 
-_PAUSE = 0.2
+_PAUSE, _FAREWELL = 0.2, 5.0
 
 
 @dataclass
@@ -26,10 +26,6 @@ class _Slot:
 
     given: Region
     taken: Region
-
-    def close(self) -> None:
-        self.given.close()
-        self.taken.close()
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,8 @@ class RemoteRunner:
         self.log = log or logging.getLogger(__name__)
         self._share = share_memory and server.local
         self._free: list[_Slot] = []
-        self._connection = Connection.ready(self.url, model, patience)
+        self._lingering: list[Region] = []
+        self._connection, self._closed = Connection.ready(self.url, model, patience), False
         try:
             self._get_to_know()
         except BaseException:
@@ -170,13 +167,13 @@ class RemoteRunner:
             slot = self._free.pop()
             if slot.given.size >= given and slot.taken.size >= taken:
                 return slot
-            slot.close()
+            self._give_back(slot.given, slot.taken)
         try:
             region = Region(self._connection, given)
             try:
                 return _Slot(region, Region(self._connection, taken))
             except BaseException:
-                region.close()
+                self._give_back(region)
                 raise
         except Dropped:
             raise
@@ -191,13 +188,17 @@ class RemoteRunner:
             call = under_way.popleft()
             call.future.cancel()
             if call.slot is not None:
-                call.slot.close()
+                self._give_back(call.slot.given, call.slot.taken)
+
+    def _give_back(self, *regions: Region) -> None:
+        """Take memory back from the server, now or when it has done what it is doing there."""
+        self._lingering = [r for r in (*self._lingering, *regions) if not r.close(self._connection)]
 
     def _reconnect(self) -> None:
         for attempt in range(self.attempts):
             time.sleep(_PAUSE * attempt)
             self.close()
-            self._connection = Connection.ready(self.url, self.model, self.patience)
+            self._connection, self._closed = Connection.ready(self.url, self.model, self.patience), False
             try:
                 return self._get_to_know()
             except Dropped as e:
@@ -217,8 +218,7 @@ class RemoteRunner:
         try:
             answers = call.result()
         finally:
-            if call.slot is not None:
-                call.slot.close()
+            self._give_up(deque([call]))
         known = self.probe.answers
         difference, accepted = float(np.abs(answers - known).max()), self.probe.tolerance * max(1.0, float(np.abs(known).max()))
         if not difference <= accepted:
@@ -232,13 +232,19 @@ class RemoteRunner:
             wanted = [-1, *shape[1:]]
             raise Refused(f"{self._where} {verb} {tensor.name} {list(tensor.shape)}; the engine of this search {verb} {wanted}")
 
-    def _close_slots(self) -> None:
-        while self._free:
-            self._free.pop().close()
-
     def close(self) -> None:
         """Gives memory back and ends the connection; may be called again."""
-        self._close_slots()
+        if self._closed:
+            return
+        self._closed = True
+        while self._free:
+            slot = self._free.pop()
+            self._give_back(slot.given, slot.taken)
+        deadline = time.monotonic() + _FAREWELL
+        while self._lingering and time.monotonic() < deadline:
+            time.sleep(0.05)
+            self._give_back()
+        self._lingering.clear()
         self._connection.close()
 
 

@@ -32,7 +32,7 @@ class Region:
     """
 
     def __init__(self, connection: Connection, size: int) -> None:
-        self.name, self.size, self._connection = f"aframe-{os.getpid()}-{secrets.token_hex(8)}", size, connection
+        self.name, self.size = f"aframe-{os.getpid()}-{secrets.token_hex(8)}", size
         path = FOLDER / self.name
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         try:
@@ -54,11 +54,15 @@ class Region:
         tensor.parameters["shared_memory_region"].string_param = self.name
         tensor.parameters["shared_memory_byte_size"].int64_param = size
 
-    def close(self) -> None:
-        """Takes it back from the server."""
-        # a server that is gone has given it back already, and a closed connection asks nothing
-        with contextlib.suppress(ServerError, ValueError):
-            self._connection.ask("SystemSharedMemoryUnregister", service_pb2.SystemSharedMemoryUnregisterRequest(name=self.name), 2.0)
+    def close(self, connection: Connection) -> bool:
+        """Takes it back from the server. False if that still works on a request that uses it: to be tried again."""
+        try:
+            connection.ask("SystemSharedMemoryUnregister", service_pb2.SystemSharedMemoryUnregisterRequest(name=self.name), 2.0)
+        except ServerError as e:
+            # a server that is gone, or was started again, has given it back
+            if "currently in use" in str(e):
+                return False
         # an array that somebody still holds keeps the memory until it is gone
         with contextlib.suppress(BufferError):
             self._memory.close()
+        return True
