@@ -214,6 +214,17 @@ def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> Non
             refuse(f"{key}.lag_head.map_stride", a.lag_head.map_stride, f"expected the stride of a stage, {receptive.stage_strides(a)}")
         if a.name == "map" and a.lag_head.channels % a.lag_head.groups:
             refuse(f"{key}.lag_head.groups", a.lag_head.groups, f"expected a number that divides channels {a.lag_head.channels}")
+    if c.model.filter is not None and not c.model.filter_weights:
+        # what is scored around one trigger, see aframe_assets.inference.cascade
+        around = c.inference.cluster_window_length + c.inference.integration_window_length
+        keep, seconds = c.inference.cascade.keep, c.model.training.valid_livetime
+        if keep * seconds < around:
+            refuse(
+                "inference.cascade.keep",
+                keep,
+                f"expected a share of model.training.valid_livetime {seconds:g} s that is at least the {around:g} s around one trigger, "
+                "better 100 times that: the filter's threshold is found on this background",
+            )
     if c.model.filter_weights and c.model.filter is None:
         refuse("model.filter_weights", c.model.filter_weights, "expected a network in model.filter, which these weights are of")
     if c.model.filter is not None:

@@ -127,6 +127,7 @@ class Audit:
             self.livetime,
             self.unmatched,
             len(self.statistic),
+            self.difference,
         )
 
 
@@ -206,6 +207,7 @@ class Loss:
         injections: injections at or above it without the filter; lost are those below it with the filter.
         livetime: seconds of slides searched twice.
         unmatched, num_events: events that only the filtered search has; events of the full one.
+        difference: see `Audit`.
     """
 
     threshold: float
@@ -215,6 +217,7 @@ class Loss:
     livetime: float
     unmatched: int
     num_events: int
+    difference: float
 
     def acceptable(self, max_loss: float) -> bool:
         """No more than `max_loss` of injections, none of the loudest events, and no event that the full search does not have.
@@ -226,7 +229,7 @@ class Loss:
 
     def as_meta(self) -> dict[str, Any]:
         """Plain numbers."""
-        out: dict[str, Any] = {"livetime": self.livetime, "unmatched": self.unmatched}
+        out: dict[str, Any] = {"livetime": self.livetime, "unmatched": self.unmatched, "difference": self.difference}
         if np.isfinite(self.threshold):
             out["threshold"] = self.threshold
         for name in ("events", "loudest", "injections"):

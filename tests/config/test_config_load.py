@@ -251,6 +251,24 @@ def test_files_are_relative_to_the_experiment_and_may_name_their_detector(tmp_pa
     assert config.model.weights == f"{tmp_path}/demo"
 
 
+def test_a_filter_needs_background_for_its_threshold_and_weights_need_a_filter(tmp_path):
+    small = {"layers": [1, 1], "width": 4, "context": 0.125}
+    model = {"architecture": {"name": "streaming", **small}, "filter": {"name": "map", **small, "lag_head": {"map_stride": 8}}}
+    data = {"preset": "demo", "model": model | {"training": {"valid_livetime": 180}}}
+    with pytest.raises(ConfigError, match=r"cascade\.keep = 0\.05: expected a share of .* 180 s that is at least the 9\.5 s"):
+        build_config(data)
+    assert build_config(data | {"inference": {"cascade": {"keep": 0.06}}}).model.trains
+    given = build_config({"preset": "demo", "model": data["model"] | {"weights": "w", "filter_weights": "f"}})
+    assert not given.model.trains
+    with pytest.raises(ConfigError, match=r"filter_weights = f: expected a network in model\.filter"):
+        build_config({"preset": "demo", "model": {"filter_weights": "f"}})
+    path = tmp_path / "aframe.yaml"
+    path.write_text(
+        f"{{preset: demo, model: {{architecture: {model['architecture']}, filter: {model['filter']}, filter_weights: runs/a}}}}"
+    )
+    assert load_config(path, env={}).model.filter_weights == f"{tmp_path}/runs/a"
+
+
 def test_a_value_from_the_environment_is_blamed_on_its_variable():
     for name, value in (
         ("AFRAME__NOPE__X", "3"),

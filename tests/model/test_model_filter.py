@@ -30,6 +30,8 @@ FILTER = JOINT | {"name": "map", "width": 2, "lag_head": {"map_stride": 8, "chan
 def cascade(config: Config, **model) -> Config:
     tree = config.model_dump(mode="json")
     tree["model"] |= {"architecture": JOINT, "filter": FILTER} | model
+    # the little background that there is
+    tree["inference"]["cascade"]["keep"] = 0.5
     return build_config(tree)
 
 
