@@ -86,6 +86,8 @@ def _run(run: RunDirectory) -> Iterator[Finding]:
     free = shutil.disk_usage(run.path).free / 1e9
     yield Finding("ok" if free > 10 else "warning" if free > 1 else "error", f"{free:.1f} GB free at {run.path}")
     yield from _store(site)
+    if config.inference.mode == "triton":
+        yield _server(site)
     cores = site.executor.cores or machine_cores()
     if cores > machine_cores():
         yield Finding("warning", f"site.yaml: executor.cores = {cores}, but this process may use {machine_cores()}")
@@ -121,6 +123,16 @@ def _store(site: SiteConfig) -> Iterator[Finding]:
         "ok" if good else "error",
         f"store {site.store_url}: " + ("written and read back" if good else "what was written is not what was read"),
     )
+
+
+def _server(site: SiteConfig) -> Finding:
+    from aframe_ops.serving.errors import ServingError
+    from aframe_ops.serving.provider import require_server
+
+    try:
+        return Finding("ok", require_server(site.triton))
+    except ServingError as e:
+        return Finding("error", str(e))
 
 
 def filesystem(path: Path) -> str:

@@ -78,6 +78,11 @@ def _run_missing(run: RunDirectory, config: Config, site: SiteConfig, console: C
     workspace = run.workspace(config, site)
     if until is not None and until not in workspace.graph:
         raise ConfigError(f"--until {until}: no such asset; expected one of {', '.join(workspace.graph)}")
+    chosen = ancestors(workspace, until) if until else set(workspace.graph)
+    if config.inference.mode == "triton" and "inference_results" in chosen:
+        from aframe_ops.serving.provider import require_server
+
+        require_server(site.triton)
     with only_one(run), _instance(run) as instance:
         from aframe_ops.runs import reap, sync_partitions
 
@@ -96,7 +101,6 @@ def _run_missing(run: RunDirectory, config: Config, site: SiteConfig, console: C
         sync_partitions(instance, workspace.partitions())
         if until == "segments":
             return workspace
-        chosen = ancestors(workspace, until) if until else set(workspace.graph)
         states = {name: s for name, s in survey(workspace).items() if name in chosen and not s.done}
         if states:
             _one_run(run, instance, console, states, verbose)

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 from aframe_ops.serving.environment import find
+from aframe_ops.serving.errors import ServingError
 from aframe_ops.serving.server import TritonServer
 from aframe_ops.site import TritonSite
+
+
+def require_server(site: TritonSite) -> str:
+    """Looks whether a server can be started as `site` says, before hours are spent on what it is needed for.
+
+    Returns:
+        What there is, for people.
+
+    Raises:
+        ServingError: nothing that could be started; says what to install or set.
+    """
+    if site.url:
+        return f"Triton server at {site.url}"
+    if site.command:
+        if shutil.which(site.command[0]) is None:
+            raise ServingError(f"site.yaml: triton.command begins with {site.command[0]}, which is not a program on this machine")
+        return f"Triton server by {site.command[0]}"
+    environment = find(Path(site.environment) if site.environment else None)
+    return f"Triton server in {environment.folder}, numpy {environment.look()['numpy']}"
 
 
 def server_of(site: TritonSite, repository: Path, logs: Path, threads: int | None = None, **more: object) -> TritonServer:

@@ -14,8 +14,12 @@ from pathlib import Path
 import fake_tritonserver
 import psutil
 import pytest
+from rich.console import Console
 from tiny_run import wait_for
 
+from aframe_ops.cli.doctor import findings
+from aframe_ops.cli.initialise import initialise
+from aframe_ops.cli.running import run_all
 from aframe_ops.serving import arrangement, environment
 from aframe_ops.serving.arrangement import arrange
 from aframe_ops.serving.environment import NUMPY, Environment, clean, find, find_python, install
@@ -180,6 +184,23 @@ def test_credentials_are_not_handed_to_the_server(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert {"PATH", "CUDA_VISIBLE_DEVICES"} <= set(clean())
     assert not [k for k, v in clean().items() if v == "x"]
+
+
+def test_a_search_that_needs_a_server_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    run, _ = initialise(tmp_path / "run", "demo")
+    monkeypatch.setenv("AFRAME__INFERENCE__MODE", "triton")
+    monkeypatch.setenv("AFRAME_TRITON_ENV", str(tmp_path / "nowhere"))
+    for name in run.variables:
+        monkeypatch.setenv(name, "")  # so that what the run sets is undone
+    with pytest.raises(ServingError, match=r"nowhere: holds no Triton server; install it with `aframe serve --install"):
+        run_all(run, Console(quiet=True))
+    assert not (run.path / "store").exists()
+    assert [f.text for f in findings(run.path) if f.level == "error" and "aframe serve --install" in f.text]
+    (run.path / "site.yaml").write_text("triton: {command: [no-such-program, run]}\n")
+    with pytest.raises(ServingError, match=r"triton\.command begins with no-such-program"):
+        run_all(run, Console(quiet=True))
+    (run.path / "site.yaml").write_text("triton: {url: 'elsewhere:8001'}\n")
+    assert [f.text for f in findings(run.path) if "elsewhere:8001" in f.text and f.level == "ok"]
 
 
 # --- life -----------------------------------------------------------------------------------------
