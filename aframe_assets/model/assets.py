@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,20 +47,18 @@ def make_model(job: Job) -> Product:
 
 
 def make_filter_model(job: Job) -> Product:
-    """As `make_model`, the network of ``model.filter``; its bundle also tells how it scores background, which sets its threshold."""
-    from aframe_assets.model.background_scores import BACKGROUND_SCORES, add_background_scores, filter_experiment
+    """As `make_model`, the network of ``model.filter``; its bundle must tell how it scores background, which sets its threshold."""
+    from aframe_assets.model.background_scores import BACKGROUND_SCORES, filter_experiment
     from aframe_assets.model.importing import WeightsError
 
     config = filter_experiment(job.config)
     if not config.model.weights:
-        product = _trained(job, config)
-        livetime = add_background_scores(product.files, config, background_files(job)["validation"], job.path(*VALIDATION_SIGNALS))
-        return replace(product, meta={**product.meta, "background_livetime": livetime})
+        return _trained(job, config)
     product = _imported(job, config)
     if not (product.files / BACKGROUND_SCORES).is_file():
         raise WeightsError(
             f"model.filter_weights = {config.model.weights}: its bundle has no {BACKGROUND_SCORES}, which sets the filter's threshold; "
-            "expected a bundle of the asset filter_model"
+            "expected what filter_model gives, or model with a 'map' network"
         )
     return product
 
@@ -129,6 +126,12 @@ def _trained(job: Job, config: Config) -> Product:
         "resumed_from_epoch": result.resumed_from,
         **_numbers(result.metrics),
     }
+    if config.model.architecture.name == "map":
+        from aframe_assets.model.background_scores import add_background_scores
+
+        # it may be the filter of a cascade, here or elsewhere
+        scored = add_background_scores(folder, config, background_files(job)["validation"], job.path(*VALIDATION_SIGNALS))
+        meta["background_livetime"] = scored
     markdown = {"learning_curve": plot_markdown("learning curve", learning_curve(result.history))}
     return Product(folder, meta, metric_checks(result.metrics), markdown, result.logs)
 

@@ -23,7 +23,7 @@ from aframe_assets.store.bodies import Experiment
 from aframe_assets.store.io_managers import io_manager_for
 from aframe_assets.store.job import Job
 
-JOINT = {"name": "streaming", "layers": [1, 1], "width": 4, "norm_groups": 2, "context": 0.125}
+JOINT = {"name": "streaming", "layers": [1, 1], "width": 4, "norm_groups": 2, "stem_kernel": 7, "stem_stride": 2, "context": 0.125}
 FILTER = JOINT | {"name": "map", "width": 2, "lag_head": {"map_stride": 8, "channels": 4, "groups": 2, "hidden": 3}}
 
 
@@ -136,3 +136,14 @@ def test_scores_are_kept_and_read_at_an_inference_rate(tmp_path):
         BackgroundScores.read(path)
     with pytest.raises(BundleError, match="cannot be read"):
         BackgroundScores.read(tmp_path / "absent.npz")
+
+
+def test_a_direct_model_can_be_a_filter(published, tiny_config, tmp_path):
+    tree = cascade(tiny_config(max_epochs=1)).model_dump(mode="json")
+    direct = build_config(tree | {"model": tree["model"] | {"architecture": FILTER, "filter": None}})
+    store, url = published(direct)
+    assert materialize(direct, url, "model").success
+    folder = store.open_local(store.manifest("model").handle)
+    assert BackgroundScores.read(folder / BACKGROUND_SCORES).livetime > 0
+    config = cascade(direct, filter_weights=str(folder))
+    assert materialize(config, url, "filter_model").success
