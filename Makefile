@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = ./.ci/install.sh "$(PYTHON)" $(VENV)
 
-.PHONY: help install install-dev demo demo-real test test-slow test-calibration test-triton lint clean
+.PHONY: help install install-dev demo demo-real test test-slow test-calibration test-triton test-tensorrt lint clean
 
 help:
 	@echo "make demo       install, then the whole graph on simulated data: runs/demo"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-slow  the tests that take longer (faults injected into whole runs)"
 	@echo "make test-calibration  are false-alarm rates what they say (6 minutes); prints the figures"
 	@echo "make test-triton  installs NVIDIA's Triton server from PyPI and tests searches on it"
+	@echo "make test-tensorrt  installs NVIDIA's TensorRT-RTX (95 MB) and has its parser and builder accept the networks"
 	@echo "make lint       ruff"
 	@echo "make clean      removes .venv and runs/demo"
 
@@ -46,8 +47,13 @@ test-triton: install-dev
 	$(BIN)/aframe serve --install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m triton -rP tests/triton
 
+# TensorRT itself is on no package index; this one builds without a GPU, and is kept out of the environment
+test-tensorrt: install-dev
+	$(BIN)/python -m pip install -q --no-deps --target .tensorrt-rtx --upgrade tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
+	PYTHONPATH=.tensorrt-rtx OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m tensorrt -rP -p no:logging tests/engine
+
 lint: install-dev
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf $(VENV) .venv-triton .venv-triton.lock runs/demo
+	rm -rf $(VENV) .tensorrt-rtx .venv-triton .venv-triton.lock runs/demo
