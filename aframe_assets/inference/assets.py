@@ -240,7 +240,7 @@ def assets(config: Config) -> list[Any]:
             make_inference_results,
             config,
             description="Zero-lag, background and foreground events of all slides of this segment, with their livetime.",
-            tags=resources(cpus=1, memory_gb=4, time_min=480, disk_gb=4),
+            tags=resources(cpus=1, memory_gb=max(4, config.inference.memory_gb + 2), time_min=480, disk_gb=4),
             kinds={"hdf5"},
             checks=RESULT_CHECKS + (CASCADE_RESULT_CHECKS if config.model.filter else []),
             services=(RESOURCE,) if config.inference.mode == "triton" else (),
