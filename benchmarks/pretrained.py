@@ -158,7 +158,7 @@ def package(
         run: a run whose model, events and sensitive volume are complete.
         output: folder to make or to replace.
         strain, noise: real data to try the model on, see `try_events` and `slide_against_itself`.
-        trained_in: the run that trained the model, when `run` imported it.
+        trained_in: a run with the training data of the model, when `run` has others.
         far_per_day: rates at which the card gives volumes and efficiencies.
         replicates: of their bootstrap.
 
@@ -216,17 +216,14 @@ def search_record(config: Config, meta: dict[str, Any], events: Path):
 
 
 def _training(workspace: Workspace, trained_in: Path | None, bundle: Path) -> tuple[Config, dict[str, Any]] | None:
-    """Config and segments of the run that trained the bundle; None when that is not known."""
-    own = workspace
-    if trained_in is not None:
-        own = RunDirectory.find(trained_in).workspace()
-        handle = own.complete("model")
-        trained = None if handle is None else own.store.open_local(handle, "model.safetensors")
-        if trained is None or trained.read_bytes() != (bundle / "model.safetensors").read_bytes():
-            raise PackagingError(f"{trained_in}: has not trained this model; expected the run that did")
-    handle, segments = own.complete("model"), own.complete("segments")
-    if handle is None or segments is None or handle.meta["imported"]:
-        return None
+    """Config and segments of a run whose background trained the bundle, as the bundle has it; None when this run's did not."""
+    own = workspace if trained_in is None else RunDirectory.find(trained_in).workspace()
+    inputs = json.loads((bundle / "bundle.json").read_text())["provenance"].get("inputs", {})
+    index, segments = own.complete("background_index"), own.complete("segments")
+    if index is None or segments is None or inputs.get("background_index", {}).get("sha256") != index.sha256:
+        if trained_in is None:
+            return None
+        raise PackagingError(f"{trained_in}: has not trained this model; expected the run whose background_index the bundle names")
     return own.config, segments.meta["rows"]
 
 
@@ -258,7 +255,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=shipped_folder(), help="folder to make or replace; default: that of the package")
     parser.add_argument("--strain", type=Path, help="folder with real strain around known mergers")
     parser.add_argument("--noise", type=Path, help="real strain of one detector, to be slid against itself")
-    parser.add_argument("--trained-in", type=Path, help="the run that trained the model, when RUN imported it")
+    parser.add_argument("--trained-in", type=Path, help="a run with the model's training data, when RUN has others")
     parser.add_argument("--far-per-day", type=float, nargs="+", default=[1.0, 24.0])
     parser.add_argument("--replicates", type=int, default=200)
     a = parser.parse_args(argv)
