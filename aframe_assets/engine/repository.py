@@ -17,13 +17,17 @@ whitened with the PSD of the psd_length seconds before them. ``aframe-whitened-s
 for all slides; its state is window - stride long. States begin as zeros: outputs that they touch are to be dropped.
 
 Networks run wherever the server is (KIND_AUTO), everything else on the cores.
-Every network tells in its parameter ``aframe`` (JSON) what it is: its signature, and the SHA-256 of its file.
+Every network tells in its parameter ``aframe`` (JSON) what it is: its signature, and the SHA-256 of its ONNX file.
+
+TensorRT is taken where the engine has a plan, of each GPU architecture the one of the latest TensorRT. The server must be of that
+version too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -44,7 +48,7 @@ ROWS = 2
 """Rows of a stream of strain: what the PSD is made of, and what is whitened."""
 
 MAX_IDLE_MICROSECONDS = 60_000_000_000
-PLAN = f"{MODEL}.plan"
+_PLAN = re.compile(r"(?P<stem>\w+)\.sm(?P<major>\d+)(?P<minor>\d)\.trt(?P<version>[\d.]+)\.plan")
 
 
 @dataclass(frozen=True)
@@ -194,8 +198,15 @@ def configurations(layout: Layout) -> dict[str, dict[str, Any]]:
     return {c["name"]: c for c in (*onnx_models, *ensembles)}
 
 
-def network_configuration(name: str, engine: Path, windowed: bool, threads: int) -> tuple[dict[str, Any], Path]:
-    """Configuration and file of the network in the folder of an engine: windowed, or in its cheapest form.
+def plans(engine: Path, stem: str) -> dict[str, Path]:
+    """Compute capability ("9.0") -> plan of the latest TensorRT, of the form `stem` in the folder of an engine."""
+    found = [(m, path) for path in engine.glob("*.plan") if (m := _PLAN.fullmatch(path.name)) and m["stem"] == stem]
+    found.sort(key=lambda plan: [int(part) for part in plan[0]["version"].split(".") if part])
+    return {f"{m['major']}.{m['minor']}": path for m, path in found}
+
+
+def network_configuration(name: str, engine: Path, windowed: bool, threads: int) -> tuple[dict[str, Any], list[Path]]:
+    """Configuration and files of the network in the folder of an engine: windowed, or in its cheapest form.
 
     Raises:
         ValueError: the engine lacks the file.
@@ -207,12 +218,15 @@ def network_configuration(name: str, engine: Path, windowed: bool, threads: int)
     graph = onnx.load(str(portable), load_external_data=False).graph
     shapes = [[(v.name, [d.dim_value or -1 for d in v.type.tensor_type.shape.dim]) for v in part] for part in (graph.input, graph.output)]
     inputs, outputs = ([_tensor(*tensor) for tensor in part] for part in shapes)
-    plan = engine / PLAN
-    planned = plan.is_file() and portable.stem == MODEL
-    file, platform = (plan, "tensorrt_plan") if planned else (portable, "onnxruntime_onnx")
-    about = asdict(signature) | {"form": "windows" if windowed else signature.form, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    identity = hashlib.sha256(portable.read_bytes()).hexdigest()
+    about = asdict(signature) | {"form": "windows" if windowed else signature.form, "sha256": identity}
     parameters = {"intra_op_thread_count": str(threads), "aframe": json.dumps(about, sort_keys=True)}
-    return _model(name, platform, inputs, outputs, "KIND_AUTO", 1, parameters), file
+    planned = plans(engine, portable.stem)
+    if not planned:
+        return _model(name, "onnxruntime_onnx", inputs, outputs, "KIND_AUTO", 1, parameters), [portable]
+    names = [{"key": capability, "value": path.name} for capability, path in sorted(planned.items())]
+    more = {"cc_model_filenames": names}
+    return _model(name, "tensorrt_plan", inputs, outputs, "KIND_AUTO", 1, parameters, **more), list(planned.values())
 
 
 def write_repository(folder: Path, engine: Path, *, stride: int, batch: int, streams: int = 6, threads: int = 2) -> list[str]:
@@ -241,9 +255,10 @@ def write_repository(folder: Path, engine: Path, *, stride: int, batch: int, str
     if (engine / FILTER / SIGNATURE_FILE).is_file():
         networks.append((FILTER_BLOCKS, engine / FILTER, False))
     for name, place, windowed in networks:
-        written[name], file = network_configuration(name, place, windowed, threads)
-        _version(folder, name)
-        shutil.copyfile(file, folder / name / "1" / (PLAN if file.name == PLAN else "model.onnx"))
+        written[name], files = network_configuration(name, place, windowed, threads)
+        version = _version(folder, name)
+        for file in files:
+            shutil.copyfile(file, version / ("model.onnx" if file.suffix == ".onnx" else file.name))
     for name in (SNAPSHOTTER, WHITENED_SNAPSHOTTER, PREPROCESSOR):
         _version(folder, name)
     n = layout.num_ifos

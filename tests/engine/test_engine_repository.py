@@ -221,15 +221,19 @@ def test_networks_of_frames_and_maps_are_there_in_their_cheapest_form(cascade):
         assert list(out.shape) == [3, *configs[name].output[0].dims[1:]]
 
 
-def test_a_plan_is_served_by_tensorrt(windowed, tmp_path):
-    _, engine = windowed
-    shutil.copytree(engine, tmp_path / "engine")
-    (tmp_path / "engine" / "model.plan").write_bytes(b"a plan")
+def test_plans_are_served_by_tensorrt_each_on_its_architecture(windowed, tmp_path):
+    shutil.copytree(windowed[1], tmp_path / "engine")
+    for name in ("model.sm90.trt10.9.0.plan", "model.sm90.trt10.16.1.11.plan", "model.sm120.trt10.9.0.plan", "windows.sm80.trt10.9.0.plan"):
+        (tmp_path / "engine" / name).write_text(name)
     (tmp_path / "models").mkdir()
     write_repository(tmp_path / "models", tmp_path / "engine", stride=STRIDE, batch=BATCH)
     config = read(tmp_path / "models")["aframe"]
     assert config.platform == "tensorrt_plan" and list(config.input[0].dims) == [-1, 2, 384]
-    assert (tmp_path / "models" / "aframe" / "1" / "model.plan").read_bytes() == b"a plan"
+    # the latest version; of the windowed form, which is the network's cheapest one here
+    wanted = {"9.0": "model.sm90.trt10.16.1.11.plan", "12.0": "model.sm120.trt10.9.0.plan"}
+    assert dict(config.cc_model_filenames) == wanted
+    files = {p.name: p.read_text() for p in (tmp_path / "models" / "aframe" / "1").iterdir()}
+    assert files == {name: name for name in wanted.values()}
 
 
 def test_an_engine_without_its_onnx_file_is_refused(windowed, tmp_path):
