@@ -65,6 +65,31 @@ def test_a_server_answers_as_the_engine_does(share_memory, count):
     assert not server.regions and not left_behind()
 
 
+def test_blocks_windows_and_the_filter_of_a_cascade_are_models_of_their_own():
+    shape = {"stride": 4, "total_stride": 4, "block": fake.KERNEL}
+    network = object()
+    own = Engine(replace(SIGNATURE, form="maps", **shape), {}, "here", Local(), windows=lambda: score_twice, batch=4)
+    local = Engine(
+        replace(SIGNATURE, form="frames", **shape), {}, "here", Local(), windows=Local, head=lambda: network, batch=4, filter=own
+    )
+    asked: list[str] = []
+    with fake.FakeTriton(fault=lambda n, request: asked.append(request.model_name)) as server:
+        with RemoteEngine(local, At(server.url), patience=5.0) as engine:
+            x = windows(9)
+            assert engine.form == "frames" and engine.head is network and set(asked) == {"aframe-blocks", "filter-blocks"}
+            np.testing.assert_array_equal(engine.infer(x), fake.score(x))
+            np.testing.assert_array_equal(engine.filter.infer(x), fake.score(x))
+            assert "aframe" not in asked, "a model is asked when it is needed"
+            np.testing.assert_array_equal(engine.score_windows(x), fake.score(x)[:, 0])
+            assert asked.count("aframe") == 2
+            np.testing.assert_array_equal(engine.filter.score_windows(x), 2 * fake.score(x)[:, 0])
+    assert not server.regions and not left_behind()
+
+
+def score_twice(x: np.ndarray) -> np.ndarray:
+    return 2 * fake.score(x)
+
+
 def test_requests_under_way_are_bounded_and_answers_in_order():
     with fake.FakeTriton(fault=lambda n, request: "late" if n < 8 else None) as server, remote(server, in_flight=3) as engine:
         x = windows(40)
@@ -156,6 +181,6 @@ def test_another_network_or_shape_is_refused_at_once():
         probe = Probe(windows(2)[:, :, 1:], np.zeros((2, 1), np.float32), 1.0)
         with pytest.raises(Refused, match=r"takes input_0 \[-1, 2, 20\]; the engine of this search takes \[-1, 2, 19\]"):
             RemoteRunner(At(server.url), "net", probe)
-        with pytest.raises(Absent, match="model aframe-blocks: the model is not ready"):
-            RemoteEngine(local_engine(form="frames", block=40), At(server.url), patience=0.2)
+        with pytest.raises(Absent, match="model other: the model is not ready"):
+            RemoteRunner(At(server.url), "other", probe, patience=0.2)
     assert not left_behind()

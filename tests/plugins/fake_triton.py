@@ -1,7 +1,8 @@
 """A Triton server of a few lines: the real protocol over loopback, an arithmetic for a network, and faults on demand.
 
-Models: ``net``, also called ``aframe``, (any, ifo, kernel) -> (any, 1) without state; ``snap`` (sequences) and ``net`` in the
-ensemble ``stream``: (1, ifo, update) -> (windows, 1), where every window is scored on the last samples before and inside of it.
+Models: ``net`` (also under the names of a repository's networks), (any, ifo, kernel) -> (any, 1) without state; ``snap`` (sequences)
+and ``net`` in the ensemble ``stream``: (1, ifo, update) -> (windows, 1), where every window is scored on the last samples before
+and inside of it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 IFOS, KERNEL, STRIDE, WINDOWS = 2, 20, 4, 3
 UPDATE = STRIDE * WINDOWS
+NETWORKS = ("net", "aframe", "aframe-blocks", "filter-blocks")
 STATE = KERNEL - STRIDE
 _names = itertools.count()
 
@@ -96,7 +98,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerReadyResponse(ready=True)
 
     def ModelReady(self, request, context):
-        return service_pb2.ModelReadyResponse(ready=request.name in ("net", "aframe", "snap", "stream"))
+        return service_pb2.ModelReadyResponse(ready=request.name in (*NETWORKS, "snap", "stream"))
 
     def ServerMetadata(self, request, context):
         return service_pb2.ServerMetadataResponse(name=self.name, version="fake")
@@ -108,7 +110,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "stream": (("stream", [1, IFOS, UPDATE]), ("discriminator", [WINDOWS, 1])),
         }
         tensor = service_pb2.ModelMetadataResponse.TensorMetadata
-        (i, a), (o, b) = shapes["net" if request.name == "aframe" else request.name]
+        (i, a), (o, b) = shapes["net" if request.name in NETWORKS else request.name]
         inputs, outputs = [tensor(name=i, datatype="FP32", shape=a)], [tensor(name=o, datatype="FP32", shape=b)]
         return service_pb2.ModelMetadataResponse(name=request.name, inputs=inputs, outputs=outputs)
 
