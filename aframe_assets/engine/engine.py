@@ -184,7 +184,8 @@ def open_engine(
         platform,
         kind.open(folder, MODEL, how),
         windows=None if signature.form == "windows" else lambda: kind.open(folder, signature.windows_stem, how),
-        head=lambda: load_bundle(folder).network,
+        # where frames and maps are made, so that they are joined there too
+        head=lambda: load_bundle(folder).network.to(how.device),
         batch=batch,
         filter=load_engine(folder / FILTER, how.threads) if (folder / FILTER / ENGINE_FILE).is_file() else None,
     )
