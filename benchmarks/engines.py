@@ -1,8 +1,10 @@
-"""``python -m benchmarks.engines [--json]``: windows per second and largest difference of logits of each engine that this machine has.
+"""``python -m benchmarks.engines [--json]``: windows per second and largest difference of each engine that this machine has.
 
 A network with random weights is exported as the graph does it and built for every platform and precision at hand. Engines take turns
 in rounds, so that a busy moment hits all of them. On a CPU its seconds are counted, not wall time. The ratio is the cost of the engine
 that ``auto`` takes over that of torch without compilation, in the same run: the lower, the better.
+
+Logits of random weights lie closer together than those of trained ones, so differences are given as parts of their spread.
 
 A block of frames or maps stands for as many windows as it has steps at 4 Hz; the head, which joins and pools them, is not counted.
 """
@@ -36,14 +38,10 @@ EAGER = "torch, not exported"
 
 
 def exported_network(method: str, size: Size, folder: Path) -> None:
-    """Bundle and exported files of a random network in `folder`; the scale of its logits is about 3, as that of a trained one."""
+    """Bundle and exported files of a random network in `folder`."""
     config = experiment(method, size, {})
     torch.manual_seed(0)
     network = build_network(config.model.architecture, Sky.of(config)).eval()
-    last = [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1]
-    windows = round((config.conditioning.kernel_length + 2 * config.model.architecture.context) * config.sample_rate)
-    with torch.no_grad():
-        last.weight *= 3 / network(torch.from_numpy(probes(2, windows, config.sample_rate, 24))).std()
     save_bundle(folder, network, config, metrics={}, provenance={})
     bundle = load_bundle(folder)
     export(bundle.network, Signature.of_bundle(bundle, size.block), folder)
@@ -122,9 +120,10 @@ def main() -> None:
     for name in sorted(made, key=spent.__getitem__):
         mark = "auto" if name in chosen.values() else "" if found[name]["passed"] else "not in parity"
         per_second, ratio = windows / spent[name], spent[EAGER] / spent[name]
-        rows.append([name, per_second, ratio, found[name]["max_difference"], found[name]["rank_correlation"], found[name]["batch"], mark])
+        difference = found[name]["max_difference"] / found[name]["logit_std"]
+        rows.append([name, per_second, ratio, difference, found[name]["rank_correlation"], found[name]["batch"], mark])
         table[name] = {"windows_per_second": per_second, "speed": ratio, "auto": mark == "auto"} | {
-            k: found[name][k] for k in ("max_difference", "rank_correlation", "batch", "passed")
+            k: found[name][k] for k in ("max_difference", "logit_std", "rank_correlation", "batch", "passed")
         }
     best = chosen[options.precision.split(",")[0]] or EAGER
     device = device_class(best_device())
@@ -136,7 +135,7 @@ def main() -> None:
         "device": device,
         "form": signature.form,
     }
-    columns = ["engine", "windows/s", "of torch", "max |difference|", "rank correlation", "batch", ""]
+    columns = ["engine", "windows/s", "of torch", "max |difference|/spread", "rank correlation", "batch", ""]
     clock = "CPU seconds" if best_device() == "cpu" else "wall time"
     notes = [f"{device}; {clock}, {next(iter(made.values())).threads} threads; 'auto' takes the marked one of each precision"]
     notes += [f"not here: {name}: {why}" for name, why in absent.items()]
