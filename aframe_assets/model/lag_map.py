@@ -29,6 +29,7 @@ class Encoder(Trunk):
         self, layers: Sequence[int], width: int, kernel_size: int, stem_kernel: int, stem_stride: int, channels: int, stride: int
     ) -> None:
         super().__init__(1, layers, width, nn.BatchNorm1d, kernel_size, stem_kernel, stem_stride)
+        self.draw_weights()
         strides = [stem_stride * 2 * 2**i for i in range(len(layers))]
         if stride not in strides:
             raise ValueError(f"model.architecture.lag_head.map_stride = {stride}: expected the stride of a stage, one of {strides}")

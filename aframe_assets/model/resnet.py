@@ -76,6 +76,9 @@ class Trunk(nn.Module):
             stages.append(nn.Sequential(*parts))
         self.residual_layers = nn.ModuleList(stages)
         self.out_channels = channels
+
+    def draw_weights(self) -> None:
+        """First weights of the convolutions; a network calls it last, so that one seed gives one network."""
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -120,6 +123,7 @@ class ResNet1D(Trunk):
         super().__init__(num_ifos, layers, width, norm, kernel_size, stem_kernel, stem_stride)
         self.pooling = pooling
         self.fc = nn.Linear(self.out_channels * (2 if pooling == "mean_max" else 1), 1)
+        self.draw_weights()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, num_ifos, time), whitened strain of unit variance; returns logits (batch, 1)."""

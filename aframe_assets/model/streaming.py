@@ -86,6 +86,7 @@ class StreamingNet(Trunk):
         self.pooling, self.context = pooling, context
         self.stride = self.total_stride = stem_stride * 2 * 2 ** (len(layers) - 1)
         self.fc = nn.Linear(self.out_channels * (2 if pooling == "mean_max" else 1), 1)
+        self.draw_weights()
 
     def frames(self, x: Tensor) -> Tensor:
         """See `FrameNetwork.frames`."""
