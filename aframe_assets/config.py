@@ -277,7 +277,7 @@ class Engine(Section):
         default=0.99, ge=0, le=1, description="least accepted rank correlation of logits between engine and torch model"
     )
     block: Seconds = Field(
-        default=8, gt=0, description="output of one call of a network of frames or maps; a multiple of its total stride, memory grows with it"
+        default=8, gt=0, description="output of one call of a network of frames or maps; a multiple of its total stride; memory grows"
     )
 
 
@@ -326,8 +326,8 @@ class Inference(Section):
     )
     mode: Literal["inprocess", "triton"] = Field(
         default="inprocess",
-        description="who evaluates the network: the step itself, or a Triton server on model_repository that each step starts (or triton.url "
-        "of site.yaml)",
+        description="who evaluates the network: the step itself, or a Triton server on model_repository that each step starts "
+        "(or triton.url of site.yaml)",
     )
     in_flight: int = Field(default=4, ge=1, description="requests that a step has under way at a Triton server")
     cascade: Cascade = Cascade()
