@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -33,6 +34,8 @@ GRACE, EXIT = 10.0, 3
 _POLL = 0.1
 _TAIL = 25
 _PORT_TRIES = 3
+_NO_ANSWER = (OSError, http.client.HTTPException, ValueError)
+"""Raised by an HTTP request that finds nobody, is cut off, or is answered by something else that listens there."""
 
 
 def free_ports(host: str, count: int) -> list[int]:
@@ -163,11 +166,11 @@ class TritonServer:
             self.models = arrange(self.repository, self._work / "models", **{**self._arrangement, "devices": devices})
             if self.environment is not None:
                 self.environment.backends(self._work / "backends")
+            self._table = Table(self.logs / "triton-metrics.csv")
             self._first_start()
         except BaseException:
             self.stop()
             raise
-        self._table = Table(self.logs / "triton-metrics.csv")
         self._watcher = threading.Thread(target=self._watch, name="triton-watch", daemon=True)
         self._watcher.start()
         return self
@@ -218,7 +221,7 @@ class TritonServer:
         """
         try:
             return read(self._get(self.metrics_url))
-        except OSError as e:
+        except _NO_ANSWER as e:
             raise ServingError(f"the Triton server's metrics cannot be read: {e}") from None
 
     def _get(self, address: str, data: bytes | None = None) -> str:
@@ -288,12 +291,12 @@ class TritonServer:
     def _is_ready(self) -> bool:
         try:
             # what answers at this port may be another server, which had the port before
-            if json.loads(self._get(f"http://{self.http_url}/v2"))["name"] != self.identity:
+            if json.loads(self._get(f"http://{self.http_url}/v2")).get("name") != self.identity:
                 return False
             self._get(f"http://{self.http_url}/v2/health/ready")
             for name in self.models:
                 self._get(f"http://{self.http_url}/v2/models/{name}/ready")
-        except OSError:
+        except _NO_ANSWER:
             return False
         return True
 
@@ -323,14 +326,14 @@ class TritonServer:
                 f.write(f"--- the server died and is started again ({self.restarts}) ---\n")
             try:
                 self._start()
-            except ServingError as e:
+            except (ServingError, OSError) as e:
                 self.failure = str(e)
                 self._end_keeper()
                 return
 
     def _keep_metrics(self) -> None:
-        # a server that has just died has no metrics: the next look at it says so
-        with contextlib.suppress(ServingError):
+        # a server that has just died has no metrics: the next look at it says so; a full disk must not end the watch
+        with contextlib.suppress(ServingError, OSError):
             self._table.add(self.metrics())
 
     def _end_keeper(self) -> None:

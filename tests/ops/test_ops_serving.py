@@ -265,6 +265,18 @@ def test_a_server_that_dies_is_started_again_once(models, notes, tmp_path):
         assert alive(processes(notes)) == []
 
 
+def test_answers_that_break_off_do_not_end_the_watch(models, notes, tmp_path):
+    with TritonServer(models, tmp_path / "logs", command=command(notes), sample=0.1) as running:
+        (notes / "half").touch()
+        with pytest.raises(ServingError, match="metrics cannot be read"):
+            running.metrics()
+        (notes / "asked").unlink()
+        wait_for((notes / "asked").exists)
+        running.kill()
+        running.wait(20)
+        assert running.restarts == 1
+
+
 def test_a_start_that_fails_gives_the_reason_from_the_log(models, notes, tmp_path):
     (notes / "refuse").touch()
     with pytest.raises(ServingError, match=r"(?s)ended while it started.*triton\.log.*failed to load 'sum'"):

@@ -128,6 +128,15 @@ def test_no_more_sequences_are_kept_than_the_instance_has_slots(backend, snapsho
     assert model.execute([Request(3, 0, stream=update(3))])[0].error
 
 
+def test_a_new_sequence_replaces_the_one_that_has_been_silent_longest(backend, snapshotter):
+    model = started(backend, snapshotter)
+    model.slots = 2
+    for sequence, flags in ((1, START), (2, START), (1, 0), (3, START)):
+        model.execute([Request(sequence, flags, stream=update(sequence))])
+    assert list(model.kept) == [1, 3]
+    assert model.execute([Request(1, 0, stream=update(4))])[0].error is None
+
+
 def test_an_error_is_that_of_its_request_and_drops_the_state(backend, snapshotter):
     model = started(backend, snapshotter)
     model.execute([Request(7, START, stream=update(0))])

@@ -1,7 +1,7 @@
 """Stands for a tritonserver in tests of its life: takes its options, serves its HTTP health and metrics, loads nothing.
 
-``FAKE_TRITON``, a folder, may hold ``refuse`` (it ends at once with an error), ``late`` (its models are never ready) and gets a
-file ``started-PID`` with the command line for each start.
+``FAKE_TRITON``, a folder, may hold ``refuse`` (it ends at once with an error), ``late`` (its models are never ready), ``half`` (its
+metrics break off) and gets a file ``started-PID`` with the command line for each start.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ def main() -> int:
             late = "models" in self.path and (notes / "late").exists()
             body = {"/v2": json.dumps({"name": options["id"]}), "/metrics": 'nv_inference_count{model="sum",version="1"} 3\n'}
             self.send_response(400 if late else 200)
+            if self.path == "/metrics" and (notes / "half").exists():
+                self.send_header("Content-Length", "1000")
+                (notes / "asked").touch()
             self.end_headers()
             self.wfile.write(body.get(self.path, "").encode())
 

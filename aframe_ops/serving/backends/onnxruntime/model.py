@@ -93,6 +93,9 @@ class TritonPythonModel:
                     self.kept.popitem(last=False)
             elif sequence not in self.kept:
                 raise ValueError(f"sequence {sequence} has no state here; START is missing")
+            else:
+                # so that what a new one replaces is the sequence that has been silent longest
+                self.kept.move_to_end(sequence)
             feed.update(self.kept[sequence])
             try:
                 found = self.session.run(self.outputs + [s["output_name"] for s in self.states], feed)
