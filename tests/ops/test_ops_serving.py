@@ -271,7 +271,7 @@ def test_answers_that_break_off_do_not_end_the_watch(models, notes, tmp_path):
         with pytest.raises(ServingError, match="metrics cannot be read"):
             running.metrics()
         (notes / "asked").unlink()
-        wait_for((notes / "asked").exists)
+        wait_for((notes / "asked").exists, 20, "a sample of the metrics")
         running.kill()
         running.wait(20)
         assert running.restarts == 1
