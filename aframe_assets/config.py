@@ -277,7 +277,7 @@ class Engine(Section):
         default=0.99, ge=0, le=1, description="least accepted rank correlation of logits between engine and torch model"
     )
     block: Seconds = Field(
-        default=8, gt=0, description="output of one call of a network of frames or maps; a multiple of its total stride; memory grows"
+        default=16, gt=0, description="output of one call of a network of frames or maps; a multiple of its total stride; memory grows"
     )
 
 

@@ -167,7 +167,7 @@ _ALL = [
     ),
     Node("exported_model", "engine", "2", ("engine.block",), (Input("model"), Input("filter_model", optional=True))),
     Node("engine", "engine", "3", ("engine",), (Input("exported_model"),)),
-    Node("model_repository", "engine", "2", ("inference.inference_rate", "inference.batch_size"), (Input("engine"),)),
+    Node("model_repository", "engine", "3", ("inference.inference_rate", "inference.batch_size"), (Input("engine"),)),
     Node(
         "inference_results",
         "inference",

@@ -47,7 +47,9 @@ BLOCKS, FILTER_BLOCKS = "aframe-blocks", "filter-blocks"
 ROWS = 2
 """Rows of a stream of strain: what the PSD is made of, and what is whitened."""
 
-MAX_IDLE_MICROSECONDS = 60_000_000_000
+MAX_IDLE_MICROSECONDS = 600_000_000
+"""After so long without a request the slot of a sequence is given away; a client that still lives continues it as a new one."""
+
 _PLAN = re.compile(r"(?P<stem>\w+)\.sm(?P<major>\d+)(?P<minor>\d)\.trt(?P<version>[\d.]+)\.plan")
 
 

@@ -18,7 +18,7 @@ Form = Literal["windows", "frames", "maps"]
 MODEL, WINDOWS = "model", "windows"
 """Stems of the files that hold the network in its cheapest form, and in the windowed one."""
 
-BLOCK = 8.0
+BLOCK = 16.0
 """Seconds of output of a call of a network whose frames windows share."""
 
 

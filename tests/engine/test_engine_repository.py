@@ -162,7 +162,7 @@ def test_repository_is_what_triton_reads(windowed):
             dims = {v.name: [d.dim_value or -1 for d in v.type.tensor_type.shape.dim] for v in actual if v.name not in states}
             assert {t.name: list(t.dims) for t in declared} == dims
     sequence = configs["whitened-snapshotter"].sequence_batching
-    assert sequence.HasField("direct") and sequence.max_sequence_idle_microseconds == 60_000_000_000
+    assert sequence.HasField("direct") and sequence.max_sequence_idle_microseconds == 600_000_000
     assert list(sequence.state[0].dims) == [1, 2, 320] and sequence.state[0].initial_state[0].zero_data
     steps = {name: configs[name].ensemble_scheduling.step for name in ("aframe-stream", "aframe-whitened-stream")}
     assert [s.model_name for s in steps["aframe-stream"]] == ["snapshotter", "preprocessor", "aframe"]
