@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._inductor.codecache  # torch 2.10 opens a package with it and does not import it
 
 from aframe_assets.engine.precision import reduced
 from aframe_assets.engine.runners import How, Platform, Runner, require_file

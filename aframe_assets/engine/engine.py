@@ -45,6 +45,7 @@ class Engine:
         conditioning: settings that its strain is whitened with.
         bundle: description of the model it was made from.
         batch: windows or blocks of a call.
+        calls: that are under way at a time.
         threads: of the CPU.
         filter: a cascade's filter network, or None.
 
@@ -55,8 +56,7 @@ class Engine:
         runner: of the cheapest form.
         windows: opens the runner of the windowed form, called once and only when needed; None where that is `runner`.
         head: gives the network as a torch module, called once and only when needed; None for windows.
-        batch: see above.
-        filter: see above.
+        batch, calls, filter: see above.
     """
 
     def __init__(
@@ -69,9 +69,11 @@ class Engine:
         windows: Callable[[], Runner] | None = None,
         head: Callable[[], nn.Module] | None = None,
         batch: int = 32,
+        calls: int = 1,
         filter: Engine | None = None,
     ) -> None:
-        self.signature, self.bundle, self.platform, self.batch, self.filter = signature, dict(bundle), platform, batch, filter
+        self.signature, self.bundle, self.platform, self.filter = signature, dict(bundle), platform, filter
+        self.batch, self.calls = batch, calls
         self.ifos, self.sample_rate, self.conditioning = list(signature.ifos), signature.sample_rate, dict(signature.conditioning)
         self.kernel, self.context, self.window = signature.kernel, signature.context, signature.window
         self.form: Form = signature.form
@@ -83,6 +85,11 @@ class Engine:
     def head(self) -> nn.Module | None:
         """The network in torch, for its `slide` and `combine` on what `infer` gives; None for windows."""
         return None if self.form == "windows" or self._open_head is None else self._open_head()
+
+    @property
+    def together(self) -> int:
+        """Windows or blocks that are best asked for at once: those of all calls that may be under way."""
+        return self.batch * self.calls
 
     @cached_property
     def _windows(self) -> Runner:

@@ -19,7 +19,7 @@ class BlockEngine(Protocol):
     Attributes:
         form: 'frames' or 'maps'.
         kernel, context, stride, total_stride, block: samples.
-        batch: blocks of a call.
+        together: blocks that are best asked for at once.
         head: the network in torch.
     """
 
@@ -29,7 +29,7 @@ class BlockEngine(Protocol):
     stride: int
     total_stride: int
     block: int
-    batch: int
+    together: int
     head: Any
 
     def infer(self, x: np.ndarray) -> np.ndarray:
@@ -77,8 +77,8 @@ def through(engine: BlockEngine, rows: Sequence[Row]) -> Iterator[np.ndarray]:
     Rows are filled up with zeros to the longest and to whole blocks.
     """
     count, size = -(-max(row.length for row in rows) // engine.block), engine.block + 2 * engine.context
-    for i in range(0, count, engine.batch):
-        data = np.empty((min(engine.batch, count - i), len(rows), size), np.float32)
+    for i in range(0, count, engine.together):
+        data = np.empty((min(engine.together, count - i), len(rows), size), np.float32)
         for k, block in enumerate(data):
             for row, out in zip(rows, block, strict=True):
                 row.read((i + k) * engine.block, out)

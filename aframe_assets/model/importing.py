@@ -82,7 +82,7 @@ def _folder(weights: str, asset: str) -> tuple[Path, bool]:
     key = _KEYS[asset][0]
     if weights == PRETRAINED:
         if not is_shipped() or asset != "model":
-            raise WeightsError(f"{key} = pretrained: no weights are shipped with this version; expected a bundle folder or a run directory")
+            raise WeightsError(f"{key} = pretrained: no such weights are shipped; expected a bundle folder or a run directory")
         return shipped_folder(), True
     path = Path(weights).expanduser()
     if not path.exists():
@@ -133,14 +133,14 @@ def read_weights(weights: str) -> dict[str, Any]:
     Raises:
         WeightsError: there is no model, or its description cannot be read.
     """
-    return _description(find_bundle(weights), weights)
+    return _description(find_bundle(weights), weights, "model")
 
 
-def _description(folder: Path, weights: str | None) -> dict[str, Any]:
+def _description(folder: Path, weights: str | None, asset: str) -> dict[str, Any]:
     try:
         return json.loads((folder / "bundle.json").read_text())
     except (OSError, ValueError) as e:
-        raise WeightsError(f"model.weights = {weights}: {folder / 'bundle.json'} cannot be read ({e})") from None
+        raise WeightsError(f"{_KEYS[asset][0]} = {weights}: {folder / 'bundle.json'} cannot be read ({e})") from None
 
 
 def settings_of(description: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def check_agreement(folder: Path, config: Config, asset: str = "model") -> dict[
     Raises:
         WeightsError: it does not; every differing key, its value and what the model expects.
     """
-    description = _description(folder, config.model.weights)
+    description = _description(folder, config.model.weights, asset)
     key, section = _KEYS[asset]
     lines = [line.replace("model.architecture", section) for line in disagreements(description, config)]
     if lines:

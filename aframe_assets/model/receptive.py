@@ -18,11 +18,6 @@ def total_stride(architecture: Architecture) -> int:
     return stage_strides(architecture)[-1]
 
 
-def frame_stride(architecture: Architecture) -> int:
-    """Samples per frame of what is pooled over the kernel."""
-    return architecture.lag_head.map_stride if architecture.name == "map" else total_stride(architecture)
-
-
 def trunk_reach(architecture: Architecture) -> int:
     """Samples on each side of a last-stage frame that it depends on."""
     half, stride = architecture.kernel_size // 2, architecture.stem_stride

@@ -243,12 +243,22 @@ def test_another_engine_gives_results_another_key(tmp_path, monkeypatch):
 # --- compiled and on a GPU -------------------------------------------------------------------------
 
 
+def test_a_process_that_opens_a_compiled_package_has_what_torch_needs_for_it():
+    code = "import aframe_assets.engine.aotinductor_platform, torch; print(callable(torch._inductor.codecache.get_device_information))"
+    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert fresh.stdout.strip() == "True", fresh.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_aotinductor_answers_as_torch_and_only_on_its_kind_of_machine(precision, framed, tmp_path):
     record = build_engine(framed, tmp_path, "aotinductor", precision=precision, device="cpu")
     engine = load_engine(tmp_path)
     assert record["parity"]["passed"] and engine.infer(probes(2, engine.signature.samples, RATE, 3)).shape[0] == 3
+    # a step that searches is a process that has compiled nothing
+    code = "import sys; from pathlib import Path; from aframe_assets.engine.engine import load_engine; load_engine(Path(sys.argv[1]))"
+    fresh = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert fresh.returncode == 0, fresh.stderr
     (tmp_path / "model.aoti.json").write_text('{"target": "sm_90"}')
     with pytest.raises(ValueError, match="compiled for sm_90"):
         load_engine(tmp_path)

@@ -15,6 +15,7 @@ import pytest
 
 from aframe_assets.engine.engine import Engine
 from aframe_assets.engine.signature import Signature
+from aframe_assets.inference.blocks import Row, through
 from aframe_assets.inference.remote.connection import Absent, Refused, ServerError
 from aframe_assets.inference.remote.engine import RemoteEngine
 from aframe_assets.inference.remote.runner import Probe, RemoteRunner
@@ -95,6 +96,17 @@ def test_requests_under_way_are_bounded_and_answers_in_order():
         x = windows(40)
         np.testing.assert_array_equal(engine.infer(x), fake.score(x)[:, 0])
         assert server.most == 3
+
+
+def test_blocks_of_a_search_are_asked_for_together():
+    local = local_engine(form="frames", stride=4, total_stride=4, block=fake.KERNEL)
+    stream = windows(30)[:, 0].ravel()
+    rows = [Row(stream, np.array([0]), np.array([len(stream)]), 0, 4)] * fake.IFOS
+    with fake.FakeTriton(fault=lambda n, request: "late" if n < 8 else None) as server:
+        with RemoteEngine(local, At(server.url), patience=5.0, in_flight=3) as engine:
+            found = np.concatenate(list(through(engine, rows)))
+            assert server.most == 3
+    np.testing.assert_array_equal(found, np.concatenate(list(through(local, rows))))
 
 
 @pytest.mark.parametrize("share_memory", [True, False])

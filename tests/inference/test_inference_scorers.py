@@ -168,7 +168,7 @@ def test_stretches_lie_side_by_side_with_their_context():
 
 def test_blocks_are_as_many_as_the_row_needs():
     class Echo:
-        block, context, batch = 8, 4, 2
+        block, context, together = 8, 4, 2
 
         def infer(self, x):
             return x[:, 0, 4:-4]

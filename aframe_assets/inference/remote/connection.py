@@ -165,12 +165,15 @@ class Connection:
         self._channel.close()
 
 
-def float_request(model: str, tensor: str, values: np.ndarray, output: str, request_id: str = "") -> service_pb2.ModelInferRequest:
-    """A request with one float32 input and one wanted output."""
+def float_request(
+    model: str, tensor: str, values: np.ndarray, output: str, request_id: str = "", *, inside: bool = True
+) -> service_pb2.ModelInferRequest:
+    """A request with one float32 input and one wanted output; unless `inside`, the data are to be found elsewhere."""
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     request.inputs.add(name=tensor, datatype="FP32", shape=values.shape)
     request.outputs.add(name=output)
-    request.raw_input_contents.append(np.ascontiguousarray(values, np.float32).tobytes())
+    if inside:
+        request.raw_input_contents.append(np.ascontiguousarray(values, np.float32).tobytes())
     return request
 
 

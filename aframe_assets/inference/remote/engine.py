@@ -70,6 +70,7 @@ class RemoteEngine(Engine):
             windows=None if local.form == "windows" else windows,
             head=lambda: local.head,
             batch=local.batch,
+            calls=in_flight,
             filter=own_filter,
         )
 

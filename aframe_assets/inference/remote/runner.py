@@ -146,14 +146,13 @@ class RemoteRunner:
             self._give_up(under_way)
 
     def _send(self, part: np.ndarray) -> _Call:
-        request = float_request(self.model, self._input.name, part, self._output.name)
         shape = (len(part), *self._output.shape[1:])
         slot = self._slot(part.nbytes, 4 * int(np.prod(shape)))
+        request = float_request(self.model, self._input.name, part, self._output.name, inside=slot is None)
         if slot is not None:
             slot.given.floats(part.shape)[...] = part
             # what the server does not write is seen to be missing
             slot.taken.floats(shape)[...] = np.nan
-            del request.raw_input_contents[:]
             slot.given.mark(request.inputs[0], part.nbytes)
             slot.taken.mark(request.outputs[0], 4 * int(np.prod(shape)))
         future = self._connection.stub.ModelInfer.future(request, timeout=self.answer_timeout)
