@@ -37,6 +37,11 @@ class Local:
         return fake.score(x)
 
 
+class Twice(Local):
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return score_twice(x)
+
+
 def windows(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, fake.IFOS, fake.KERNEL)).astype(np.float32)
 
@@ -96,6 +101,15 @@ def test_requests_under_way_are_bounded_and_answers_in_order():
         x = windows(40)
         np.testing.assert_array_equal(engine.infer(x), fake.score(x)[:, 0])
         assert server.most == 3
+
+
+def test_a_filter_that_is_refused_leaves_nothing_open():
+    local = local_engine()
+    local.filter = Engine(replace(SIGNATURE, form="frames", stride=4, total_stride=4, block=fake.KERNEL), {}, "here", Twice(), batch=4)
+    with fake.FakeTriton() as server:
+        with pytest.raises(Refused, match="filter-blocks answers"):
+            RemoteEngine(local, At(server.url), patience=5.0)
+        assert not server.regions and not left_behind()
 
 
 def test_blocks_of_a_search_are_asked_for_together():

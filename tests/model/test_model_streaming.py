@@ -7,7 +7,7 @@ import torch
 
 from aframe_assets.config import Architecture
 from aframe_assets.model.networks import Sky, build_network
-from aframe_assets.model.receptive import frame_stride, least_context, total_stride
+from aframe_assets.model.receptive import least_context, total_stride
 from aframe_assets.model.streaming import pool_windows
 
 RATE, TRAVEL = 2048.0, 0.01001
@@ -46,7 +46,7 @@ def test_a_pass_over_a_stretch_equals_every_window_of_it(name, values, ifos):
     network, kernel = trained(architecture, sky), 3072
     step = total_stride(architecture)
     x = torch.randn(1, ifos, 5 * kernel + 2 * network.context) * torch.linspace(0.5, 20, 5 * kernel + 2 * network.context)
-    size, hop = kernel // frame_stride(architecture), 4 * step // frame_stride(architecture)
+    size, hop = kernel // network.stride, 4 * step // network.stride
     with torch.no_grad():
         slid = network.slide(network.frames(x), size, hop)[0]
         windows = x[0].unfold(-1, kernel + 2 * network.context, 4 * step).transpose(0, 1)

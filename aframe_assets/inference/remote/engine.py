@@ -55,11 +55,17 @@ class RemoteEngine(Engine):
         **settings: Any,
     ) -> None:
         self.runners: list[RemoteRunner] = []
+        self.filter = None
         options = {"tolerance": tolerance, "in_flight": in_flight, "log": log} | settings
         windowed = replace(local.signature, form="windows")
         connect = partial(self._connect, local, server, options)
         cheapest = connect(NETWORK, windowed) if local.form == "windows" else connect(blocks, local.signature)
-        own_filter = None if local.filter is None else RemoteEngine(local.filter, server, blocks=FILTER_BLOCKS, **options)
+        try:
+            own_filter = None if local.filter is None else RemoteEngine(local.filter, server, blocks=FILTER_BLOCKS, **options)
+        except BaseException:
+            # what the first has of the server's memory is given back
+            self.close()
+            raise
         # the repository holds a filter in its cheapest form alone
         windows = (lambda: partial(_score_windows, local)) if blocks == FILTER_BLOCKS else lambda: connect(NETWORK, windowed)
         super().__init__(
