@@ -82,7 +82,9 @@ def _folder(weights: str, asset: str) -> tuple[Path, bool]:
     key = _KEYS[asset][0]
     if weights == PRETRAINED:
         if not is_shipped() or asset != "model":
-            raise WeightsError(f"{key} = pretrained: no such weights are shipped; expected a bundle folder or a run directory")
+            raise WeightsError(
+                f"{key} = pretrained: no such weights are shipped with this version; expected a bundle folder or a run directory"
+            )
         return shipped_folder(), True
     path = Path(weights).expanduser()
     if not path.exists():

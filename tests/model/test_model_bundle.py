@@ -101,7 +101,7 @@ def test_weights_that_are_not_there(tmp_path, monkeypatch):
     for value, message in (
         (str(tmp_path / "nothing"), "not found; expected a bundle folder"),
         (str(tmp_path), "neither a bundle folder"),
-        ("pretrained", "weights are shipped with this version"),
+        ("pretrained", "no such weights are shipped with this version"),
     ):
         with pytest.raises(WeightsError, match=message):
             weights_identity(value)
