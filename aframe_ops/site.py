@@ -52,7 +52,11 @@ class TritonSite(_Part):
     )
     devices: list[int] | None = Field(default=None, description="GPUs; None: all that the server can use")
     per_device: int = Field(default=1, ge=1, description="instances of the network on each GPU")
-    streams: int | None = Field(default=None, ge=1, description="sequences served at once; None: as many as the repository says")
+    streams: int | None = Field(
+        default=None,
+        ge=1,
+        description="sequences served at once; None: 1 in a search, which has none, else as many as the repository says, or cores on a CPU",
+    )
     ready_seconds: float = Field(default=180, gt=0, description="seconds that a server has until all its models are ready")
 
 

@@ -61,13 +61,15 @@ def server_of(site: TritonSite, repository: Path, logs: Path, threads: int | Non
 class LocalServers:
     """Starts a server for each repository that is asked for, on this machine, and stops them all at the end.
 
+    A search sends no sequences, so a snapshotter gets one instance, a process of its own, unless the site asks for more.
+
     Args:
         site: section ``triton`` of site.yaml.
         logs: folder; each server has one of its own in it.
     """
 
     def __init__(self, site: TritonSite, logs: Path) -> None:
-        self.site, self.logs = site, logs
+        self.site, self.logs = site.model_copy(update={"streams": site.streams or 1}), logs
         self._servers: dict[Path, TritonServer] = {}
 
     def open(self, repository: Path, log: logging.Logger, threads: int | None = None) -> TritonServer:

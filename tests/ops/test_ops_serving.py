@@ -235,6 +235,7 @@ def test_a_server_is_started_by_the_command_of_the_site_and_ended_with_its_proce
     servers = LocalServers(site, tmp_path / "logs")
     server = servers.open(models, LOG)
     assert servers.open(models, LOG) is server and server.models == ["sum"] and server.local
+    assert server._arrangement["streams"] == 1, "a search has no sequences, and each would be a process"
     assert [(m.name, m.labels["model"], m.value) for m in server.metrics()] == [("nv_inference_count", "sum", 3.0)]
     (started,) = notes.glob("started-*")
     words = json.loads(started.read_text())["words"]
