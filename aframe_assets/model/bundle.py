@@ -103,7 +103,8 @@ def describe(config: Config, metrics: Mapping[str, float], provenance: Mapping[s
         },
         "metrics": dict(metrics),
         "provenance": dict(provenance),
-        "licence": "MIT (code and weights); weights trained on GWOSC strain: credit GWOSC, CC BY 4.0",
+        "licence": "MIT (code and weights)"
+        + ("" if config.strain.source == "simulated" else "; trained on GWOSC strain: credit GWOSC, CC BY 4.0"),
     }
 
 
