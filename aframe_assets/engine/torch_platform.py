@@ -66,6 +66,8 @@ class GraphRunner:
         self._module = module.to(self.device)
         self._captured: dict[tuple[int, ...], tuple[Any, Tensor, Tensor, Tensor, Tensor]] = {}
 
+    # buffers that are made in inference mode can be written only there
+    @torch.inference_mode()
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """See `Runner`."""
         count = len(x)
@@ -80,7 +82,6 @@ class GraphRunner:
         torch.cuda.current_stream(self.device).synchronize()
         return pinned_out[:count].numpy().copy()
 
-    @torch.inference_mode()
     def _capture(self, shape: tuple[int, ...]) -> tuple[Any, Tensor, Tensor, Tensor, Tensor]:
         given = torch.zeros(shape, device=self.device)
         beside = torch.cuda.Stream(self.device)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,9 @@ import torch
 from torch import nn
 
 from aframe_assets.config import Architecture, Conditioning, Config
+from aframe_assets.engine.assets import make_engine
 from aframe_assets.engine.build import build_engine
+from aframe_assets.engine.checks import ENGINE_CHECKS
 from aframe_assets.engine.engine import load_engine, network_engine, open_engine
 from aframe_assets.engine.export import export
 from aframe_assets.engine.fold import fold_batch_norms
@@ -19,6 +24,7 @@ from aframe_assets.engine.parity import compare_engine, probes, stream_logits
 from aframe_assets.engine.signature import Signature
 from aframe_assets.model.bundle import load_bundle, save_bundle
 from aframe_assets.model.networks import Sky, build_network
+from aframe_assets.store.job import Job
 
 RATE = 256.0
 BLOCK = 2.0
@@ -122,15 +128,39 @@ def test_parity_sees_a_network_whose_frames_feel_the_block(exported):
     assert bundle.kernel_size == 384 and not compare_engine(engine, network, 1e-4).passed
 
 
-def test_cascade_carries_its_filter(tmp_path):
-    places = {name: tmp_path / name for name in ("streaming", "map")}
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory):
+    places = {name: tmp_path_factory.mktemp(name) for name in ("streaming", "map")}
     for name, folder in places.items():
         c = config(name)
         save_bundle(folder, settled(build_network(c.model.architecture, Sky.of(c))), c, metrics={}, provenance={})
         export(load_bundle(folder).network, Signature.of_bundle(load_bundle(folder), BLOCK), folder)
     shutil.copytree(places["map"], places["streaming"] / "filter")
+    return places["streaming"]
+
+
+@pytest.mark.parametrize("off", ["maps", "frames", None])
+def test_either_network_of_a_cascade_out_of_parity_blocks_its_engine(cascade, tmp_path, monkeypatch, off):
+    def compared(engine, *args):
+        found = compare_engine(engine, *args)
+        return replace(found, max_difference=1.0) if engine.form == off else found
+
+    monkeypatch.setattr("aframe_assets.engine.build.compare_engine", compared)
+    c = config("streaming")
+    c = c.model_copy(update={"engine": c.engine.model_copy(update={"platform": "onnxruntime", "device": "cpu"})})
+    store = SimpleNamespace(open_local=lambda handle, name: cascade)
+    job = Job(c, "engine", None, {"exported_model": None}, None, store, tmp_path, tmp_path, logging.getLogger("test"))
+    product = make_engine(job)
+    (check,) = product.checks
+    assert check.name == "engine_equals_torch" and check.passed == (off is None)
+    assert "filter/onnxruntime: " in check.description and (product.meta["max_difference"] == 1.0) == (off is not None)
+    # what cannot be used stops everything after it
+    assert dict(ENGINE_CHECKS)[check.name]
+
+
+def test_cascade_carries_its_filter(cascade, tmp_path):
     (tmp_path / "engine").mkdir()
-    record = build_engine(places["streaming"], tmp_path / "engine", "onnxruntime", device="cpu")
+    record = build_engine(cascade, tmp_path / "engine", "onnxruntime", device="cpu")
     engine = load_engine(tmp_path / "engine")
     assert engine.form == "frames" and engine.filter.form == "maps" and engine.filter.filter is None
     assert (
@@ -138,7 +168,7 @@ def test_cascade_carries_its_filter(tmp_path):
         and json.loads((tmp_path / "engine/filter/engine.json").read_text())["platform"] == "onnxruntime"
     )
     x = probes(2, engine.filter.signature.samples, RATE, 2)
-    assert np.allclose(engine.filter.infer(x), open_engine(places["map"], "torch").infer(x), atol=1e-4)
+    assert np.allclose(engine.filter.infer(x), open_engine(cascade / "filter", "torch").infer(x), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from aframe_assets.engine.platforms import get_platform
 from aframe_assets.engine.runners import How
 from aframe_assets.engine.signature import Signature
 from aframe_assets.engine.support import SUPPORT, TOLERANCES, not_installed, precisions
+from aframe_assets.engine.torch_platform import GraphRunner
 from aframe_assets.model.bundle import load_bundle, save_bundle
 from aframe_assets.model.networks import Sky, build_network
 from aframe_assets.preflight import preflight
@@ -264,6 +267,39 @@ def test_aotinductor_answers_as_torch_and_only_on_its_kind_of_machine(precision,
     (tmp_path / "model.aoti.json").write_text('{"target": "sm_90"}')
     with pytest.raises(ValueError, match="compiled for sm_90"):
         load_engine(tmp_path)
+
+
+def test_buffers_of_a_cuda_graph_are_written_call_after_call(monkeypatch):
+    """With a CPU's buffers and a stand-in for a graph that runs the module, as replay does: what a GPU does is in the next test."""
+    module = torch.nn.Linear(3, 2)
+    held = []
+
+    class Graph:
+        def replay(self):
+            given, answer = held[-1]
+            answer.copy_(module(given))
+
+    class Recorded(torch.nn.Module):
+        def forward(self, x):
+            held.append((x, module(x)))
+            return held[-1][1]
+
+    def nothing(*args):
+        return contextlib.nullcontext()
+
+    stream = SimpleNamespace(wait_stream=nothing, synchronize=lambda: None)
+    for name, value in {"Stream": lambda *a: stream, "current_stream": lambda *a: stream, "stream": nothing, "graph": nothing}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *a, pin_memory=False, **k: zeros(*a, **k))
+    runner = GraphRunner(Recorded(), torch.get_num_threads(), "cpu")
+    rng = np.random.default_rng(0)
+    for count in (3, 4, 3):
+        x = rng.standard_normal((count, 3)).astype(np.float32)
+        np.testing.assert_allclose(runner(x), module(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
+    # a graph for four, made in the first call; three calls go before what is captured
+    assert len(held) == 4 and held[0][0].shape == (4, 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: CUDA graphs, pinned transfers and the tensor cores' precisions need one")
