@@ -191,8 +191,8 @@ _ALL = [
     Node(
         "events",
         "inference",
-        "1",
-        ("inference.cascade.max_loss",),
+        "2",
+        ("inference.cascade.max_loss", "inference.cascade.keep", "engine.precision", "engine.parity_tolerance"),
         (Input("inference_results", "all", ("test",)), Input("injections", "all", ("test",))),
     ),
     Node(

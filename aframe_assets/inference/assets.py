@@ -160,12 +160,16 @@ def _evaluated(job: Job, engine: Engine) -> AbstractContextManager[Engine]:
         from aframe_assets.inference.remote.engine import RemoteEngine
     except ModuleNotFoundError as e:
         raise RuntimeError(f"inference.mode: triton needs {e.name}; install this project with [triton]") from None
+    server = job.services[RESOURCE].open(job.path("model_repository"), job.log, engine.threads)
+    return RemoteEngine(engine, server, tolerance=_tolerance(job.config), in_flight=inference.in_flight, log=job.log)
+
+
+def _tolerance(config: Config) -> float:
+    """Largest accepted difference of logits of an engine."""
     from aframe_assets.engine.support import TOLERANCES
 
-    asked = job.config.engine
-    tolerance = TOLERANCES[asked.precision] if asked.parity_tolerance is None else asked.parity_tolerance
-    server = job.services[RESOURCE].open(job.path("model_repository"), job.log, engine.threads)
-    return RemoteEngine(engine, server, tolerance=tolerance, in_flight=inference.in_flight, log=job.log)
+    asked = config.engine
+    return TOLERANCES[asked.precision] if asked.parity_tolerance is None else asked.parity_tolerance
 
 
 def make_events(job: Job) -> Product:
@@ -184,7 +188,7 @@ def make_events(job: Job) -> Product:
         aggregate_rejected,
     )
     from aframe_assets.inference.audit import AUDIT, Audit
-    from aframe_assets.inference.checks import livetime_check, loss_check, louder_check, sane_check
+    from aframe_assets.inference.checks import livetime_check, loss_check, louder_check, run_share_check, sane_check
     from aframe_assets.inference.merger_time import Calibration
     from aframe_assets.inference.plots import statistics_plot
 
@@ -225,9 +229,15 @@ def make_events(job: Job) -> Product:
     ]
     if job.config.model.filter is not None:
         audit = Audit.concatenate([Audit.read(p) for p in paths("inference_results", AUDIT)])
-        checks.append(loss_check(audit, stats[0], background.Tb, job.config.inference.cascade.max_loss))
-        meta["cascade"] = dict(checks[-1].metadata)
-        meta["filter"] = next((m["filter"] for p in order if (m := results[p].meta["cascade"])), None)
+        cascade, precision = job.config.inference.cascade, job.config.engine.precision
+        # the two searches share an engine: in fp32 what rounding leaves is far below the difference accepted of two engines
+        tolerance = 0.0 if precision == "fp32" else _tolerance(job.config)
+        searched = [m for p in order if (m := results[p].meta["cascade"])]
+        threshold = next((m["filter"] for m in searched), None)
+        loss = loss_check(audit, stats[0], background.Tb, cascade.max_loss, tolerance)
+        share = run_share_check([(m["kept"], m["asked"]) for m in searched], threshold, cascade.keep)
+        checks += [loss, share]
+        meta["cascade"], meta["filter"] = {**loss.metadata, **share.metadata}, threshold
     files = {name: out / name for name in (BACKGROUND, ZERO_LAG, FOREGROUND, REJECTED)}
     return Product(files, meta, checks, {"statistics": plot_markdown("Events", statistics_plot(*stats, background.Tb))})
 

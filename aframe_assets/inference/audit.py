@@ -1,7 +1,8 @@
 """What a cascade loses: slides that were searched both with and without the filter, compared event by event.
 
-A few slides of every segment, the same ones whenever it is searched. Loss is told at the statistic whose FAR in this run's own
-background is one per day, and among the loudest events above it, with the bounds that the sample's size allows.
+A few slides of every segment, the same ones whenever it is searched. Loss of injections is told at the statistic whose FAR in this
+run's own background is one per day, and that of background also among the loudest events of these slides, whose livetime is
+seldom long enough for events so rare; with the bounds that the sample's size allows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 AUDIT = "audit.hdf5"
 
 LOUDEST = 20
-"""Background events of which none may be lost."""
+"""Background events of the audited slides of which none may be lost."""
+
+SAME = 1e-4
+"""Largest accepted difference of the statistic of an event with and without the filter, in standard deviations of all events'."""
 
 CONFIDENCE = 0.9
 """Of each one-sided bound on a share."""
@@ -116,9 +120,9 @@ class Audit:
             )
 
     def loss(self, threshold: float) -> Loss:
-        """Of events and injections at or above `threshold`, and of the LOUDEST of these events, how many the filter loses."""
+        """Of events and injections at or above `threshold`, and of the LOUDEST events whatever it is, how many the filter loses."""
         loud, found = self.statistic >= threshold, _found(self.injections, threshold)
-        loudest = np.argsort(-self.statistic, kind="stable")[: min(LOUDEST, int(loud.sum()))]
+        loudest = np.argsort(-self.statistic, kind="stable")[:LOUDEST]
         return Loss(
             threshold,
             Count.among(~self.kept[loud]),
@@ -128,6 +132,7 @@ class Audit:
             self.unmatched,
             len(self.statistic),
             self.difference,
+            float(self.statistic.std()) if len(self.statistic) else 0.0,
         )
 
 
@@ -203,11 +208,12 @@ class Loss:
     Attributes:
         threshold: of the statistic.
         events: background events at or above it.
-        loudest: the LOUDEST of these.
+        loudest: the LOUDEST of all, above it or not.
         injections: injections at or above it without the filter; lost are those below it with the filter.
         livetime: seconds of slides searched twice.
         unmatched, num_events: events that only the filtered search has; events of the full one.
         difference: see `Audit`.
+        spread: standard deviation of the statistics of the full search's events.
     """
 
     threshold: float
@@ -218,18 +224,29 @@ class Loss:
     unmatched: int
     num_events: int
     difference: float
+    spread: float
 
-    def acceptable(self, max_loss: float) -> bool:
-        """No more than `max_loss` of injections, none of the loudest events, and no event that the full search does not have.
+    def largest_difference(self, tolerance: float = 0.0) -> float:
+        """What `difference` may be: SAME of the spread, or `tolerance` of an engine of reduced precision if that is more."""
+        return max(SAME * self.spread, tolerance)
+
+    def untested(self) -> list[str]:
+        """What the sample had none of, so that nothing of it could be lost."""
+        lacks = [] if self.injections.of else ["no injection at or above the threshold was found without the filter"]
+        return lacks + ([] if self.loudest.of else ["no background event was found without it"])
+
+    def acceptable(self, max_loss: float, tolerance: float = 0.0) -> bool:
+        """At most `max_loss` of injections, none of the loudest events, the same statistics, and no event the full search has not.
 
         One event in a thousand may be another one: rounding can decide which of two equally loud neighbours is the peak.
         """
         few = self.injections.lost <= max_loss * self.injections.of
-        return few and not self.loudest.lost and self.unmatched <= 1e-3 * self.num_events
+        same = self.difference <= self.largest_difference(tolerance)
+        return few and not self.loudest.lost and same and self.unmatched <= 1e-3 * self.num_events
 
     def as_meta(self) -> dict[str, Any]:
         """Plain numbers."""
-        out: dict[str, Any] = {"livetime": self.livetime, "unmatched": self.unmatched, "difference": self.difference}
+        out: dict[str, Any] = {n: getattr(self, n) for n in ("livetime", "unmatched", "difference", "spread")}
         if np.isfinite(self.threshold):
             out["threshold"] = self.threshold
         for name in ("events", "loudest", "injections"):

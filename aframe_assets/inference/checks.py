@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from aframe_assets.store.job import Check
 
@@ -16,7 +16,7 @@ RESULT_CHECKS = [("livetime_as_expected", True), ("every_injection_accounted", T
 EVENT_CHECKS = [("livetime_is_the_sum", True), ("statistics_sane", True), ("signals_louder_than_noise", False)]
 CASCADE_RESULT_CHECKS = [("cascade_keeps_its_share", False)]
 """Of `inference_results`, where there is a filter."""
-CASCADE_EVENT_CHECKS = [("cascade_loses_nothing", False)]
+CASCADE_EVENT_CHECKS = [("cascade_loses_nothing", False), ("cascade_share_of_the_run", False)]
 """Of `events`, where there is a filter."""
 
 
@@ -66,38 +66,71 @@ def louder_check(background: np.ndarray, foreground: np.ndarray) -> Check:
 
 
 def share_check(kept: int, asked: int, keep: float) -> Check:
-    """The joint network scored no more than twice the share `keep` of `asked` outputs: more costs time, and nothing else.
+    """Of a segment: the joint network scored no more than twice the share `keep` of `asked` outputs: more costs time, nothing else.
 
-    Twice, since the filter's threshold is one number and noise differs from segment to segment.
+    Twice, since the filter's threshold is one number and noise differs from segment to segment; the run's share is compared with
+    `keep` itself (`run_share_check`).
     """
     share = kept / asked if asked else 0.0
     text = f"{share:.3g} of the outputs of slides were kept by the filter; inference.cascade.keep is {keep:g}"
     return Check("cascade_keeps_its_share", share <= 2 * keep, "warn", text, {"share": share, "kept": kept, "outputs": asked})
 
 
-def loss_check(audit: Audit, background: np.ndarray, livetime: float, max_loss: float) -> Check:
-    """What the filter loses of the audited slides at a FAR of one per day of this run's background.
+def run_share_check(segments: Sequence[tuple[int, int]], threshold: Mapping[str, Any] | None, keep: float) -> Check:
+    """Of all segments together: the joint network scored no more than the share `keep` of the outputs.
+
+    Args:
+        segments: outputs (kept, asked) of each.
+        threshold: `FilterThreshold.as_meta`, which says how well the share is known from validation background; None of no search.
+        keep: ``inference.cascade.keep``.
+    """
+    name = "cascade_share_of_the_run"
+    kept, asked = (sum(s[i] for s in segments) for i in (0, 1))
+    if not asked or threshold is None:
+        return Check(name, False, "warn", "not tested: the filter was asked for no output")
+    share, shares = kept / asked, [k / n for k, n in segments if n]
+    # separate stretches come as a Poisson process does
+    scatter = threshold["share"] / max(1, threshold["stretches"]) ** 0.5
+    text = (
+        f"{share:.3g} of the outputs of all slides were kept by the filter, in segments from {min(shares):.3g} to {max(shares):.3g}; "
+        f"inference.cascade.keep is {keep:g}. Its threshold keeps {threshold['share']:.3g} of {threshold['livetime']:.0f} s of validation "
+        f"background, {threshold['stretches']} stretches: a scatter of {scatter:.1g} at least"
+    )
+    return Check(name, share <= keep, "warn", text, {"share": share, "kept": kept, "outputs": asked, "scatter": scatter})
+
+
+def loss_check(audit: Audit, background: np.ndarray, livetime: float, max_loss: float, tolerance: float = 0.0) -> Check:
+    """What the filter loses of the audited slides: injections at a FAR of one per day of this run's background, and the loudest events.
+
+    A sample with neither a found injection nor an event shows nothing, and does not pass.
 
     Args:
         audit: of all segments.
         background: statistics of all slid events of the run, `livetime` seconds.
         max_loss: largest accepted share of injections.
+        tolerance: accepted difference of a statistic, of an engine of reduced precision (see `Loss.largest_difference`).
     """
     from aframe_assets.inference.audit import daily_threshold
 
     name = "cascade_loses_nothing"
     if not audit.livetime:
-        return Check(name, True, "warn", "no slide was searched without the filter: inference.cascade.audit_slides is 0, or there are none")
+        lacks = "no slide was searched without the filter: inference.cascade.audit_slides is 0, or there are none"
+        return Check(name, False, "warn", f"not tested: {lacks}")
     threshold, far = daily_threshold(background, livetime)
     loss = audit.loss(threshold)
     # so many are kept that a FAR of one per day has a statistic; else nothing can be said of it
     enough = threshold > float("-inf") or not len(audit.statistic)
     text = (
-        f"lost in {loss.livetime:.0f} s of slides searched twice, at a FAR of {far:.2g} per day: injections {loss.injections}, "
-        f"background events {loss.events}, and of the loudest of these {loss.loudest}"
+        f"lost in {loss.livetime:.0f} s of slides searched twice: at a FAR of {far:.2g} per day injections {loss.injections} and "
+        f"background events {loss.events}; of the loudest background events, to a FAR of {loss.loudest.of / loss.livetime * 86400:.2g} "
+        f"per day, {loss.loudest}; statistics differ by {loss.difference:.2g} at most (accepted {loss.largest_difference(tolerance):.2g})"
     )
-    if not enough:
-        text = f"the filter keeps fewer background events than one a day; raise inference.cascade.keep. {text}"
     if loss.unmatched:
         text += f"; {loss.unmatched} events only with the filter, which should be none"
-    return Check(name, enough and loss.acceptable(max_loss), "warn", text, {**loss.as_meta(), "far_per_day": far})
+    lacks = loss.untested()
+    if lacks:
+        text = f"not tested: {' and '.join(lacks)}, so raise inference.cascade.audit_slides. {text}"
+    elif not enough:
+        text = f"the filter keeps fewer background events than one a day; raise inference.cascade.keep. {text}"
+    passed = enough and not lacks and loss.acceptable(max_loss, tolerance)
+    return Check(name, passed, "warn", text, {**loss.as_meta(), "far_per_day": far})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy import stats
 
 from aframe_assets.inference.audit import CONFIDENCE, LOUDEST, Audit, Count, audited, daily_threshold
-from aframe_assets.inference.checks import loss_check, share_check
+from aframe_assets.inference.checks import loss_check, run_share_check, share_check
 from aframe_assets.waveforms.ledger import EventSet
 
 SHIFTS = [(0.0, float(i)) for i in range(1, 51)]
@@ -44,9 +45,10 @@ def test_lost_events_are_those_that_the_filter_search_does_not_have():
     assert (loss.loudest.lost, loss.loudest.of) == (1, LOUDEST)
     assert found.unmatched == 0 and not loss.acceptable(0.5)
     assert audit(lost=(21, 50)).loss(-100.0).acceptable(0.0)
-    # below the threshold nothing has to be kept
+    # the loudest of the audited slides have to be kept whatever their rate, and those above the threshold are counted apart
     above = audit(lost=(3, 50)).loss(float(np.sort(found.statistic)[-3]))
-    assert (above.loudest.lost, above.loudest.of) == (0, 3) and above.acceptable(0.0)
+    assert (above.events.lost, above.events.of) == (0, 3)
+    assert (above.loudest.lost, above.loudest.of) == (1, LOUDEST) and not above.acceptable(0.5)
 
 
 def test_a_filter_that_keeps_nothing_loses_everything():
@@ -64,7 +66,7 @@ def test_the_same_time_in_another_slide_is_another_event():
     other = EventSet(full.detection_statistic, full.detection_time, np.add(full.shift, (0.0, 5.0)), full.Tb)
     found = Audit.of(full, other, np.empty(0), np.empty(0))
     assert not found.kept.any() and found.unmatched == 10
-    assert not found.loss(100.0).acceptable(1.0) and not found.loss(100.0).loudest.of
+    assert not found.loss(100.0).acceptable(1.0) and not found.loss(100.0).events.of
 
 
 def test_lost_injections_are_found_without_the_filter_and_below_the_threshold_with_it():
@@ -95,6 +97,7 @@ def test_rounding_of_the_statistic_is_told_and_another_livetime_refused():
     near = EventSet(full.detection_statistic + 1e-6, full.detection_time, full.shift, full.Tb)
     found = Audit.of(full, near, np.empty(0), np.empty(0))
     assert found.kept.all() and found.difference == pytest.approx(1e-6, rel=1e-3)
+    assert found.loss(0.0).spread == pytest.approx(np.std(full.detection_statistic))
     with pytest.raises(ValueError, match="an output that is not kept counts as searched"):
         Audit.of(full, EventSet(near.detection_statistic, near.detection_time, near.shift, 999.0), np.empty(0), np.empty(0))
 
@@ -121,19 +124,72 @@ def test_the_threshold_of_one_a_day():
     assert daily_threshold(np.empty(0), 0.0) == (-np.inf, 0.0)
 
 
+DAY = 86_400.0
+BACKGROUND = np.sort(np.random.default_rng(1).normal(0, 2, 5000))
+FOUND = np.linspace(4, 9, 50)
+
+
 def test_the_check_says_what_was_lost_and_how_sure_it_is():
-    day = 86_400.0
-    fine = audit(injections=np.linspace(4, 9, 50), filtered=np.linspace(4, 9, 50))
-    background = np.sort(np.random.default_rng(1).normal(0, 2, 5000))
-    check = loss_check(fine, background, 10 * day, 1e-3)
+    fine = audit(injections=FOUND, filtered=FOUND)
+    check = loss_check(fine, BACKGROUND, 10 * DAY, 1e-3)
     assert check.passed and check.severity == "warn" and check.metadata["injections_lost"] == 0
     assert "injections 0 of " in check.description and "at 90%" in check.description and check.metadata["far_per_day"] == 1.0
-    assert not loss_check(audit(lost=(2,)), background, 10 * day, 1e-3).passed
-    few = loss_check(fine, background[:5], 10 * day, 1e-3)
+    # twenty events of 1000 s
+    assert f"0 of {LOUDEST} " in check.description and "to a FAR of 1.7e+03 per day" in check.description
+    lost = loss_check(audit(lost=(2,), injections=FOUND, filtered=FOUND), BACKGROUND, 10 * DAY, 1e-3)
+    assert not lost.passed and lost.metadata["loudest_lost"] == 1
+    few = loss_check(fine, BACKGROUND[:5], 10 * DAY, 1e-3)
     assert not few.passed and "raise inference.cascade.keep" in few.description
-    assert "audit_slides is 0" in loss_check(Audit.concatenate([]), background, day, 1e-3).description
 
 
-def test_the_share_may_be_twice_what_was_asked():
+@pytest.mark.parametrize(
+    ("sample", "lacks"),
+    [
+        (audit(), "no injection"),
+        (audit(injections=[2.0, -np.inf], filtered=[2.0, -np.inf]), "no injection"),
+        (audit(num=0, injections=FOUND, filtered=FOUND), "no background event"),
+        (audit(num=0), "no injection .* and no background event"),
+        (Audit.concatenate([]), "audit_slides is 0"),
+    ],
+)
+def test_an_audit_that_saw_nothing_shows_nothing(sample, lacks):
+    check = loss_check(sample, BACKGROUND, 10 * DAY, 1e-3)
+    assert not check.passed and check.severity == "warn" and check.description.startswith("not tested: ")
+    assert re.search(lacks, check.description)
+
+
+def test_a_filter_that_loses_all_fails_below_the_threshold_too():
+    full = events(400, np.random.default_rng(0))
+    found = Audit.of(full, EventSet(Tb=full.Tb), np.full(50, 2.0), np.full(50, -np.inf))
+    check = loss_check(found, np.append(BACKGROUND, np.full(20, 50.0)), 10 * DAY, 1e-3)
+    assert not check.passed and check.metadata["events_of"] == 0
+    assert (check.metadata["loudest_lost"], check.metadata["loudest_of"]) == (LOUDEST, LOUDEST)
+
+
+def test_another_statistic_is_an_error():
+    full = events(400, np.random.default_rng(0))
+
+    def check(change: float, tolerance: float = 0.0):
+        moved = full.detection_statistic.copy()
+        moved[7] += change * full.detection_statistic.std()
+        found = Audit.of(full, EventSet(moved, full.detection_time, full.shift, full.Tb), FOUND, FOUND)
+        return loss_check(found, BACKGROUND, 10 * DAY, 1e-3, tolerance)
+
+    assert check(0.9e-4).passed and not check(1.1e-4).passed and not check(3.0).passed
+    assert "statistics differ by 0.00033 at most (accepted 0.0003)" in check(1.1e-4).description
+    # as far as an engine that rounds to half precision moves them
+    assert check(1.1e-4, 0.5).passed and not check(1.0, 0.5).passed
+
+
+def test_the_share_of_a_segment_may_be_twice_what_was_asked_and_that_of_the_run_may_not():
     assert share_check(9, 100, 0.05).passed and not share_check(11, 100, 0.05).passed
     assert share_check(0, 0, 0.05).passed and share_check(9, 100, 0.05).metadata["share"] == 0.09
+    threshold = {"threshold": 1.0, "share": 0.049, "livetime": 1000.0, "stretches": 25}
+    over = run_share_check([(9, 100), (3, 100), (0, 0)], threshold, 0.05)
+    assert not over.passed and over.severity == "warn" and over.metadata["share"] == 0.06
+    assert "segments from 0.03 to 0.09" in over.description and "0.049 of 1000 s of validation background, 25 stretches" in over.description
+    # Poisson: 0.05 / sqrt(25)
+    assert "scatter of 0.01" in over.description and over.metadata["scatter"] == pytest.approx(0.0098)
+    assert run_share_check([(5, 100), (10, 200)], threshold, 0.05).passed
+    nothing = run_share_check([(0, 0)], None, 0.05)
+    assert not nothing.passed and nothing.description.startswith("not tested: ")

@@ -126,6 +126,19 @@ def test_the_threshold_keeps_the_share_and_the_next_one_keeps_more(rate, keep):
     assert kept == pytest.approx(keep, rel=0.7, abs=2 / found.stretches)
 
 
+@pytest.mark.parametrize("rate", RATES[:2])
+def test_the_threshold_is_not_set_by_scores_that_are_not_yet_integrated(rate):
+    # the first score is the loudest, in no complete boxcar that is loud
+    inference = settings(*rate, keep=0.05)
+    reach = Reach.of(inference)
+    scores = np.random.default_rng(4).standard_normal(4000)
+    scores[0], scores[1 : reach.boxcar] = 500.0, -500.0
+    found = FilterThreshold.of([scores], inference)
+    y = literal_statistic(scores, reach)
+    assert y.max() < 5 and literal_share([y], found.value, reach) == pytest.approx(found.share, abs=1e-12)
+    assert 0.02 < found.share <= 0.05
+
+
 def test_all_is_kept_when_all_may_be():
     inference = settings(keep=1.0)
     found = FilterThreshold.of([np.random.default_rng(0).standard_normal(500)], inference)
