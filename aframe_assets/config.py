@@ -322,7 +322,10 @@ class Inference(Section):
     recovery_window: Seconds = Field(default=1.0, gt=0, description="an injection is recovered by the loudest event within this time of it")
     event_time_convention: Literal["right_edge", "upstream_v1"] = "right_edge"
     memory_gb: float = Field(
-        default=2, gt=0, description="memory of a step that searches one chunk; more slides and longer maps are handled at once with more"
+        default=2,
+        gt=0,
+        description="memory of a step that searches one chunk: at least 0.9, and twice the longest chunk's whitened strain; "
+        "more slides and longer maps are handled at once with more",
     )
     mode: Literal["inprocess", "triton"] = Field(
         default="inprocess",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Literal
 
 from aframe_assets.engine import support
+from aframe_assets.inference import memory
 from aframe_assets.model import importing, receptive
 from aframe_assets.waveforms import approximants, prior_files
 from aframe_assets.waveforms.detectors import BUILT_IN, get_detectors, travel_time
@@ -49,6 +51,15 @@ def violations(config: Config) -> list[str]:
         refuse("inference.shifts", inf.shifts, "expected shifts >= 0 s, at least one above 0")
     if inf.shifts and any(abs(s * c.sample_rate - round(s * c.sample_rate)) > 1e-9 for s in inf.shifts):
         refuse("inference.shifts", inf.shifts, "expected whole samples")
+    least, strain = memory.least_memory(c)
+    if inf.memory_gb < least:
+        parts = f"libraries {memory.LIBRARIES / 1e9:g} GB, slides at least {memory.LEAST / 1e9:g} GB, strain of the longest chunk, with and"
+        refuse(
+            "inference.memory_gb",
+            inf.memory_gb,
+            f"expected at least {math.ceil(100 * least) / 100:g}: {parts} without signals, {strain:.2f} GB (less with a shorter "
+            "segments.max_duration)",
+        )
     if cond.fftlength > cond.psd_length:
         refuse("conditioning.psd_length", cond.psd_length, f"expected at least fftlength {cond.fftlength:g} s")
     if cond.highpass and cond.highpass >= c.sample_rate / 2:

@@ -14,7 +14,7 @@ import torch
 
 from aframe_assets.inference.blocks import BlockEngine, Row, require_steps, through
 from aframe_assets.inference.scoring import Change, Layout, NetworkScorer, Runs
-from aframe_assets.model.lag_slides import DetectorMap, SlideHead
+from aframe_assets.model.lag_slides import JOINED_AT_ONCE, DetectorMap, SlideHead
 
 Stretches = tuple[np.ndarray, np.ndarray]
 """First frame of each stretch of a detector's map and the one after its last."""
@@ -75,6 +75,7 @@ class MapScorer(NetworkScorer):
         streams: whitened, one array per detector.
         layout: of the windows; kernel, stride, context and ring are multiples of the network's total stride.
         memory: bytes that maps may take.
+        joined: bytes of maps and similarities that are joined at once, on a GPU.
         touched: for each detector, the samples (n, 2) in which `streams` differ from those of `base`, ascending and disjoint.
         base: the scorer whose streams these were; frames that a change does not reach are its own.
 
@@ -88,13 +89,14 @@ class MapScorer(NetworkScorer):
         streams: Sequence[np.ndarray],
         layout: Layout,
         memory: float,
+        joined: int = JOINED_AT_ONCE,
         touched: Sequence[np.ndarray] | None = None,
         base: MapScorer | None = None,
     ) -> None:
         require_steps(engine, kernel=layout.kernel, stride=layout.stride, context=layout.context, ring=layout.ring)
         self.engine, self.layout, self.memory, self.touched, self.base = engine, layout, memory, touched, base
         self.encoder = MapEncoder(engine, streams)
-        self.head = SlideHead(engine.head, layout.kernel // engine.stride, layout.stride // engine.stride)
+        self.head = SlideHead(engine.head, layout.kernel // engine.stride, layout.stride // engine.stride, joined=joined)
         self.unit = engine.total_stride // engine.stride
         self.frames = layout.size // engine.total_stride * self.unit
         self._frame_bytes = 4 * (engine.head.channels + self.head.hidden)
@@ -122,7 +124,7 @@ class MapScorer(NetworkScorer):
 
     def changed(self, change: Change) -> MapScorer:
         """See `NetworkScorer.changed`."""
-        return MapScorer(self.engine, change.streams, self.layout, self.memory / 4, change.touched, self)
+        return MapScorer(self.engine, change.streams, self.layout, self.memory / 4, self.head.most, change.touched, self)
 
     def _bytes(self, stretches: Sequence[Stretches]) -> int:
         return sum(int(np.sum(stop) - np.sum(first)) for first, stop in stretches) * self._frame_bytes

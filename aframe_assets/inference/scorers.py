@@ -10,22 +10,9 @@ import numpy as np
 from aframe_assets.config import Inference
 from aframe_assets.inference.frames import FrameScorer
 from aframe_assets.inference.maps import MapScorer
+from aframe_assets.inference.memory import JOINED, MAPS, memory_for_slides
 from aframe_assets.inference.scoring import CascadeScorer, Chooser, Layout, NetworkScorer, SlideScorer
 from aframe_assets.inference.windows import WindowScorer
-
-LIBRARIES = 0.7e9
-"""Bytes of a process that has done nothing yet but import torch and open a network."""
-
-LEAST = 0.2e9
-"""Bytes for slides, however little ``inference.memory_gb`` leaves."""
-
-MAPS, SCORES = 0.5, 0.15
-"""Shares of the memory for slides that maps may take, and the outputs of the slides that are handled together."""
-
-
-def memory_for_slides(inference: Inference, streams: Sequence[np.ndarray]) -> float:
-    """Bytes that ``inference.memory_gb`` leaves beside the libraries, whitened strain, and whitened strain with signals."""
-    return max(LEAST, inference.memory_gb * 1e9 - LIBRARIES - 2 * sum(s.nbytes for s in streams))
 
 
 def slide_scorer(
@@ -56,5 +43,6 @@ def _network(engine: Any, streams: Sequence[np.ndarray], layout: Layout, inferen
     if form == "frames":
         return FrameScorer(engine, streams, layout)
     if form == "maps":
-        return MapScorer(engine, streams, layout, MAPS * memory_for_slides(inference, streams))
+        memory = memory_for_slides(inference, streams)
+        return MapScorer(engine, streams, layout, MAPS * memory, int(JOINED * memory))
     return WindowScorer(engine, streams, layout, inference.batch_size)

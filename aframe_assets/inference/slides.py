@@ -20,8 +20,9 @@ from aframe_assets.config import Inference
 from aframe_assets.inference.audit import Audit, search_again
 from aframe_assets.inference.clustering import cluster_slides, detection_statistic
 from aframe_assets.inference.injected import Foreground
+from aframe_assets.inference.memory import SCORES, memory_for_slides
 from aframe_assets.inference.merger_time import Rescorer
-from aframe_assets.inference.scorers import SCORES, memory_for_slides, slide_scorer
+from aframe_assets.inference.scorers import slide_scorer
 from aframe_assets.inference.scoring import NOT_KEPT, CascadeScorer, Change, Chooser, Layout, SlideScorer
 from aframe_assets.inference.streaming import Scorer
 from aframe_assets.inference.whitened import WhitenedChunk

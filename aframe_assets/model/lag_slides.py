@@ -26,7 +26,7 @@ _OUTPUTS = 4096
 _PIECES = 64_000_000
 """Bytes of pooled pieces of slides that take turns, on a CPU."""
 
-_BATCH = 1_000_000_000
+JOINED_AT_ONCE = 1_000_000_000
 """Bytes of maps and similarities of slides that are joined at once, on a GPU."""
 
 Task = tuple[np.ndarray, int]
@@ -62,10 +62,11 @@ class SlideHead:
         network: whose head it is; in evaluation mode.
         size, hop: frames of a window and between windows.
         batched: many slides at a time, as suits a GPU; None: where the maps are on one.
+        joined: bytes of maps and similarities of slides that are joined at once where they are batched; one slide is always.
     """
 
-    def __init__(self, network: MapNet, size: int, hop: int, batched: bool | None = None) -> None:
-        self.network, self.size, self.hop, self.batched = network, size, hop, batched
+    def __init__(self, network: MapNet, size: int, hop: int, batched: bool | None = None, joined: int = JOINED_AT_ONCE) -> None:
+        self.network, self.size, self.hop, self.batched, self.most = network, size, hop, batched, joined
         self.hidden = network.single[0].out_channels
         self.piece = math.gcd(size, hop)
         self.many, self.step = size // self.piece, hop // self.piece
@@ -155,7 +156,7 @@ class SlideHead:
         net = self.network
         longest = max((count for _, count in tasks), default=1)
         frames = (longest - 1) * self.hop + self.size
-        together = max(1, _BATCH // (4 * frames * (self.rows + len(maps) * (net.channels + self.hidden))))
+        together = max(1, self.most // (4 * frames * (self.rows + len(maps) * (net.channels + self.hidden))))
         inside = torch.arange(-net.reach, frames + net.reach, device=maps[0].query.device)
         for i in range(0, len(tasks), together):
             some = tasks[i : i + together]

@@ -114,6 +114,10 @@ def test_units():
         ({"conditioning": {"highpass": 1024}}, ["conditioning.highpass = 1024", "below the Nyquist frequency 1024"]),
         ({"inference": {"shifts": [0, 1, 2]}}, ["inference.shifts", "one shift for each of ifos"]),
         ({"inference": {"shifts": [0, 0]}}, ["inference.shifts", "at least one above 0"]),
+        (
+            {"inference": {"memory_gb": 0.5}},
+            ["inference.memory_gb = 0.5", "at least 0.9", "libraries 0.7 GB", "at least 0.2 GB"],
+        ),
         ({"ifos": ["H1", "H1"]}, ["ifos", "each detector once"]),
         ({"ifos": ["H1", "X1"]}, ["ifos", "no geometry of X1", "H1, L1, V1, K1", "detectors.X1"]),
         ({"detectors": {"V1": "v1.interferometer"}}, ["detectors", "of ifos ['H1', 'L1'] only"]),
@@ -296,3 +300,20 @@ def test_signals_so_close_that_one_event_recovers_several_are_refused(spacing, g
     else:
         with pytest.raises(ConfigError, match=r"injections\.spacing"):
             build_config(data)
+
+
+def test_memory_must_hold_the_strain_of_the_longest_chunk():
+    four = {"ifos": ["H1", "L1", "V1", "K1"], "sample_rate": 2048, "inference": {"shifts": [0, 1, 2, 3], "memory_gb": 2}}
+    segments = {
+        "max_duration": 20000,
+        "fixed": [[0, 60000]],
+        "train_start": 0,
+        "train_stop": 10000,
+        "test_start": 10000,
+        "test_stop": 60000,
+    }
+    # 4 detectors x 20,000 s x 2048 Hz x 4 bytes, with and without signals, beside 0.9 GB
+    text = refusal(four | {"segments": segments})
+    assert "inference.memory_gb = 2" in text and "expected at least 2.22" in text and "1.31 GB" in text
+    for change in ({"max_duration": 10000}, {"test_stop": 20000}):
+        build_config(four | {"segments": segments | change})

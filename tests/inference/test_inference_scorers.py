@@ -12,6 +12,7 @@ from aframe_assets.config import Inference
 from aframe_assets.inference.blocks import Row, require_steps, through
 from aframe_assets.inference.frames import FrameScorer
 from aframe_assets.inference.maps import MapScorer
+from aframe_assets.inference.memory import SCORES
 from aframe_assets.inference.scorers import slide_scorer
 from aframe_assets.inference.scoring import NOT_KEPT, CascadeScorer, Change, Layout, NetworkScorer, Runs
 from aframe_assets.inference.windows import WindowScorer
@@ -232,6 +233,19 @@ def test_cascade_scores_what_is_kept_with_and_without_a_change(loud):
     assert np.array_equal(after, np.where(keep, two, np.where(wanted[1], NOT_KEPT, np.nan)), equal_nan=True)
     with pytest.raises(ValueError, match="expected those of the second network"):
         CascadeScorer(Network(replace(at, stride=20), 1), Network(at, 2), Loudest(2.0, 3))
+
+
+@pytest.mark.parametrize(("memory_gb", "slides"), [(2.0, 1.3e9), (1.0, 0.3e9)])
+def test_memory_for_slides_is_what_libraries_leave(engines, memory_gb, slides):
+    engine = engines["map", 2]
+    at = layout(engine, 10.0)
+    streams = noise(at, 2)
+    made = slide_scorer(engine, streams, at, Inference(memory_gb=memory_gb))
+    left = slides - 2 * 2 * 4 * at.size
+    assert made.memory == pytest.approx(left / 2) and made.head.most == pytest.approx(0.35 * left, abs=1)
+    # maps, what is joined of them, and the outputs of the slides are all within it
+    assert made.memory + made.head.most + SCORES * left <= left * (1 + 1e-9)
+    assert made.changed(Change(streams, [np.empty((0, 2), int)] * 2, None)).head.most == made.head.most
 
 
 def test_scorer_follows_the_form(engines):

@@ -9,9 +9,11 @@ import pytest
 from frame_networks import Windowed, frame_engine
 
 from aframe_assets.config import Conditioning, Inference
+from aframe_assets.inference.injected import Foreground, overlapping
 from aframe_assets.inference.merger_time import Calibration, merger_time
+from aframe_assets.inference.scorers import slide_scorer
 from aframe_assets.inference.scoring import NOT_KEPT
-from aframe_assets.inference.slides import Pass, run_slides, score_zero_lag
+from aframe_assets.inference.slides import CELL, Pass, _blocks, run_slides, score_zero_lag
 from aframe_assets.inference.whitened import WhitenedChunk
 from aframe_assets.segments.geometry import SlideGeometry, shift_vectors
 from aframe_assets.waveforms.ledger import SIGNAL, InterferometerResponseSet
@@ -90,7 +92,7 @@ def test_events_equal_those_of_windows(engines, tmp_path, monkeypatch, name, ifo
     engine = engines[name, ifos]
     if "memory_gb" in options:
         # less than the maps of the chunk
-        monkeypatch.setattr("aframe_assets.inference.scorers.LEAST", 2e5)
+        monkeypatch.setattr("aframe_assets.inference.memory.LEAST", 2e5)
     chunk, geometry, inference = search(engine, ifos=ifos, **options)
     shifts = shift_vectors(4, [0.5 * k for k in range(ifos)])
     path = signals(geometry, shifts[:3:2], tmp_path / "w.hdf5", ifos)
@@ -112,7 +114,7 @@ def test_one_slide_or_many_at_once_and_another_chunk_of_the_same_data(engines, m
     shifts = shift_vectors(5, [0, 1])
     together = run_slides(chunk, geometry, engine, inference, shifts)
     alone = [run_slides(chunk, geometry, engine, inference.model_copy(update={"zero_lag": False}), [s]) for s in shifts]
-    monkeypatch.setattr("aframe_assets.inference.scorers.LEAST", 1e5)
+    monkeypatch.setattr("aframe_assets.inference.memory.LEAST", 1e5)
     small = run_slides(chunk, geometry, engine, inference.model_copy(update={"memory_gb": 1e-3}), shifts)
     scale = np.ptp(together.background.detection_statistic)
     assert same_events(small.background, together.background, scale)
@@ -138,13 +140,54 @@ def test_where_no_signal_reaches_the_foreground_is_the_background(engines, tmp_p
     before, valid = run.scores(geometry, [shift], "background")
     seen = []
     run.rescored = lambda scores, good, s, change: seen.append((change, Pass.rescored(run, scores, good, s, change))) or seen[-1][1]
-    from aframe_assets.inference.injected import Foreground
-
     Foreground(run, path).add([shift], before, valid)
     change, after = seen[0]
     assert 20 < change.reached.sum() < 0.9 * len(after)
     assert np.array_equal(after[~change.reached], before[0, ~change.reached], equal_nan=True)
     assert np.abs(after - before[0])[change.reached & np.isfinite(after)].max() > 0.01
+
+
+class Sharp(Foreground):
+    """Signals that are loud up to the last sample that they touch; whitening lets real ones fade there, beyond what context shows."""
+
+    def _inject(self, responses, shift):
+        touched, rng = super()._inject(responses, shift)[1], np.random.default_rng(3)
+        streams = tuple(stream.copy() for stream in self.run.chunk.streams)
+        for stream, stretches in zip(streams, touched, strict=True):
+            for a, b in stretches:
+                stream[a:b] += 5 * rng.standard_normal(b - a).astype(np.float32)
+        return streams, touched
+
+
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("name", ["streaming", "map"])
+def test_the_foreground_is_the_whole_slide_with_its_signals_scored_from_scratch(engines, tmp_path, name, ring):
+    engine = engines[name, 2]
+    chunk, geometry, inference = search(engine, seconds=40.0, rate=16.0, ring=ring)
+    shift = (0.0, 1.0)
+    path = signals(geometry, [shift], tmp_path / "w.hdf5")
+    run = Pass(chunk, geometry, engine, inference)
+    before, valid = run.scores(geometry, [shift], "background")
+    seen = []
+    run.rescored = lambda scores, good, s, change: seen.append((change, Pass.rescored(run, scores, good, s, change))) or seen[-1][1]
+    Sharp(run, path).add([shift], before, valid)
+    (change, after), at, offsets = seen[0], run.layout, run.offsets([shift])
+    whole = slide_scorer(Windowed(engine), change.streams, at, inference).scores(offsets, np.isfinite(before))[0]
+    tolerance = 1e-4 * np.ptp(whole[np.isfinite(whole)])
+    assert np.isfinite(whole).sum() > 300 and np.allclose(after, whole, rtol=0, atol=tolerance, equal_nan=True)
+    # some outputs change that see a signal in nothing but their context
+    own = at.own(np.arange(len(after)) * at.stride, offsets[0])
+    kernels = np.logical_or.reduce([overlapping(s, at.kernel, touched) for s, touched in zip(own, change.touched, strict=True)])
+    assert at.context > 0 and np.any((np.abs(whole - before[0]) > 10 * tolerance) & change.reached & ~kernels)
+
+
+def test_slides_are_handled_together_as_memory_allows(engines):
+    geometry = search(engines["map", 2])[1]
+    shifts = shift_vectors(7, [0, 1])
+    one = CELL * geometry.num_windows(shifts[0])
+    sizes = {n: [len(b) for b in _blocks(geometry, shifts, n * one)] for n in (0, 1, 3.5, 7, 100)}
+    assert sizes == {0: [1] * 7, 1: [1] * 7, 3.5: [3, 3, 1], 7: [7], 100: [7]}
+    assert [s for b in _blocks(geometry, shifts, 3.5 * one) for s in b] == list(shifts)
 
 
 class Everything:

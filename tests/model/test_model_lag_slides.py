@@ -54,10 +54,23 @@ def test_long_runs_are_cut_without_a_seam(monkeypatch):
     monkeypatch.setattr("aframe_assets.model.lag_slides._OUTPUTS", 7)
     monkeypatch.setattr("aframe_assets.model.lag_slides._TILE", 48)
     monkeypatch.setattr("aframe_assets.model.lag_slides._PIECES", 2000)
-    monkeypatch.setattr("aframe_assets.model.lag_slides._BATCH", 200_000)
     for batched in (False, True):
-        cut = SlideHead(net, 32, 16, batched)([DetectorMap.of(net, m) for m in maps], starts, counts)
+        cut = SlideHead(net, 32, 16, batched, joined=200_000)([DetectorMap.of(net, m) for m in maps], starts, counts)
         assert torch.allclose(cut, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_slides_are_joined_at_once_as_memory_allows(monkeypatch):
+    net = network(2)
+    maps, starts, counts = [DetectorMap.of(net, torch.randn(24, 900)) for _ in range(2)], np.full((7, 2), 50), np.full(7, 20)
+    seen, combine = [], net.combine
+    monkeypatch.setattr(net, "combine", lambda taken: seen.append(len(taken[0])) or combine(taken))
+    # frames of a slide, each with both maps and the similarities of 5 or so lags
+    head = SlideHead(net, 32, 16, True)
+    one = 4 * (19 * 16 + 32) * (head.rows + 2 * 24)
+    for slides, batches in ((0, [1] * 7), (3.5, [3, 3, 1]), (100, [7])):
+        seen.clear()
+        SlideHead(net, 32, 16, True, joined=int(slides * one))(maps, starts, counts)
+        assert seen == batches
 
 
 def test_a_run_beyond_a_map_is_told():
