@@ -110,15 +110,21 @@ class Engine:
         out = self._call(self._runner, x, self.signature.samples, self.batch)
         return out[:, 0] if self.form == "windows" else out
 
-    def score_windows(self, windows: np.ndarray) -> np.ndarray:
+    def score_windows(self, windows: np.ndarray, group: int | None = None) -> np.ndarray:
         """Logits float32 (n,) of windows float32 (n, ifo, window), whatever the form.
+
+        Args:
+            windows: of whitened strain.
+            group: number of windows that no call reaches across: the answers are, to the bit, those of as many calls of
+                `score_windows` with `group` windows each. None for all of them.
 
         Raises:
             ValueError: another shape.
         """
-        return self._call(self._windows, windows, self.window, self.batch if self.form == "windows" else WINDOW_BATCH)[:, 0]
+        batch = self.batch if self.form == "windows" else WINDOW_BATCH
+        return self._call(self._windows, windows, self.window, batch, group)[:, 0]
 
-    def _call(self, runner: Runner, x: np.ndarray, samples: int, batch: int) -> np.ndarray:
+    def _call(self, runner: Runner, x: np.ndarray, samples: int, batch: int, group: int | None = None) -> np.ndarray:
         wanted = (len(self.ifos), samples)
         if x.ndim != 3 or x.shape[1:] != wanted:
             raise ValueError(
@@ -128,7 +134,9 @@ class Engine:
         if not len(x):
             # what an empty batch gives has the other axes of a full one
             return runner(np.zeros((1, *wanted), np.float32))[:0]
-        parts = [x[i : i + batch] for i in range(0, len(x), batch)]
+        group = group or len(x)
+        groups = (x[i : i + group] for i in range(0, len(x), group))
+        parts = [own[i : i + batch] for own in groups for i in range(0, len(own), batch)]
         return np.concatenate(list(runner.each(parts) if hasattr(runner, "each") else map(runner, parts)))
 
 

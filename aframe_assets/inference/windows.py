@@ -43,20 +43,25 @@ class SlidWindows:
     def score(self, engine: Scorer, frame: np.ndarray, batch: int) -> np.ndarray:
         """Scores (n,) float64 of windows whose kernels start at `frame`; NaN where a window is not inside.
 
-        One batch of windows is in memory at a time; every engine call has `batch` windows, the last filled with zeros.
+        Every call has `batch` windows, the last filled with zeros. One batch is in memory at a time, or as many as an engine that
+        has several calls under way takes at once (`Engine.together`); the scores do not depend on it.
         """
+        together = batch * max(1, engine.together // batch) if getattr(engine, "calls", 1) > 1 else batch
         frame = np.asarray(frame, np.int64)
         out = np.full(len(frame), np.nan)
         chosen = np.flatnonzero(self.inside(frame))
         own, window = self.starts(frame[chosen]) - self.context, self.kernel + 2 * self.context
         views = [np.lib.stride_tricks.sliding_window_view(s, window) for s in self.streams] if len(chosen) else []
-        buffer = np.zeros((batch, len(self.streams), window), np.float32)
-        for i in range(0, len(chosen), batch):
-            part = chosen[i : i + batch]
+        batches = min(together // batch, -(-len(chosen) // batch))
+        buffer = np.zeros((batches * batch, len(self.streams), window), np.float32)
+        for i in range(0, len(chosen), together):
+            part = chosen[i : i + together]
             for c, view in enumerate(views):
-                buffer[: len(part), c] = view[own[c, i : i + batch]]
+                buffer[: len(part), c] = view[own[c, i : i + together]]
             buffer[len(part) :] = 0
-            out[part] = engine.score_windows(buffer)[: len(part)]
+            filled = buffer[: -(-len(part) // batch) * batch]
+            scores = engine.score_windows(filled) if together == batch else engine.score_windows(filled, batch)
+            out[part] = scores[: len(part)]
         return out
 
 

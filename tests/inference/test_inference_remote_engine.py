@@ -19,6 +19,7 @@ from aframe_assets.inference.blocks import Row, through
 from aframe_assets.inference.remote.connection import Absent, Refused, ServerError
 from aframe_assets.inference.remote.engine import RemoteEngine
 from aframe_assets.inference.remote.runner import Probe, RemoteRunner
+from aframe_assets.inference.windows import SlidWindows
 
 SIGNATURE = Signature(("H1", "L1"), 64.0, fake.KERNEL, {"kernel_length": fake.KERNEL / 64})
 HERE = Path("/dev/shm")
@@ -123,6 +124,27 @@ def test_blocks_of_a_search_are_asked_for_together():
     np.testing.assert_array_equal(found, np.concatenate(list(through(local, rows))))
 
 
+@pytest.mark.parametrize(("batch", "count", "most"), [(4, 50, 3), (3, 50, 3), (64, 50, 3), (4, 3, 1), (5, 12, 3)])
+def test_windows_of_a_search_are_asked_for_together(batch, count, most):
+    """As many requests as may be under way, of the same windows and zeros as one at a time has."""
+    streams = list(np.random.default_rng(1).standard_normal((fake.IFOS, 300)).astype(np.float32))
+    slid, frame = SlidWindows(streams, (0,) * fake.IFOS, fake.KERNEL), np.arange(count) * 5
+    shapes: list[int] = []
+
+    def fault(n, request):
+        shapes.append(request.inputs[0].shape[0])
+        return "late" if n < 8 else None
+
+    with fake.FakeTriton(fault=fault) as server, remote(server, in_flight=3) as engine:
+        shapes.clear()  # the probe
+        found = slid.score(engine, frame, batch)
+        assert server.most == most
+    alone, calls = local_engine(), []
+    alone._runner = lambda x: calls.append(len(x)) or fake.score(x)
+    np.testing.assert_array_equal(found, slid.score(alone, frame, batch))
+    assert sorted(shapes) == sorted(calls)
+
+
 @pytest.mark.parametrize("share_memory", [True, False])
 @pytest.mark.parametrize("at", [(2,), (5, 6), (4, 9, 14)])
 def test_requests_are_sent_again_when_a_connection_drops(share_memory, at):
@@ -168,6 +190,8 @@ def test_a_server_that_is_killed_during_a_call_and_comes_back():
 
 def test_attempts_are_bounded():
     with fake.FakeTriton(fault=lambda n, r: "drop" if n > 3 else None) as server, remote(server, attempts=2) as engine:
+        with pytest.raises(ValueError, match="attempts = 0; expected at least 1"):
+            remote(server, attempts=0)
         with pytest.raises(ServerError, match=rf"2 attempts.*failed; the last: Triton server at {server.url}, model aframe"):
             engine.infer(windows(40))
     with fake.FakeTriton() as server, remote(server, patience=0.3) as engine:

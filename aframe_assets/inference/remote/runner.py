@@ -54,13 +54,14 @@ class RemoteRunner:
         model: without state, (any, ifo, samples) -> (any, ...).
         probe: what it must answer.
         in_flight: requests under way, >= 1.
-        attempts: times in a row that requests may fail.
+        attempts: times in a row that requests may fail, >= 1.
         patience: seconds that the server may take to be ready (again).
         answer_timeout: seconds that a request may take.
         share_memory: use shared memory where the server is local.
         log: is told of interruptions.
 
     Raises:
+        ValueError: in_flight or attempts below 1.
         ServerError: no server, or its model is not the one that is meant.
     """
 
@@ -81,6 +82,8 @@ class RemoteRunner:
     ) -> None:
         if in_flight < 1:
             raise ValueError(f"in_flight = {in_flight}; expected at least 1")
+        if attempts < 1:
+            raise ValueError(f"attempts = {attempts}; expected at least 1")
         self.url, self.model, self.probe = server.url, model, probe
         self.in_flight, self.attempts, self.patience, self.answer_timeout = in_flight, attempts, patience, answer_timeout
         self.log = log or logging.getLogger(__name__)
