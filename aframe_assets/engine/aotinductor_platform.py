@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from aframe_assets.engine.precision import reduced
 from aframe_assets.engine.runners import How, Platform, Runner, require_file
 from aframe_assets.engine.support import Device, not_installed
 from aframe_assets.engine.torch_platform import PLATFORM as TORCH
-from aframe_assets.engine.torch_platform import allow_tf32, load_program, no_cuda
+from aframe_assets.engine.torch_platform import allow_tf32, no_cuda
 
 _PACKAGE, _TARGET = "model.aoti.pt2", "model.aoti.json"
 
@@ -49,21 +47,14 @@ class AotInductorRunner:
 
 def compile_program(program: Path, package: Path, how: How) -> None:
     """Compile an exported program into `package`; takes a compiler and some tens of seconds."""
-    from aframe_assets.engine.export import exported_program
+    from aframe_assets.engine.export import exported_program, quiet
 
-    module = reduced(load_program(program), how.precision).to(how.device)
-    loaded = torch.export.load(str(program))
-    example = torch.zeros(2, *loaded.example_inputs[0][0].shape[1:], device=how.device)
     allow_tf32(how.precision == "tf32")
-    quiet = logging.getLogger("torch._inductor")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch._inductor.aoti_compile_and_package(exported_program(module, example), package_path=str(package))
-    finally:
-        quiet.setLevel(level)
+    with quiet("torch._inductor"):
+        loaded = torch.export.load(str(program))
+        module = reduced(loaded.module(), how.precision).to(how.device)
+        example = torch.zeros(2, *loaded.example_inputs[0][0].shape[1:], device=how.device)
+        torch._inductor.aoti_compile_and_package(exported_program(module, example), package_path=str(package))
 
 
 class AotInductorPlatform:

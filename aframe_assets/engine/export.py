@@ -88,7 +88,7 @@ def exported_program(module: nn.Module, example: torch.Tensor) -> torch.export.E
 
 def _save_onnx(program: torch.export.ExportedProgram, output: str, path: Path) -> None:
     batch = ({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},)
-    with quiet_exporter():
+    with quiet("torch.onnx"):
         portable = torch.onnx.export(
             program, program.example_inputs[0], dynamo=True, dynamic_shapes=batch, input_names=[INPUT], output_names=[output], verbose=False
         )
@@ -115,9 +115,13 @@ def export_reduced(exported: Path, stem: str, precision: str, path: Path) -> Non
 
 
 @contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """torch's ONNX exporter without its remarks on optional packages and registered operators."""
-    chatty = logging.getLogger("torch.onnx")
+def quiet(logger: str) -> Iterator[None]:
+    """A part of torch without warnings and without remarks on optional packages, registered operators and the like.
+
+    Args:
+        logger: name of its logger; errors are still logged.
+    """
+    chatty = logging.getLogger(logger)
     level = chatty.level
     chatty.setLevel(logging.ERROR)
     try:

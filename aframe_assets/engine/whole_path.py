@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from aframe_assets.engine.export import INPUT, OUTPUT, quiet_exporter
+from aframe_assets.engine.export import INPUT, OUTPUT, quiet
 from aframe_assets.strain.conditioning import Whitener
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def export_path(module: nn.Module, path: Path, strain: StrainType = "float64") -
     if path.suffix == ".pt2":
         torch.export.save(program, path)
         return path
-    with quiet_exporter():
+    with quiet("torch.onnx"):
         portable = torch.onnx.export(
             program, (example,), dynamo=True, input_names=[STRAIN], output_names=[OUTPUT if whole else INPUT], verbose=False
         )
