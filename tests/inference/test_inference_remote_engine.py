@@ -188,6 +188,34 @@ def test_a_server_that_is_killed_during_a_call_and_comes_back():
         np.testing.assert_array_equal(engine.infer(x), fake.score(x)[:, 0])
 
 
+@pytest.mark.parametrize("unanswered", [0, 2])
+def test_a_server_that_dies_before_it_is_known_and_comes_back(unanswered):
+    def fault(n, request):
+        if n == 1:
+            threading.Thread(target=lambda: (server.kill(), server.serve())).start()
+            return "late"
+        return "drop" if n == 2 else None
+
+    with fake.FakeTriton(fault=fault) as server:
+        server.unanswered = unanswered
+        with remote(server) as engine:
+            np.testing.assert_array_equal(engine.infer(windows(9)), fake.score(windows(9))[:, 0])
+        assert server.infers > 3 and not server.unanswered
+    assert not server.regions and not left_behind()
+
+
+def test_attempts_to_know_a_server_are_bounded():
+    with fake.FakeTriton(fault=lambda n, r: "drop") as server:
+        with pytest.raises(ServerError, match=rf"2 attempts to connect failed; the last: Triton server at {server.url}, model aframe"):
+            remote(server, attempts=2)
+        assert server.infers == 2
+        server.unanswered = 3
+        with pytest.raises(ServerError, match=r"3 attempts to connect failed; the last.*Socket closed"):
+            remote(server, attempts=3)
+        assert server.infers == 2 and not server.unanswered
+    assert not server.regions and not left_behind()
+
+
 def test_attempts_are_bounded():
     with fake.FakeTriton(fault=lambda n, r: "drop" if n > 3 else None) as server, remote(server, attempts=2) as engine:
         with pytest.raises(ValueError, match="attempts = 0; expected at least 1"):

@@ -68,6 +68,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.started, self.seen, self.infers, self.busy, self.most = [], [], 0, 0, 0
         self.name, self.scale, self.share_memory = f"fake-{next(_names)}", 1.0, True
         self.about, self.in_use = "", set()
+        self.unanswered = 0  # questions for a configuration that find the server gone
         self.lock = threading.Lock()
         self.port = 0
 
@@ -115,6 +116,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelMetadataResponse(name=request.name, inputs=inputs, outputs=outputs)
 
     def ModelConfig(self, request, context):
+        if self.unanswered:
+            self.unanswered -= 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         config = model_config_pb2.ModelConfig(name=request.name)
         if request.name == "aframe" and self.about:
             config.parameters["aframe"].string_value = self.about

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from tritonclient.grpc.model_config_pb2 import ModelParameter
 
 from aframe_assets.engine.engine import Engine
 from aframe_assets.engine.parity import probes
 from aframe_assets.engine.repository import BLOCKS, FILTER_BLOCKS, NETWORK
 from aframe_assets.engine.signature import Signature
-from aframe_assets.inference.remote.connection import Connection, Refused
+from aframe_assets.inference.remote.client import ATTEMPTS, PATIENCE
+from aframe_assets.inference.remote.connection import Connection, Dropped, Refused, ServerError
 from aframe_assets.inference.remote.runner import Probe, RemoteRunner
 from aframe_assets.inference.remote.server import RunningServer
 
@@ -22,6 +26,7 @@ TOLERANCE = 1e-3
 """Accepted difference between the server's answers to the probes and those of the engine that it stands for."""
 
 _PROBES = 3
+_PAUSE = 0.2
 
 
 class RemoteEngine(Engine):
@@ -83,8 +88,8 @@ class RemoteEngine(Engine):
     def _connect(self, local: Engine, server: RunningServer, options: dict[str, Any], model: str, signature: Signature) -> RemoteRunner:
         """A runner of `model`, once it is known to be what `signature` says."""
         options = dict(options)
-        tolerance, patience = options.pop("tolerance"), options.get("patience")
-        _require_signature(server.url, model, signature, **({} if patience is None else {"patience": patience}))
+        tolerance = options.pop("tolerance")
+        _require_signature(server.url, model, signature, **{k: options[k] for k in ("attempts", "patience") if k in options})
         x = probes(len(signature.ifos), signature.samples, signature.sample_rate, _PROBES + 1, seed=2)[:_PROBES]
         answers = local.score_windows(x)[:, None] if signature.form == "windows" else local.infer(x)
         self.runners.append(RemoteRunner(server, model, Probe(x, answers, tolerance), **options))
@@ -108,13 +113,25 @@ def _score_windows(engine: Engine, windows: np.ndarray) -> np.ndarray:
     return engine.score_windows(windows)[:, None]
 
 
-def _require_signature(url: str, model: str, signature: Signature, patience: float = 60.0) -> None:
+def _parameters(url: str, model: str, attempts: int, patience: float) -> Mapping[str, ModelParameter]:
+    """What the model's configuration says for clients, by a server that may be started again meanwhile."""
+    for attempt in range(attempts):
+        time.sleep(_PAUSE * attempt)
+        connection = Connection.ready(url, model, patience)
+        try:
+            return connection.configuration().parameters
+        except Dropped as e:
+            last = e
+        finally:
+            connection.close()
+    raise ServerError(f"{attempts} attempts to connect failed; the last: {last}")
+
+
+def _require_signature(url: str, model: str, signature: Signature, attempts: int = ATTEMPTS, patience: float = PATIENCE) -> None:
     """Refuse a model that says of itself (parameter ``aframe``) that it is another one; other servers' models say nothing."""
-    connection = Connection.ready(url, model, patience)
-    try:
-        parameters = connection.configuration().parameters
-    finally:
-        connection.close()
+    if attempts < 1:
+        raise ValueError(f"attempts = {attempts}; expected at least 1")
+    parameters = _parameters(url, model, attempts, patience)
     if "aframe" not in parameters:
         return
     told, wanted = json.loads(parameters["aframe"].string_value), json.loads(json.dumps(asdict(signature)))

@@ -90,9 +90,10 @@ class RemoteRunner:
         self._share = share_memory and server.local
         self._free: list[_Slot] = []
         self._lingering: list[Region] = []
-        self._connection, self._closed = Connection.ready(self.url, model, patience), False
+        self._closed = True
         try:
-            self._get_to_know()
+            # it may die, and be started again, before it has answered the probe
+            self._reconnect()
         except BaseException:
             self.close()
             raise
