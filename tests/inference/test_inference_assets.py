@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from search_room import EXPERIMENT, ROWS, Room
 from aframe_assets.config_load import build_config
 from aframe_assets.engine.checks import ENGINE_CHECKS, EXPORTED_CHECKS, REPOSITORY_CHECKS
 from aframe_assets.inference import assets as room
-from aframe_assets.inference.checks import EVENT_CHECKS, RESULT_CHECKS, livetime_check, louder_check, sane_check
+from aframe_assets.inference.audit import AUDIT, Audit
+from aframe_assets.inference.checks import CASCADE_EVENT_CHECKS, EVENT_CHECKS, RESULT_CHECKS, livetime_check, louder_check, sane_check
 from aframe_assets.segments.geometry import SlideGeometry, shift_vectors
 from aframe_assets.store.job import Job
 from aframe_assets.waveforms.ledger import EventSet, InjectionParameterSet, RecoveredInjectionSet
@@ -37,6 +39,36 @@ def test_checks_are_those_declared_and_pass(made):
     for name, product in made.products.items():
         assert [c.name for c in product.checks] == [n for n, _ in declared[name]], name
         assert all(c.passed for c in product.checks if c.severity == "error"), (name, product.checks)
+
+
+@pytest.mark.parametrize(("precision", "same"), [("fp32", False), ("bf16", True)])
+def test_events_of_a_cascade_tell_its_loss_and_its_share(made, tmp_path, precision, same):
+    tree = yaml.safe_load(EXPERIMENT)
+    tree["inference"]["cascade"] = {"keep": 0.05}
+    config = build_config(tree)
+    config = config.model_copy(
+        update={"model": SimpleNamespace(filter="map"), "engine": config.engine.model_copy(update={"precision": precision})}
+    )
+    filtering = {"threshold": 1.0, "share": 0.05, "livetime": 100.0, "stretches": 4}
+    results, own = made.handles["inference_results"], {}
+    for i, p in enumerate(results):
+        meta = dict(results[p].meta) | {"cascade": {"filter": filtering, "kept": 8 * i, "asked": 100}}
+        sample = Audit(np.arange(30.0), np.ones(30, bool), np.full(5, 99.0), np.full(5, 99.0), 100.0, 0, 0.01)
+        own[p] = SimpleNamespace(meta=meta, audit=sample.write(tmp_path / f"{i}.hdf5"))
+
+    def path(asset, name, partition):
+        return own[partition].audit if name == AUDIT else made.store.open_local(made.handles[asset][partition], name)
+
+    job = SimpleNamespace(config=config, inputs={"inference_results": own}, path=path, scratch=tmp_path)
+    product = room.make_events(job)
+    checks = {c.name: c for c in product.checks}
+    assert list(checks) == [n for n, _ in EVENT_CHECKS + CASCADE_EVENT_CHECKS]
+    share = 8 * sum(range(len(own))) / (100 * len(own))
+    assert product.meta["cascade"]["share"] == share and checks["cascade_share_of_the_run"].passed == (share <= 0.05)
+    # 0.01 is more than 1e-4 of the spread, and less than half precision may move a statistic
+    loss = checks["cascade_loses_nothing"]
+    assert f"(accepted {0.5 if same else 0.00087:g})" in loss.description
+    assert product.meta["filter"] == filtering and product.meta["cascade"]["injections_of"] == 5 * len(own)
 
 
 def test_repository_has_its_models(made):
