@@ -45,6 +45,12 @@ def violations(config: Config) -> list[str]:
     rate = c.sample_rate / inf.inference_rate
     if abs(rate - round(rate)) > 1e-9:
         refuse("inference.inference_rate", inf.inference_rate, f"expected a rate that divides sample_rate {c.sample_rate:g} Hz")
+    if not inf.inference_rate <= inf.merger_time_rate <= c.sample_rate:
+        refuse(
+            "inference.merger_time_rate",
+            inf.merger_time_rate,
+            f"expected from inference_rate {inf.inference_rate:g} Hz, at which the candidate was found, to sample_rate {c.sample_rate:g} Hz",
+        )
     if len(inf.shifts) != len(c.ifos):
         refuse("inference.shifts", inf.shifts, f"expected one shift for each of ifos {c.ifos}")
     if any(s < 0 for s in inf.shifts) or (len(inf.shifts) > 1 and max(inf.shifts) == 0 and inf.num_slides != 0):
@@ -90,13 +96,16 @@ def violations(config: Config) -> list[str]:
                 f"signals would come every {step:g} s, so that one event recovers several; expected waveforms.duration + spacing of at "
                 f"least 2 x (inference.recovery_window + injections.jitter) = {apart:g} s",
             )
-    need = cond.psd_length if inf.psd_source == "preceding" else 0.0
-    need += cond.kernel_length + cond.fduration
+    # what a network sees beside the kernel; a filter's is the same
+    context = 2 * c.model.architecture.context
+    said = "psd_length + kernel_length + fduration" + (" + 2 x model.architecture.context" if context else "")
+    whole = cond.psd_length + cond.kernel_length + cond.fduration + context
+    need = whole if inf.psd_source == "preceding" else whole - cond.psd_length
     for role in ("train", "test"):
         shortest = getattr(seg, f"{role}_min_duration")
         if role == "train" and not c.model.trains:
             continue
-        floor = cond.psd_length + cond.kernel_length + cond.fduration if role == "train" else need
+        floor = whole if role == "train" else need
         if shortest < floor:
             if cond.kernel_length > shortest:
                 refuse(
@@ -111,9 +120,9 @@ def violations(config: Config) -> list[str]:
                     f"expected a PSD shorter than the shortest data, segments.{role}_min_duration {shortest:g} s",
                 )
             else:
-                refuse(f"segments.{role}_min_duration", shortest, f"expected at least psd_length + kernel_length + fduration = {floor:g} s")
-    if 0 < seg.max_duration < max(need, cond.psd_length + cond.kernel_length + cond.fduration):
-        refuse("segments.max_duration", seg.max_duration, f"expected at least psd_length + kernel_length + fduration = {need:g} s, or -1")
+                refuse(f"segments.{role}_min_duration", shortest, f"expected at least {said} = {floor:g} s")
+    if 0 < seg.max_duration < whole:
+        refuse("segments.max_duration", seg.max_duration, f"expected at least {said} = {whole:g} s, or -1")
     if seg.max_duration <= 0 and seg.max_duration != -1:
         refuse("segments.max_duration", seg.max_duration, "expected seconds > 0, or -1 for no cut")
     _architectures(c, refuse)
@@ -198,11 +207,13 @@ def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> Non
     for key, a in (("model.architecture", c.model.architecture), ("model.filter", c.model.filter)):
         if a is None:
             continue
-        context = a.context * c.sample_rate
-        if a.name == "resnet" and a.context:
-            refuse(f"{key}.context", a.context, "expected 0: the norms of 'resnet' look at their window and nothing else")
-        if a.name not in ("streaming", "map"):
+        wrong = receptive.impossible(a)
+        for name, value, expected in wrong:
+            refuse(f"{key}.{name}", value, expected)
+        # strides and reach are known of a network that can be built
+        if wrong or a.name == "resnet":
             continue
+        context = a.context * c.sample_rate
         step = receptive.total_stride(a)
         least = receptive.least_context(a, c.sample_rate, _longest_travel(c))
         if context < least or abs(context / step - round(context / step)) > 1e-6:
@@ -221,10 +232,23 @@ def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> Non
             samples = [s * c.sample_rate / step for s in (seconds if isinstance(seconds, list) else [seconds])]
             if any(abs(n - round(n)) > 1e-6 for n in samples):
                 refuse(name, value, f"expected whole steps of {step} samples, the total stride of {key}: a frame serves many windows")
-        if a.name == "map" and a.lag_head.map_stride not in receptive.stage_strides(a):
-            refuse(f"{key}.lag_head.map_stride", a.lag_head.map_stride, f"expected the stride of a stage, {receptive.stage_strides(a)}")
-        if a.name == "map" and a.lag_head.channels % a.lag_head.groups:
-            refuse(f"{key}.lag_head.groups", a.lag_head.groups, f"expected a number that divides channels {a.lag_head.channels}")
+    if c.model.architecture.name in ("streaming", "map") and 0 < c.segments.max_duration < c.engine.block:
+        refuse("engine.block", c.engine.block, f"expected at most the longest chunk, segments.max_duration {c.segments.max_duration:g} s")
+    _cascade(c, refuse)
+
+
+def _cascade(c: Config, refuse: Callable[[str, object, str], None]) -> None:
+    """Settings of a filter, and of no filter."""
+    cascade = c.inference.cascade
+    if c.model.filter is None:
+        for name, field in type(cascade).model_fields.items():
+            if getattr(cascade, name) != field.default:
+                expected = f"expected a network in model.filter, or the default {field.default}: without a filter this does nothing"
+                refuse(f"inference.cascade.{name}", getattr(cascade, name), expected)
+    slides, default = c.inference.num_slides, type(cascade).model_fields["audit_slides"].default
+    # the default audits what slides there are
+    if c.model.filter is not None and slides is not None and slides < cascade.audit_slides != default:
+        refuse("inference.cascade.audit_slides", cascade.audit_slides, f"expected at most inference.num_slides {slides}")
     if c.model.filter is not None and not c.model.filter_weights:
         # what is scored around one trigger, see aframe_assets.inference.cascade
         around = c.inference.cluster_window_length + c.inference.integration_window_length

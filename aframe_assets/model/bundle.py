@@ -150,6 +150,16 @@ def read_description(folder: Path) -> dict[str, Any]:
     return found
 
 
+def _mismatch(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str | None:
+    """The first of the network's weights that `found` does not have as it should, or a weight that the network has not."""
+    for name, tensor in expected.items():
+        if name not in found:
+            return f"no {name}"
+        if found[name].shape != tensor.shape:
+            return f"{name} {list(tensor.shape)} is {list(found[name].shape)}"
+    return next((f"an unknown {name}" for name in found if name not in expected), None)
+
+
 def load_bundle(folder: Path | str) -> Bundle:
     """The bundle in `folder`.
 
@@ -165,11 +175,13 @@ def load_bundle(folder: Path | str) -> Bundle:
     except (KeyError, ValueError) as e:
         raise BundleError(f"{folder / DESCRIPTION}: {e}") from None
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        weights = load_file(folder / WEIGHTS)
     except FileNotFoundError:
         raise BundleError(f"{folder / WEIGHTS}: not found; the bundle is incomplete, copy it again") from None
     except (OSError, SafetensorError) as e:
         raise BundleError(f"{folder / WEIGHTS}: cannot be read ({e}); the file is damaged, copy it again") from None
-    except RuntimeError as e:
-        raise BundleError(f"{folder / WEIGHTS}: weights are not those of the architecture in {DESCRIPTION}: {e}") from None
+    mismatch = _mismatch(network.state_dict(), weights)
+    if mismatch:
+        raise BundleError(f"{folder / DESCRIPTION}: weights are not those of the architecture: {mismatch} in {WEIGHTS}; copy both again")
+    network.load_state_dict(weights)
     return Bundle(network.eval(), architecture, list(d["ifos"]), float(d["sample_rate"]), conditioning, dict(d["metrics"]), d)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from aframe_assets.model.lag_map import MapNet
-from aframe_assets.model.receptive import lag_frames, least_context, total_stride
+from aframe_assets.model.receptive import impossible, lag_frames, least_context, total_stride
 from aframe_assets.model.resnet import ResNet1D
 from aframe_assets.model.streaming import StreamingNet
 
@@ -82,12 +82,10 @@ def build_network(architecture: Architecture, sky: Sky) -> nn.Module:
     """The untrained network of `architecture`.
 
     Raises:
-        ValueError: unknown name, channels that do not divide into groups, or too little context.
+        ValueError: settings that `impossible` names, or too little context.
     """
-    try:
-        build = ARCHITECTURES[architecture.name]
-    except KeyError:
-        raise ValueError(f"model.architecture.name = {architecture.name}: expected one of {', '.join(ARCHITECTURES)}") from None
+    for key, value, expected in impossible(architecture):
+        raise ValueError(f"model.architecture.{key} = {value}: {expected}")
     context = round(architecture.context * sky.sample_rate)
     least, step = least_context(architecture, sky.sample_rate, max(sky.travel_times, default=0.0)), total_stride(architecture)
     if architecture.name != "resnet" and (context < least or context % step):
@@ -95,4 +93,4 @@ def build_network(architecture: Architecture, sky: Sky) -> nn.Module:
             f"model.architecture.context = {architecture.context:g} s ({context} samples): expected at least {least} samples "
             f"({least / sky.sample_rate:g} s), a multiple of {step}, for frames that do not feel the window's end"
         )
-    return build(architecture, sky, context)
+    return ARCHITECTURES[architecture.name](architecture, sky, context)

@@ -8,6 +8,38 @@ if TYPE_CHECKING:
     from aframe_assets.config import Architecture
 
 
+NAMES = ("resnet", "streaming", "map")
+"""Networks that there are."""
+
+
+def impossible(architecture: Architecture) -> list[tuple[str, object, str]]:
+    """Settings with which no network can be built, each with its key in `architecture`, its value and what was expected.
+
+    Whether the context reaches far enough depends on the detectors too: see `least_context`.
+    """
+    a, out = architecture, []
+    if a.name not in NAMES:
+        return [("name", a.name, f"expected one of {', '.join(NAMES)}")]
+    if not a.layers or min(a.layers) < 1:
+        out.append(("layers", a.layers, "expected at least one stage, of at least one block each"))
+    if a.kernel_size % 2 == 0:
+        out.append(("kernel_size", a.kernel_size, "expected an odd number: a block's output is as long as its input"))
+    if a.stem_kernel < a.stem_stride:
+        out.append(("stem_kernel", a.stem_kernel, f"expected at least stem_stride {a.stem_stride}, so that no sample is passed over"))
+    if a.name == "resnet":
+        if a.context:
+            out.append(("context", a.context, "expected 0: the norms of 'resnet' look at their window and nothing else"))
+        if a.width % min(a.norm_groups, a.width):
+            out.append(("norm_groups", a.norm_groups, f"expected a number that divides width {a.width}"))
+    elif a.stem_kernel % 2 == 0:
+        out.append(("stem_kernel", a.stem_kernel, f"expected an odd number: a frame of {a.name!r} has a sample in its middle"))
+    if a.name == "map" and a.layers and a.lag_head.map_stride not in stage_strides(a):
+        out.append(("lag_head.map_stride", a.lag_head.map_stride, f"expected the stride of a stage, {stage_strides(a)}"))
+    if a.name == "map" and a.lag_head.channels % a.lag_head.groups:
+        out.append(("lag_head.groups", a.lag_head.groups, f"expected a number that divides channels {a.lag_head.channels}"))
+    return out
+
+
 def stage_strides(architecture: Architecture) -> list[int]:
     """Samples per frame after each stage: the stem and its pooling, then twice as many from stage to stage."""
     return [architecture.stem_stride * 2 * 2**i for i in range(len(architecture.layers))]

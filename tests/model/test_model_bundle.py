@@ -61,8 +61,9 @@ def test_damage_is_named(bundle, tmp_path):
     description = json.loads((folder / "bundle.json").read_text())
     description["architecture"]["width"] = 8
     (folder / "bundle.json").write_text(json.dumps(description))
-    with pytest.raises(BundleError, match="weights are not those of the architecture"):
+    with pytest.raises(BundleError, match=r"bundle\.json: weights are not those of the architecture: conv1\.weight \[8, ") as e:
         load_bundle(folder)
+    assert len(str(e.value).splitlines()) == 1
     (folder / "bundle.json").write_text(json.dumps({"format": "other/1"}))
     with pytest.raises(BundleError, match=r"format = 'other/1': expected 'aframe-bundle/1'"):
         load_bundle(folder)
