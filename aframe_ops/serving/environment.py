@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,11 @@ PYTHONS = ((3, 12), (3, 11))
 SERVER = "nvidia-pytriton==0.7.0"
 NUMPY = "numpy==1.26.4"
 RECORD = "aframe-server.json"
+
+_LOG = logging.getLogger(__name__)
+
+_ANSWER, _MAKE, _INSTALL = 60.0, 600.0, 3600.0
+"""Seconds for a question to a Python, for making an environment, and for one call of the installer."""
 
 _ASK = """import json, sys, sysconfig
 find = sysconfig.get_config_var
@@ -67,6 +74,8 @@ def requirements(gpu: bool = False) -> list[list[str]]:
 def clean(extra: Sequence[str] = ()) -> dict[str, str]:
     """Variables of this process that a server needs: none with a credential, none that leads Python elsewhere."""
     names = {"HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "XDG_RUNTIME_DIR", *extra}
+    # which daemon a container's client talks to
+    names |= {"DOCKER_CONTEXT", "DOCKER_HOST"}
     families = ("CUDA_", "NVIDIA_", "APPTAINER_", "SINGULARITY_", "CONTAINERS_")
     secret = ("PASSWORD", "USERNAME", "TOKEN", "SECRET")
     return {k: v for k, v in os.environ.items() if (k in names or k.startswith(families)) and not any(s in k for s in secret)}
@@ -131,7 +140,7 @@ class Environment:
         mend = f"make it anew with `aframe serve --install {self.folder}`"
         if not self.executable.is_file():
             raise ServingError(f"{self.folder}: holds no tritonserver; {mend}")
-        done = subprocess.run([self.folder / "bin" / "python", "-I", "-c", _LOOK], capture_output=True, text=True, env=clean())
+        done = _run([self.folder / "bin" / "python", "-I", "-c", _LOOK], _ANSWER, env=clean())
         if done.returncode:
             raise ServingError(f"{self.folder}: the server's Python does not work: {_last(done.stderr)}; {mend}")
         found = json.loads(done.stdout)
@@ -141,6 +150,15 @@ class Environment:
                 f"with nothing, without an error; {mend}"
             )
         return found
+
+
+def _run(command: Sequence[str | Path], seconds: float, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """A command that has ended, with what it printed. Raises ServingError when it has not within `seconds`."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, **settings)
+    except subprocess.TimeoutExpired:
+        words = " ".join(str(word) for word in command if "\n" not in str(word))
+        raise ServingError(f"{words}: has not ended after {seconds:g} s; is its disk slow or gone? Run it by hand") from None
 
 
 def _last(text: str) -> str:
@@ -200,7 +218,11 @@ def find_python(candidates: Sequence[Path] | None = None) -> tuple[Path, tuple[i
     for path in candidates if candidates is not None else _candidates():
         if path in refused or not path.is_file():
             continue
-        done = subprocess.run([path, "-I", "-c", _ASK], capture_output=True, text=True, env=clean())
+        try:
+            done = _run([path, "-I", "-c", _ASK], _ANSWER, env=clean())
+        except ServingError:
+            refused[path] = f"has not answered after {_ANSWER:g} s"
+            continue
         if done.returncode:
             refused[path] = "does not run"
             continue
@@ -218,7 +240,7 @@ def find_python(candidates: Sequence[Path] | None = None) -> tuple[Path, tuple[i
 def _installer(env_python: Path) -> list[str]:
     """The command that installs into `env_python`'s environment."""
     for command in ([str(env_python), "-m", "pip"], [sys.executable, "-m", "pip"]):
-        if subprocess.run([*command, "--version"], capture_output=True).returncode == 0:
+        if _run([*command, "--version"], _ANSWER).returncode == 0:
             place = [] if command[0] == str(env_python) else ["--python", str(env_python)]
             return [*command, *place, "install", "--quiet", "--disable-pip-version-check"]
     if shutil.which("uv"):
@@ -226,27 +248,52 @@ def _installer(env_python: Path) -> list[str]:
     raise ServingError("neither pip nor uv is here to install the Triton server with; install one of them")
 
 
-def install(folder: Path | None = None, *, gpu: bool = False, wait: float = 1800) -> Environment:
+def _require_place(folder: Path) -> None:
+    """Raises ServingError where nothing can be written beside `folder`: a lock would be tried for as long as it may be held."""
+    if folder.exists() and not folder.is_dir():
+        raise ServingError(f"{folder}: is a file; name a folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder.parent, prefix=".aframe-"):
+            pass
+    except OSError as e:
+        raise ServingError(f"{folder}: cannot be made, {folder.parent} takes no files ({e.strerror}); name another folder") from None
+
+
+def install(
+    folder: Path | None = None, *, gpu: bool = False, wait: float = 1800, tell: Callable[[str], None] = _LOG.info
+) -> Environment:
     """Make the environment, or leave it as it is when it is there, whole, and of these versions.
 
     Args:
         folder: where; default: `default_folder`. New, empty, or an environment that this function has made.
         gpu: with the ONNX Runtime that knows CUDA.
         wait: seconds for another process that installs the same.
+        tell: takes what the user should know meanwhile.
 
     Raises:
-        ServingError: no Python that will do, not a machine that the server is built for, a folder of something else, an
-            installation that failed, or a server that does not answer.
+        ServingError: no Python that will do, not a machine that the server is built for, a folder that cannot be made or is
+            of something else, an installation that failed, or a server that does not answer.
     """
     folder = (folder or default_folder()).expanduser().resolve()
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise ServingError(f"NVIDIA's server package is for Linux on x86_64, not {sys.platform} on {platform.machine()}; use a container")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _require_place(folder)
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
     try:
-        with FileLock(folder.with_name(folder.name + ".lock"), timeout=wait):
-            return _install(folder, requirements(gpu))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tell(f"{folder}: waiting for another installation")
+            lock.acquire(timeout=wait)
     except Timeout:
         raise ServingError(f"{folder}: another process has been installing for {wait:g} s; see what it does, then try again") from None
+    except OSError as e:
+        raise ServingError(f"{lock.lock_file}: cannot be locked: {e.strerror}; name another folder") from None
+    try:
+        return _install(folder, requirements(gpu))
+    finally:
+        lock.release()
 
 
 def _install(folder: Path, wanted: list[list[str]]) -> Environment:
@@ -269,14 +316,14 @@ def _install(folder: Path, wanted: list[list[str]]) -> Environment:
     # until this says complete, the folder is only fit to be made anew
     record = {"complete": False, "requirements": wanted, "python": list(version), "libdir": str(libdir)}
     _write(folder, record)
-    made = subprocess.run([python, "-I", "-m", "venv", folder], capture_output=True, text=True)
+    made = _run([python, "-I", "-m", "venv", folder], _MAKE)
     if made.returncode:
-        made = subprocess.run([python, "-I", "-m", "venv", "--without-pip", folder], capture_output=True, text=True)
+        made = _run([python, "-I", "-m", "venv", "--without-pip", folder], _MAKE)
     if made.returncode:
         raise ServingError(f"{folder}: {python} cannot make a virtual environment: {_last(made.stderr)}")
     installer = _installer(folder / "bin" / "python")
     for packages in wanted:
-        done = subprocess.run([*installer, *packages], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+        done = _run([*installer, *packages], _INSTALL, env={**os.environ, "PYTHONPATH": ""})
         if done.returncode:
             raise ServingError(f"{folder}: {' '.join(packages)} cannot be installed:\n{done.stderr.strip()[-2000:]}")
     environment = Environment(folder, version, libdir)

@@ -1,8 +1,10 @@
 """Starts one server and ends it, with all that it has started, as soon as this process's parent is gone.
 
 Run as a script by a bare interpreter, ``python -I -S keeper.py``: nothing of this project is imported, so that it starts
-at once and holds no memory. Standard input: one line of JSON, then silence; its end means that the parent is gone or wants
-the server to stop. Standard output: one line of JSON with the server's process id.
+at once and holds no memory. Where the command is the client of a container's daemon, the client is what is started and ended here: a
+container whose client is killed lives on. Standard input: one line of JSON, then silence; an empty line means that the parent wants the
+server to stop, its end that the parent is gone. Standard output: one line of JSON with the server's process id. Exit status:
+0 or 1 as the server's, or KILLED.
 
 | key of the line | meaning |
 |---|---|
@@ -10,6 +12,7 @@ the server to stop. Standard output: one line of JSON with the server's process 
 | ``log`` | file that its output is added to |
 | ``grace`` | seconds between SIGTERM and SIGKILL |
 | ``shared_memory`` | start of the names of its shared memory, removed after its end |
+| ``work`` | folder that is removed last where the parent is gone; otherwise it is the parent's to remove |
 """
 
 from __future__ import annotations
@@ -19,12 +22,16 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 
 POLL = 0.2
 """Seconds between looks at the server and at the parent."""
+
+KILLED = 9
+"""Exit status where a signal ended the server; containers say so by statuses above 128."""
 
 
 def end(server: subprocess.Popen[bytes], grace: float) -> None:
@@ -36,6 +43,12 @@ def end(server: subprocess.Popen[bytes], grace: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()
+
+
+def gone(parent: int) -> bool:
+    """Whether the parent is no more. A fork of it that holds the pipe is not the parent."""
+    ready, _, _ = select.select([0], [], [], 0)
+    return os.getppid() != parent or (bool(ready) and not os.read(0, 1))
 
 
 def main() -> int:
@@ -71,6 +84,10 @@ def main() -> int:
         if name.startswith(spec["shared_memory"]):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join("/dev/shm", name))
+    if gone(parent):
+        shutil.rmtree(spec["work"], ignore_errors=True)
+    if server.returncode < 0 or server.returncode > 128:
+        return KILLED
     return 0 if server.returncode == 0 else 1
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,33 +24,25 @@ from aframe_ops.serving import keeper
 from aframe_ops.serving.arrangement import arrange, gpus
 from aframe_ops.serving.environment import Environment, clean, find
 from aframe_ops.serving.errors import ServingError
+from aframe_ops.serving.log import reasons
 from aframe_ops.serving.metrics import Metric, Table, read
+from aframe_ops.serving.ports import free_ports, require_free
 
 LOOPBACK = "127.0.0.1"
 GRACE, EXIT = 10.0, 3
 """Seconds that a server has to end when it is told to, and that it gives the requests that it is answering."""
 
 _POLL = 0.1
-_TAIL = 25
 _PORT_TRIES = 3
 _NO_ANSWER = (OSError, http.client.HTTPException, ValueError)
 """Raised by an HTTP request that finds nobody, is cut off, or is answered by something else that listens there."""
 
 
-def free_ports(host: str, count: int) -> list[int]:
-    """Ports of `host` that nothing listens at now, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for s in sockets:
-            s.bind((host, 0))
-        return [s.getsockname()[1] for s in sockets]
-
-
 class TritonServer:
     """Serves a model repository while its context is entered.
 
-    The server is ended with this process, however that ends (see `keeper`). If it dies by itself it is started again, on
-    the same ports, `restarts_allowed` times; state of sequences is lost then, and every start has an identity of its own
+    The server is ended with this process, however that ends (see `keeper`, also on containers). If it dies by itself it is started again,
+    on the same ports, `restarts_allowed` times; state of sequences is lost then, and every start has an identity of its own
     (``aframe-...``, the name in the server's metadata) by which a client sees it.
 
     Attributes:
@@ -133,7 +124,8 @@ class TritonServer:
 
     @property
     def _reached(self) -> str:
-        return LOOPBACK if self.host == "0.0.0.0" else self.host
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
+        return f"[{host}]" if ":" in host else host
 
     def _port(self, index: int) -> int:
         if self._ports is None:
@@ -144,8 +136,10 @@ class TritonServer:
         """Starts it and waits until every model is ready.
 
         Raises:
-            ServingError: it did not start, or was not ready in time; with the end of its log.
+            ServingError: it did not start, or was not ready in time, with the errors of its log; or a port is taken.
         """
+        if self._fixed:
+            require_free(self.host, self._ports)
         devices = self._arrangement["devices"]
         if self.environment is not None:
             has_cuda = "CUDAExecutionProvider" in self.environment.look()["providers"]
@@ -186,6 +180,8 @@ class TritonServer:
         self._end_keeper()
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join()
+            # the watch may have been about to start another
+            self._end_keeper()
         self._ready.clear()
         if self._work is not None:
             shutil.rmtree(self._work, ignore_errors=True)
@@ -229,19 +225,32 @@ class TritonServer:
             return answer.read().decode()
 
     def _first_start(self) -> None:
-        for attempt in range(_PORT_TRIES):
+        ports_tried = 0
+        while True:
             if not self._fixed:
-                self._ports = tuple(free_ports(self.host, 3))
+                self._ports, ports_tried = tuple(free_ports(self.host, 3)), ports_tried + 1
             try:
                 self._start()
                 return
             except ServingError:
+                if self._was_killed() and self.restarts < self._restarts_allowed:
+                    self._count_restart()
+                    continue
                 # somebody else took a port between its choice and the server's start
                 taken = "already in use" in self.log.read_text(errors="replace").lower()
-                if self._fixed or not taken or attempt + 1 == _PORT_TRIES:
+                if self._fixed or not taken or ports_tried >= _PORT_TRIES:
                     raise
                 self._end_keeper()
                 self.log.write_bytes(b"")
+
+    def _was_killed(self) -> bool:
+        """Something outside ended the server, so that it may do well another time."""
+        return self._keeper is not None and self._keeper.poll() == keeper.KILLED and not self._stopping.is_set()
+
+    def _count_restart(self) -> None:
+        self.restarts += 1
+        with self.log.open("a") as f:
+            f.write(f"--- the server died and is started again ({self.restarts}) ---\n")
 
     def _arguments(self, models: Path) -> list[str]:
         grpc, http, metrics = self._ports
@@ -251,8 +260,10 @@ class TritonServer:
             f"--id={self.identity}",
             f"--exit-timeout-secs={EXIT}",
         ]
-        for service, port in (("grpc", grpc), ("http", http), ("metrics", metrics)):
-            out += [f"--{service}-port={port}", f"--{service}-address={self.host}"]
+        # the two libraries that listen write an IPv6 address each in a way of its own
+        bracketed, prefixed = (f"[{self.host}]", f"ipv6:{self.host}") if ":" in self.host else (self.host, self.host)
+        for service, port, address in (("grpc", grpc, bracketed), ("http", http, prefixed), ("metrics", metrics, prefixed)):
+            out += [f"--{service}-port={port}", f"--{service}-address={address}"]
         return out
 
     def _start(self) -> None:
@@ -268,12 +279,18 @@ class TritonServer:
             command += [f"--backend-config=python,shm-region-prefix-name={shared_memory}"]
             variables = self.environment.variables()
         spec = {"command": command, "env": variables, "log": str(self.log), "grace": GRACE, "shared_memory": shared_memory}
+        spec["work"] = str(self._work)
+        self._end_keeper()
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
-        self._keeper.stdin.write(json.dumps(spec).encode() + b"\n")
-        self._keeper.stdin.flush()
-        answer = self._keeper.stdout.readline()
+        try:
+            self._keeper.stdin.write(json.dumps(spec).encode() + b"\n")
+            self._keeper.stdin.flush()
+            answer = self._keeper.stdout.readline()
+        except ValueError:
+            # `stop` has closed them
+            raise ServingError("the Triton server was stopped while it started") from None
         if not answer:
             raise ServingError(f"the Triton server cannot be started: {command[0]} does not run (is it installed?)")
         self.pid = json.loads(answer)["pid"]
@@ -291,7 +308,8 @@ class TritonServer:
     def _is_ready(self) -> bool:
         try:
             # what answers at this port may be another server, which had the port before
-            if json.loads(self._get(f"http://{self.http_url}/v2")).get("name") != self.identity:
+            told = json.loads(self._get(f"http://{self.http_url}/v2"))
+            if not isinstance(told, dict) or told.get("name") != self.identity:
                 return False
             self._get(f"http://{self.http_url}/v2/health/ready")
             for name in self.models:
@@ -301,12 +319,8 @@ class TritonServer:
         return True
 
     def _tail(self) -> str:
-        # without the frames and rows of tables
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip() and line[0] not in "+|"]
-        # what is wrong stands in lines of errors, which much may follow
-        wrong = [line for line in lines[:-_TAIL] if line.startswith("E") or "rror" in line][-5:]
-        chosen = wrong + lines[-_TAIL:]
-        return f"; see {self.log}, which ends with:\n" + "\n".join(f"  {line}" for line in chosen)
+        found = reasons(self.log)
+        return f"; see {self.log}" + (", which says:\n" + "\n".join(f"  {line}" for line in found) if found else "")
 
     def _watch(self) -> None:
         """Thread: samples metrics, and starts the server again when it has died."""
@@ -321,12 +335,12 @@ class TritonServer:
             if self.restarts >= self._restarts_allowed:
                 self.failure = f"the Triton server died {self.restarts + 1} times and is not started again{self._tail()}"
                 return
-            self.restarts += 1
-            with self.log.open("a") as f:
-                f.write(f"--- the server died and is started again ({self.restarts}) ---\n")
+            self._count_restart()
             try:
                 self._start()
             except (ServingError, OSError) as e:
+                if self._was_killed():
+                    continue
                 self.failure = str(e)
                 self._end_keeper()
                 return
@@ -337,8 +351,12 @@ class TritonServer:
             self._table.add(self.metrics())
 
     def _end_keeper(self) -> None:
+        """Ends the server by its keeper, and closes the keeper's pipes; may be called again."""
         if self._keeper is None:
             return
+        # without a word, its end would say that this process is gone
+        with contextlib.suppress(OSError, ValueError):
+            self._keeper.stdin.write(b"\n")
         with contextlib.suppress(OSError):
             self._keeper.stdin.close()
         try:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import fake_tritonserver
@@ -122,6 +123,17 @@ def test_the_first_python_that_will_do_is_taken_and_others_are_explained(tmp_pat
         find_python([newer, static, broken, tmp_path / "nothing"])
 
 
+def test_a_python_that_does_not_answer_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "_ANSWER", 0.2)
+    hung = made_up(tmp_path / "hung", {})
+    python = hung.folder / "bin" / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    with pytest.raises(ServingError, match=r"bin/python -I -c: has not ended after 0\.2 s"):
+        hung.look()
+    with pytest.raises(ServingError, match=r"bin/python: has not answered after 0\.2 s"):
+        find_python([python])
+
+
 def made_up(folder: Path, versions: dict[str, object]) -> Environment:
     """An environment whose Python says what it has installed."""
     python = folder / "bin" / "python"
@@ -181,8 +193,10 @@ def test_an_installation_that_fails_is_made_anew_the_next_time(tmp_path, monkeyp
 def test_credentials_are_not_handed_to_the_server(monkeypatch):
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "APPTAINER_DOCKER_PASSWORD", "PYTHONPATH", "LD_PRELOAD"):
         monkeypatch.setenv(name, "x")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert {"PATH", "CUDA_VISIBLE_DEVICES"} <= set(clean())
+    # a container's client must find its daemon
+    for name in ("CUDA_VISIBLE_DEVICES", "DOCKER_HOST", "DOCKER_CONTEXT"):
+        monkeypatch.setenv(name, "1")
+    assert {"PATH", "CUDA_VISIBLE_DEVICES", "DOCKER_HOST", "DOCKER_CONTEXT"} <= set(clean())
     assert not [k for k, v in clean().items() if v == "x"]
 
 
@@ -284,11 +298,34 @@ def test_a_start_that_fails_gives_the_reason_from_the_log(models, notes, tmp_pat
         TritonServer(models, tmp_path / "logs", command=command(notes)).__enter__()
     (notes / "refuse").unlink()
     (notes / "late").touch()
-    with pytest.raises(ServingError, match=r"(?s)not ready after 1 s.*ready to serve"):
+    with pytest.raises(ServingError, match=r"not ready after 1 s; see .*triton\.log$"):
         TritonServer(models, tmp_path / "logs", command=command(notes), ready=1.0).__enter__()
     assert alive(processes(notes)) == []
     with pytest.raises(ServingError, match="no-such-program does not run"):
         TritonServer(models, tmp_path / "logs", command=["no-such-program"]).__enter__()
+
+
+def test_a_server_that_is_stopped_while_it_starts_again_leaves_nothing(models, notes, tmp_path, monkeypatch):
+    """`stop` falls between the start of the keeper and what it is told: that is no error of the watch, and no server is left."""
+    raised: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda what: raised.append(what.exc_value))
+    with TritonServer(models, tmp_path / "logs", command=command(notes)) as running:
+        first, popen = running._keeper, subprocess.Popen
+
+        def told_too_late(*words, **settings):
+            made = popen(*words, **settings)
+            running._stopping.set()
+            made.stdin.close()
+            return made
+
+        monkeypatch.setattr(subprocess, "Popen", told_too_late)
+        running.kill()
+        running._watcher.join(30)
+        assert not running._watcher.is_alive() and not raised and "was stopped while it started" in running.failure
+        assert first.stdin.closed and first.stdout.closed, "pipes of the keeper before"
+        with pytest.raises(ServingError, match="the Triton server was stopped"):
+            running.wait(5)
+    assert alive(processes(notes)) == [] and running._keeper.returncode is not None
 
 
 PARENT = """
@@ -330,6 +367,22 @@ def test_a_fork_that_holds_the_pipe_does_not_keep_the_server(models, notes, tmp_
 def test_ports_are_free_and_different():
     ports = free_ports("127.0.0.1", 5)
     assert len(set(ports)) == 5 and all(p > 1023 for p in ports)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached", "grpc", "http"),
+    [
+        ("::1", "[::1]", "[::1]", "ipv6:::1"),
+        ("::", "[::1]", "[::]", "ipv6:::"),
+        ("0.0.0.0", "127.0.0.1", "0.0.0.0", "0.0.0.0"),
+        ("node7", "node7", "node7", "node7"),
+    ],
+)
+def test_an_address_is_written_as_each_service_and_its_clients_read_it(models, tmp_path, host, reached, grpc, http):
+    server = TritonServer(models, tmp_path / "logs", command=["tritonserver"], host=host, ports=(1, 2, 3))
+    assert (server.url, server.http_url, server.metrics_url) == (f"{reached}:1", f"{reached}:2", f"http://{reached}:3/metrics")
+    addresses = dict(word[2:].split("=", 1) for word in server._arguments(models) if "-address=" in word)
+    assert addresses == {"grpc-address": grpc, "http-address": http, "metrics-address": http}
 
 
 # --- metrics --------------------------------------------------------------------------------------
