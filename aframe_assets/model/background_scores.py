@@ -58,9 +58,9 @@ class BackgroundScores:
         return [s[:: round(step)].astype(np.float64) for s in self.slides]
 
     def write(self, path: Path) -> Path:
-        """Scores are kept in half precision: 1e-3 of a logit is nothing to a threshold that keeps a share."""
+        """Writes the scores, in the float32 that the network gives."""
         lengths = np.array([len(s) for s in self.slides], np.int64)
-        scores = np.concatenate([np.empty(0, np.float16), *(s.astype(np.float16) for s in self.slides)])
+        scores = np.concatenate([np.empty(0, np.float32), *(s.astype(np.float32) for s in self.slides)])
         np.savez(path, rate=self.rate, lengths=lengths, scores=scores)
         return path
 
