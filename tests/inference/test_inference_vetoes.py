@@ -49,6 +49,7 @@ class Energy:
     """Loud strain seen by both detectors scores high."""
 
     ifos, sample_rate, platform, bundle = ("H1", "L1"), 512, "test", {}
+    kernel, context, form, filter = 768, 0, "windows", None
     conditioning = Conditioning(psd_length=8, fftlength=1).model_dump(mode="json")
 
     def score_windows(self, windows: np.ndarray) -> np.ndarray:
