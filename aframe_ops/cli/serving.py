@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ ASSET = "model_repository"
 
 def install_server(folder: Path | None, console: Console, *, gpu: bool = False) -> None:
     """Installs the server and says what is there."""
-    environment = install(folder, gpu=gpu)
+    environment = install(folder, gpu=gpu, tell=lambda text: console.print(text, soft_wrap=True))
     found = environment.look()
     python = ".".join(map(str, environment.python))
     console.print(
@@ -32,19 +34,21 @@ def install_server(folder: Path | None, console: Console, *, gpu: bool = False) 
 
 
 def repository_of(directory: Path | None) -> tuple[Path, TritonSite, Path]:
-    """The models to serve, the site's settings, and the folder of logs.
+    """The models to serve, the site's settings, and the folder of this process's logs.
 
     Raises:
         ConfigError: neither a model repository nor a run directory that has one.
     """
+    # several may serve the same, and process ids come again in containers
+    own = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
     if directory is not None and any(directory.glob("*/config.pbtxt")):
-        return directory, TritonSite(), Path("triton-logs")
+        return directory, TritonSite(), Path("triton-logs") / own
     run = RunDirectory.find(directory)
     site, workspace = run.site(), run.workspace()
     handle = workspace.complete(ASSET)
     if handle is None:
         raise ConfigError(f"{run.path}: {ASSET} is not complete; make it with `aframe run {directory or '.'} --until {ASSET}`")
-    return workspace.store.open_local(handle), site.triton, site.logs / "triton"
+    return workspace.store.open_local(handle), site.triton, site.logs / "triton" / own
 
 
 def serve_models(directory: Path | None, console: Console, *, host: str, port: int | None) -> None:

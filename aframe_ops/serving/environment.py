@@ -260,9 +260,7 @@ def _require_place(folder: Path) -> None:
         raise ServingError(f"{folder}: cannot be made, {folder.parent} takes no files ({e.strerror}); name another folder") from None
 
 
-def install(
-    folder: Path | None = None, *, gpu: bool = False, wait: float = 1800, tell: Callable[[str], None] = _LOG.info
-) -> Environment:
+def install(folder: Path | None = None, *, gpu: bool = False, wait: float = 1800, tell: Callable[[str], None] = _LOG.info) -> Environment:
     """Make the environment, or leave it as it is when it is there, whole, and of these versions.
 
     Args:

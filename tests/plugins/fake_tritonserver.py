@@ -1,7 +1,8 @@
 """Stands for a tritonserver in tests of its life: takes its options, serves its HTTP health and metrics, loads nothing.
 
-``FAKE_TRITON``, a folder, may hold ``refuse`` (it ends at once with an error), ``late`` (its models are never ready), ``half`` (its
-metrics break off) and gets a file ``started-PID`` with the command line for each start.
+Its first argument, a folder, may hold ``refuse`` (it ends at once with an error), ``die`` (it is killed, and takes the file with it),
+``late`` (its models are never ready), ``half`` (its metrics break off) and gets a file ``started-PID`` with the command line for each
+start.
 """
 
 from __future__ import annotations
@@ -15,6 +16,16 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+REFUSAL = """W0101 00:00:00.1 7 pinned_memory_manager.cc:271] Unable to allocate pinned system memory
+I0101 00:00:00.2 7 cuda_memory_manager.cc:117] CUDA memory pool disabled
+E0101 00:00:00.3 7 cuda_driver.cc:1] CudaDriverHelper has not been initialized.
+E0101 00:00:00.4 7 model_lifecycle.cc:642] failed to load 'sum' version 1
++-------+---------+
+| Model | Version |
++-------+---------+
+I0101 00:00:00.5 7 server.cc:676] the end
+"""
+
 
 def main() -> int:
     words = sys.argv[1:]
@@ -22,8 +33,11 @@ def main() -> int:
     notes = Path(words[0])
     (notes / f"started-{os.getpid()}").write_text(json.dumps({"words": words, "env": dict(os.environ)}))
     if (notes / "refuse").exists():
-        sys.stderr.write("E0101 model_lifecycle.cc] failed to load 'sum'\n")
+        sys.stderr.write(REFUSAL)
         return 1
+    if (notes / "die").exists():
+        (notes / "die").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
     # as Triton's Python backend does, it has a process of its own
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     (notes / f"child-{child.pid}").touch()
