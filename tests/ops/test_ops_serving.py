@@ -329,7 +329,9 @@ def test_a_server_that_is_stopped_while_it_starts_again_leaves_nothing(models, n
 
 
 PARENT = """
-import sys, threading, time
+import signal, sys, threading, time
+# whoever runs the tests may have blocked it, and a mask is inherited
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 from pathlib import Path
 from aframe_ops.serving.server import TritonServer
 server = TritonServer(Path(sys.argv[1]), Path(sys.argv[2]), command=sys.argv[3:])
