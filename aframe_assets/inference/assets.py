@@ -225,7 +225,7 @@ def make_events(job: Job) -> Product:
     checks = [
         livetime_check("livetime_is_the_sum", {"background": background.Tb, "zero_lag": zero_lag.Tb}, due, rate),
         sane_check(*stats),
-        louder_check(stats[0], stats[2]),
+        louder_check(stats[0], stats[2], filtered=job.config.model.filter is not None),
     ]
     if job.config.model.filter is not None:
         audit = Audit.concatenate([Audit.read(p) for p in paths("inference_results", AUDIT)])

@@ -52,10 +52,16 @@ def sane_check(background: np.ndarray, zero_lag: np.ndarray, foreground: np.ndar
     )
 
 
-def louder_check(background: np.ndarray, foreground: np.ndarray) -> Check:
-    """The median injection is louder than the median background event: a network that learnt nothing fails."""
+def louder_check(background: np.ndarray, foreground: np.ndarray, filtered: bool = False) -> Check:
+    """The median injection is louder than the median background event: a network that learnt nothing fails.
+
+    Where a filter lets only the loudest through (`filtered`), injections that it dropped are compared no more than the noise that it
+    dropped is.
+    """
     import numpy as np
 
+    if filtered:
+        foreground = foreground[np.isfinite(foreground)]
     if not len(background) or not len(foreground):
         return Check("signals_louder_than_noise", True, "warn", "nothing to compare")
     noise, signal = float(np.median(background)), float(np.median(foreground))

@@ -156,3 +156,8 @@ def test_statistics_checks():
     assert not sane_check(missed, good, good).passed
     assert not sane_check(good, good, np.array([np.nan])).passed
     assert not louder_check(good, good - 1).passed and louder_check(good, good + 1).passed
+    # of a cascade's injections most may be dropped, as most of its noise is
+    dropped = np.array([-np.inf, -np.inf, -np.inf, 5.0])
+    assert not louder_check(good, dropped).passed and louder_check(good, dropped, filtered=True).passed
+    assert not louder_check(good, np.array([-np.inf, 0.5]), filtered=True).passed
+    assert louder_check(good, dropped[:3], filtered=True).description == "nothing to compare"
