@@ -10,40 +10,37 @@ environment variables ``AFRAME__SECTION__KEY``.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-SECONDS_PER_YEAR = 31_557_600.0
-"""Julian year; the one year of the whole project (reference 2.13; upstream uses two)."""
+from aframe_assets.config_model import Architecture, LagHead, Model, Training, Tune
+from aframe_assets.config_quantities import SECONDS_PER_YEAR, Hertz, Seconds, Section
 
-_SECONDS = {"s": 1.0, "ms": 1e-3, "min": 60.0, "h": 3600.0, "day": 86400.0, "d": 86400.0, "yr": SECONDS_PER_YEAR}
-_HERTZ = {"Hz": 1.0, "kHz": 1e3, "mHz": 1e-3}
-
-
-_NUMBER_AND_UNIT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z]+)")
-
-
-def _quantity(table: dict[str, float], kind: str):
-    def parse(value: Any) -> Any:
-        found = _NUMBER_AND_UNIT.fullmatch(value.strip()) if isinstance(value, str) else None
-        if found is None:
-            return value
-        number, unit = found.groups()
-        if unit not in table:
-            raise ValueError(f"unit '{unit}' is not a unit of {kind}; use a plain number or one of {', '.join(table)}")
-        return float(number) * table[unit]
-
-    return BeforeValidator(parse)
-
-
-Seconds = Annotated[float, _quantity(_SECONDS, "time")]
-Hertz = Annotated[float, _quantity(_HERTZ, "frequency")]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+__all__ = [
+    "SECONDS_PER_YEAR",
+    "Architecture",
+    "Cascade",
+    "Conditioning",
+    "Config",
+    "Engine",
+    "Execution",
+    "Hertz",
+    "Inference",
+    "Injections",
+    "LagHead",
+    "Model",
+    "Seconds",
+    "Section",
+    "Segments",
+    "Sensitivity",
+    "Simulated",
+    "Strain",
+    "Training",
+    "Tune",
+    "Vetoes",
+    "Waveforms",
+]
 
 
 class Segments(Section):
@@ -157,106 +154,6 @@ class Injections(Section):
     )
     buffer: Seconds = Field(default=16, ge=0)
     jitter: Seconds = Field(default=0.1, ge=0)
-
-
-class LagHead(Section):
-    """What joins the feature maps of the detectors in a `map` network."""
-
-    encoder: Literal["shared", "separate"] = Field(default="shared", description="one encoder for all detectors, or one for each")
-    channels: int = Field(default=64, ge=1, description="channels of a detector's feature map")
-    map_stride: int = Field(default=16, ge=1, description="samples per frame of the map: the stride of one of the network's stages")
-    groups: int = Field(default=16, ge=1, description="similarities of two maps at each lag; divides `channels`")
-    hidden: int = Field(default=32, ge=1, description="channels of a frame after the maps have been joined")
-    similarity: Literal["product", "cosine"] = Field(
-        default="cosine", description="of two detectors' features: their product, or its bounded form"
-    )
-
-
-class Architecture(Section):
-    """Network of reference 2.9, sized by config; 'streaming' and 'map' are those of reference fast-timeslides."""
-
-    name: str = "resnet"
-    layers: list[int] = [3, 4, 6, 3]
-    width: int = Field(default=64, ge=1)
-    kernel_size: int = Field(default=3, ge=1)
-    norm_groups: int = Field(default=16, ge=1, description="of 'resnet'; the others have norms that do not depend on the window")
-    context: Seconds = Field(
-        default=0, ge=0, description="whitened data on each side of the kernel that the network sees too; 'resnet' needs none"
-    )
-    lag_head: LagHead = LagHead()
-    stem_kernel: int = Field(default=7, ge=1)
-    stem_stride: int = Field(default=2, ge=1)
-    pooling: Literal["mean", "mean_max"] = Field(
-        default="mean", description="over time, before the last layer; 'mean_max' adds the maximum, so that a loud signal is not diluted"
-    )
-
-
-class Training(Section):
-    """Augmentation, optimiser and validation (reference 2.7, 2.8)."""
-
-    batch_size: int = Field(default=384, ge=2)
-    batches_per_epoch: int = Field(default=3700, ge=1)
-    max_epochs: int = Field(default=200, ge=1)
-    learning_rate: float = Field(default=5.85e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    pct_lr_ramp: float = Field(default=0.115, gt=0, lt=1)
-    gradient_clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient of a step")
-    waveform_prob: float = Field(default=0.277, ge=0, le=1)
-    swap_prob: float = Field(default=0.014, ge=0, le=1)
-    mute_prob: float = Field(default=0.055, ge=0, le=1)
-    glitch_prob: float = Field(
-        default=0.0, ge=0, le=1, description="simulated single-detector glitches added to this share of kernels, per detector"
-    )
-    psd_block: Seconds = Field(
-        default=32, gt=0, description="background whitened with one PSD, that of the psd_length before it, as in inference"
-    )
-    left_pad: Seconds = 0.25
-    right_pad: Seconds = 0.05
-    min_snr: float = Field(default=4, gt=0)
-    max_snr: float = Field(default=100, gt=0)
-    snr_alpha: float = -3.0
-    snr_start: float | None = Field(default=None, description="curriculum: lowest SNR at the first step, falling to min_snr")
-    snr_decay_steps: int = Field(default=989, ge=1)
-    valid_stride: Seconds = Field(default=0.5, gt=0)
-    valid_livetime: Seconds = Field(default=57_600, gt=0)
-    valid_views: int = Field(default=5, ge=1)
-    max_fpr: float = Field(default=1e-3, gt=0, le=1)
-    pool_length: Seconds = Field(default=8, gt=0)
-    patience: int | None = None
-    num_threads: int | None = Field(default=None, ge=1)
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="'bf16' multiplies in bfloat16 and keeps weights and sums in float32"
-    )
-    seed: int = Field(default=0, ge=0, description="another number draws other weights and batches for the same data")
-
-
-class Tune(Section):
-    """Fixed rounds of trials over config keys (DESIGN `tuned_model`)."""
-
-    num_rounds: int = Field(default=4, ge=1)
-    trials_per_round: int = Field(default=2, ge=1)
-    max_epochs: int = Field(default=50, ge=1)
-    space: dict[str, dict[str, Any]] = Field(
-        default={"learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}}, description="training.KEY -> optuna float range"
-    )
-
-
-class Model(Section):
-    weights: str | None = Field(
-        default=None, description="bundle, run directory, or 'pretrained' (what is shipped), to take the model from instead of training"
-    )
-    architecture: Architecture = Architecture()
-    filter: Architecture | None = Field(
-        default=None, description="a 'map' network that chooses which times of a slide the 'streaming' network of `architecture` scores"
-    )
-    filter_weights: str | None = Field(default=None, description="as `weights`, of the network of `filter`")
-    training: Training = Training()
-    tune: Tune | None = None
-
-    @property
-    def trains(self) -> bool:
-        """Whether a network is trained here, so that training data are needed."""
-        return not self.weights or (self.filter is not None and not self.filter_weights)
 
 
 class Engine(Section):

@@ -49,7 +49,7 @@ def violations(config: Config) -> list[str]:
         refuse(
             "inference.merger_time_rate",
             inf.merger_time_rate,
-            f"expected from inference_rate {inf.inference_rate:g} Hz, at which the candidate was found, to sample_rate {c.sample_rate:g} Hz",
+            f"expected from inference_rate {inf.inference_rate:g} Hz, at which events are found, to sample_rate {c.sample_rate:g} Hz",
         )
     if len(inf.shifts) != len(c.ifos):
         refuse("inference.shifts", inf.shifts, f"expected one shift for each of ifos {c.ifos}")

@@ -58,7 +58,7 @@ def network(**values):
             ["segments.max_duration = 138", "= 138.5 s"],
         ),
         (network(**STREAMING) | {"engine": {"block": 1025}}, ["engine.block = 1025", "segments.max_duration 1024 s"]),
-        (network(**STREAMING) | {"engine": {"block": 16.001}}, ["engine.block = 16.001", "whole steps of 8 samples"]),
+        (network(**STREAMING) | {"engine": {"block": 16.001}}, ["engine.block = 16.001", "whole steps of 16 samples"]),
         ({"inference": {"merger_time_rate": 2}}, ["inference.merger_time_rate = 2", "from inference_rate 4 Hz"]),
         ({"inference": {"merger_time_rate": 4096}}, ["inference.merger_time_rate = 4096", "to sample_rate 2048 Hz"]),
         ({"inference": {"cascade": {"keep": 0.1}}}, ["inference.cascade.keep = 0.1", "a network in model.filter", "default 0.05"]),
