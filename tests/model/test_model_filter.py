@@ -140,7 +140,8 @@ def test_scores_are_kept_and_read_at_an_inference_rate(tmp_path):
 
 def test_a_direct_model_can_be_a_filter(published, tiny_config, tmp_path):
     tree = cascade(tiny_config(max_epochs=1)).model_dump(mode="json")
-    direct = build_config(tree | {"model": tree["model"] | {"architecture": FILTER, "filter": None}})
+    alone = {"model": tree["model"] | {"architecture": FILTER, "filter": None}, "inference": tree["inference"] | {"cascade": {}}}
+    direct = build_config(tree | alone)
     store, url = published(direct)
     assert materialize(direct, url, "model").success
     folder = store.open_local(store.manifest("model").handle)
