@@ -160,7 +160,7 @@ _ALL = [
     Node(
         "filter_model",
         "model",
-        "1",
+        "2",
         (*_TRAINING, "model.filter_weights", "model.filter"),
         _TRAINING_DATA,
         files=("detectors",),

@@ -29,8 +29,10 @@ def impossible(architecture: Architecture) -> list[tuple[str, object, str]]:
     if a.name == "resnet":
         if a.context:
             out.append(("context", a.context, "expected 0: the norms of 'resnet' look at their window and nothing else"))
-        if a.width % min(a.norm_groups, a.width):
-            out.append(("norm_groups", a.norm_groups, f"expected a number that divides width {a.width}"))
+        widths = [a.width * 2**i for i in range(max(1, len(a.layers)))]
+        uneven = [width for width in widths if width % min(a.norm_groups, width)]
+        if uneven:
+            out.append(("norm_groups", a.norm_groups, f"expected a number that divides the channels of every stage, {widths}"))
     elif a.stem_kernel % 2 == 0:
         out.append(("stem_kernel", a.stem_kernel, f"expected an odd number: a frame of {a.name!r} has a sample in its middle"))
     if a.name == "map" and a.layers and a.lag_head.map_stride not in stage_strides(a):

@@ -39,7 +39,8 @@ def network(**values):
         (network(kernel_size=4), ["model.architecture.kernel_size = 4", "odd"]),
         (network(stem_kernel=3, stem_stride=4), ["model.architecture.stem_kernel = 3", "at least stem_stride 4"]),
         (network(**STREAMING | {"stem_kernel": 16}), ["model.architecture.stem_kernel = 16", "odd"]),
-        (network(width=16, norm_groups=3), ["model.architecture.norm_groups = 3", "divides width 16"]),
+        (network(width=16, norm_groups=3), ["model.architecture.norm_groups = 3", "divides the channels of every stage, [16"]),
+        (network(width=10, norm_groups=16), ["model.architecture.norm_groups = 16", "[10, 20"]),
         (
             {"model": {"architecture": STREAMING, "filter": MAP | {"kernel_size": 2}, "training": {"valid_livetime": 3000}}},
             ["model.filter.kernel_size = 2", "odd"],
