@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from aframe_ops.cli.templates import DAGSTER_YAML
+from aframe_ops.serving.probe import write_sum
 
 TOY = Path(__file__).with_name("toy_definitions.py")
 
@@ -109,3 +110,16 @@ def finished(tmp_path_factory) -> tuple[Toy, int, str]:
     code, output = made.run("fine", "flaky", "killed", "killed_always", "vanishing", "missing")
     yield made, code, output
     made.close()
+
+
+@pytest.fixture
+def models(tmp_path) -> Path:
+    """A repository with one model, for servers that only play."""
+    return write_sum(tmp_path / "models")
+
+
+@pytest.fixture
+def notes(tmp_path) -> Path:
+    """Where a stand-in for tritonserver writes what it was told."""
+    (tmp_path / "notes").mkdir()
+    return tmp_path / "notes"

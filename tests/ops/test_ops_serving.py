@@ -220,17 +220,6 @@ def test_a_search_that_needs_a_server_is_refused_before_anything_is_made(tmp_pat
 # --- life -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def models(tmp_path) -> Path:
-    return write_sum(tmp_path / "models")
-
-
-@pytest.fixture
-def notes(tmp_path) -> Path:
-    (tmp_path / "notes").mkdir()
-    return tmp_path / "notes"
-
-
 def command(notes: Path) -> list[str]:
     """As a container's: a program, its arguments, and the models' folder among them."""
     return [sys.executable, fake_tritonserver.__file__, str(notes), "-v", "{repository}:{repository}:ro", "tritonserver"]

@@ -22,19 +22,7 @@ from aframe_ops.serving import environment, server
 from aframe_ops.serving.environment import install
 from aframe_ops.serving.errors import ServingError
 from aframe_ops.serving.ports import free_ports, require_free
-from aframe_ops.serving.probe import write_sum
 from aframe_ops.serving.server import TritonServer
-
-
-@pytest.fixture
-def models(tmp_path) -> Path:
-    return write_sum(tmp_path / "models")
-
-
-@pytest.fixture
-def notes(tmp_path) -> Path:
-    (tmp_path / "notes").mkdir()
-    return tmp_path / "notes"
 
 
 def command(notes: Path) -> list[str]:
