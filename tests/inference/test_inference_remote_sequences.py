@@ -178,6 +178,8 @@ def test_wrong_chunks_models_and_settings_are_refused():
             SequenceClient(server.url, "nothing", patience=0.2)
         with pytest.raises(ValueError, match="in_flight = 0"):
             client(server, in_flight=0)
+        with pytest.raises(ValueError, match="attempts = 0"):
+            client(server, attempts=0)
 
 
 def test_a_sequence_keeps_only_what_a_replay_needs():

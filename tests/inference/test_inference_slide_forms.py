@@ -130,18 +130,23 @@ def test_one_slide_or_many_at_once_and_another_chunk_of_the_same_data(engines, m
     assert both.sum() > 400 and np.abs(scores[0][:, 41:] - scores[1])[both].max() < 1e-4 * scale
 
 
+def with_signals(run: Pass, kind: type[Foreground], shift: tuple[float, ...], folder):
+    """Scores of a slide without signals (1, output), what signals changed, and its scores with them (output,)."""
+    path = signals(run.geometry, [shift], folder / "w.hdf5")
+    before, valid = run.scores(run.geometry, [shift], "background")
+    seen = []
+    run.rescored = lambda scores, good, s, change: seen.append((change, Pass.rescored(run, scores, good, s, change))) or seen[-1][1]
+    kind(run, path).add([shift], before, valid)
+    return before, *seen[0]
+
+
 @pytest.mark.parametrize("name", ["streaming", "map"])
 def test_where_no_signal_reaches_the_foreground_is_the_background(engines, tmp_path, name):
     engine = engines[name, 2]
     chunk, geometry, inference = search(engine)
     shift = (0.0, 1.0)
-    path = signals(geometry, [shift], tmp_path / "w.hdf5")
     run = Pass(chunk, geometry, engine, inference)
-    before, valid = run.scores(geometry, [shift], "background")
-    seen = []
-    run.rescored = lambda scores, good, s, change: seen.append((change, Pass.rescored(run, scores, good, s, change))) or seen[-1][1]
-    Foreground(run, path).add([shift], before, valid)
-    change, after = seen[0]
+    before, change, after = with_signals(run, Foreground, shift, tmp_path)
     assert 20 < change.reached.sum() < 0.9 * len(after)
     assert np.array_equal(after[~change.reached], before[0, ~change.reached], equal_nan=True)
     assert np.abs(after - before[0])[change.reached & np.isfinite(after)].max() > 0.01
@@ -165,13 +170,9 @@ def test_the_foreground_is_the_whole_slide_with_its_signals_scored_from_scratch(
     engine = engines[name, 2]
     chunk, geometry, inference = search(engine, seconds=40.0, rate=16.0, ring=ring)
     shift = (0.0, 1.0)
-    path = signals(geometry, [shift], tmp_path / "w.hdf5")
     run = Pass(chunk, geometry, engine, inference)
-    before, valid = run.scores(geometry, [shift], "background")
-    seen = []
-    run.rescored = lambda scores, good, s, change: seen.append((change, Pass.rescored(run, scores, good, s, change))) or seen[-1][1]
-    Sharp(run, path).add([shift], before, valid)
-    (change, after), at, offsets = seen[0], run.layout, run.offsets([shift])
+    before, change, after = with_signals(run, Sharp, shift, tmp_path)
+    at, offsets = run.layout, run.offsets([shift])
     whole = slide_scorer(Windowed(engine), change.streams, at, inference).scores(offsets, np.isfinite(before))[0]
     tolerance = 1e-4 * np.ptp(whole[np.isfinite(whole)])
     assert np.isfinite(whole).sum() > 300 and np.allclose(after, whole, rtol=0, atol=tolerance, equal_nan=True)

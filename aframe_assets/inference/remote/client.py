@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from aframe_assets.inference.remote.connection import Connection, Dropped, Refused, ServerError, float_answer, float_request
+from aframe_assets.inference.remote.connection import Connection, Dropped, Refused, ServerError, float_answer, float_request, require_counts
 from aframe_assets.inference.remote.sequence import Sequence, SequenceLayout
 from aframe_assets.inference.remote.stream import Stream
 
@@ -62,6 +62,7 @@ class SequenceClient:
         interruptions: how often sequences were continued anew.
 
     Raises:
+        ValueError: in_flight or attempts below 1.
         ServerError: no server is ready, or its model has no sequences.
     """
 
@@ -77,8 +78,7 @@ class SequenceClient:
         tolerance: float = 1e-3,
         log: logging.Logger | None = None,
     ) -> None:
-        if in_flight < 1:
-            raise ValueError(f"in_flight = {in_flight}; expected at least 1")
+        require_counts(in_flight=in_flight, attempts=attempts)
         self.url, self.model, self.in_flight, self.attempts = url, model, in_flight, attempts
         self.patience, self.answer_timeout, self.tolerance = patience, answer_timeout, tolerance
         self.log = log or logging.getLogger(__name__)

@@ -50,6 +50,13 @@ class Absent(ServerError):
     """No server was ready, for as long as one was willing to wait."""
 
 
+def require_counts(**settings: int) -> None:
+    """Raises ValueError when one of `settings` (requests under way, attempts) is below 1."""
+    for name, value in settings.items():
+        if value < 1:
+            raise ValueError(f"{name} = {value}; expected at least 1")
+
+
 @dataclass(frozen=True)
 class Tensor:
     """Name, numpy type and shape of an input or output; -1 is any length."""

@@ -18,7 +18,7 @@ from aframe_assets.engine.parity import probes
 from aframe_assets.engine.repository import BLOCKS, FILTER_BLOCKS, NETWORK
 from aframe_assets.engine.signature import Signature
 from aframe_assets.inference.remote.client import ATTEMPTS, PATIENCE
-from aframe_assets.inference.remote.connection import Connection, Dropped, Refused, ServerError
+from aframe_assets.inference.remote.connection import Connection, Dropped, Refused, ServerError, require_counts
 from aframe_assets.inference.remote.runner import Probe, RemoteRunner
 from aframe_assets.inference.remote.server import RunningServer
 
@@ -129,8 +129,7 @@ def _parameters(url: str, model: str, attempts: int, patience: float) -> Mapping
 
 def _require_signature(url: str, model: str, signature: Signature, attempts: int = ATTEMPTS, patience: float = PATIENCE) -> None:
     """Refuse a model that says of itself (parameter ``aframe``) that it is another one; other servers' models say nothing."""
-    if attempts < 1:
-        raise ValueError(f"attempts = {attempts}; expected at least 1")
+    require_counts(attempts=attempts)
     parameters = _parameters(url, model, attempts, patience)
     if "aframe" not in parameters:
         return

@@ -13,7 +13,16 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 
 from aframe_assets.inference.remote.client import ANSWER_TIMEOUT, ATTEMPTS, PATIENCE
-from aframe_assets.inference.remote.connection import Connection, Dropped, Refused, ServerError, Tensor, float_answer, float_request
+from aframe_assets.inference.remote.connection import (
+    Connection,
+    Dropped,
+    Refused,
+    ServerError,
+    Tensor,
+    float_answer,
+    float_request,
+    require_counts,
+)
 from aframe_assets.inference.remote.server import RunningServer
 from aframe_assets.inference.remote.shared import Region
 
@@ -80,10 +89,7 @@ class RemoteRunner:
         share_memory: bool = True,
         log: logging.Logger | None = None,
     ) -> None:
-        if in_flight < 1:
-            raise ValueError(f"in_flight = {in_flight}; expected at least 1")
-        if attempts < 1:
-            raise ValueError(f"attempts = {attempts}; expected at least 1")
+        require_counts(in_flight=in_flight, attempts=attempts)
         self.url, self.model, self.probe = server.url, model, probe
         self.in_flight, self.attempts, self.patience, self.answer_timeout = in_flight, attempts, patience, answer_timeout
         self.log = log or logging.getLogger(__name__)
