@@ -69,6 +69,11 @@ class Training(Section):
     snr_decay_steps: int = Field(default=989, ge=1)
     valid_stride: Seconds = Field(default=0.5, gt=0)
     valid_livetime: Seconds = Field(default=57_600, gt=0)
+    background_livetime: Seconds = Field(
+        default=57_600,
+        gt=0,
+        description="slid validation background that a 'streaming' or 'map' network scores once trained: sets the thresholds of a cascade",
+    )
     valid_views: int = Field(default=5, ge=1)
     max_fpr: float = Field(default=1e-3, gt=0, le=1)
     pool_length: Seconds = Field(default=8, gt=0)

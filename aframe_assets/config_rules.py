@@ -249,16 +249,17 @@ def _cascade(c: Config, refuse: Callable[[str, object, str], None]) -> None:
     # the default audits what slides there are
     if c.model.filter is not None and slides is not None and slides < cascade.audit_slides != default:
         refuse("inference.cascade.audit_slides", cascade.audit_slides, f"expected at most inference.num_slides {slides}")
-    if c.model.filter is not None and not c.model.filter_weights:
-        # what is scored around one trigger, see aframe_assets.inference.cascade
-        around = c.inference.cluster_window_length + c.inference.integration_window_length
-        keep, seconds = c.inference.cascade.keep, c.model.training.valid_livetime
+    if c.model.filter is not None and not (c.model.weights and c.model.filter_weights):
+        from aframe_assets.inference.cascade import AROUND
+
+        around = (c.inference.cluster_window_length + c.inference.integration_window_length) / AROUND
+        keep, seconds = c.inference.cascade.keep, c.model.training.background_livetime
         if keep * seconds < around:
             refuse(
                 "inference.cascade.keep",
                 keep,
-                f"expected a share of model.training.valid_livetime {seconds:g} s that is at least the {around:g} s around one trigger, "
-                "better 100 times that: the filter's threshold is found on this background",
+                f"expected a share of model.training.background_livetime {seconds:g} s that is at least {around:g} s, {1 / AROUND:g} times "
+                "what is scored around one trigger, better 100 times that: the thresholds are found on this background",
             )
     if c.model.filter_weights and c.model.filter is None:
         refuse("model.filter_weights", c.model.filter_weights, "expected a network in model.filter, which these weights are of")

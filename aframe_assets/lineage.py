@@ -180,6 +180,7 @@ _ALL = [
             Input("background", "same"),
             Input("injections", "same"),
             Input("engine"),
+            Input("model", optional=True),
             Input("filter_model", optional=True),
             Input("model_repository", optional=True),
         ),
@@ -236,7 +237,8 @@ def graph(config: Config) -> dict[str, Node]:
 
     A network with given weights reads nothing; where none is trained the training-set assets are left out. Without
     ``model.filter`` there is no ``filter_model``, without ``model.tune`` no ``tuned_model``, and without anything in
-    section ``vetoes`` no ``vetoes``. ``inference_results`` reads ``model_repository`` where a Triton server evaluates it.
+    section ``vetoes`` no ``vetoes``. ``inference_results`` reads ``model_repository`` where a Triton server evaluates it,
+    and the networks of a cascade for its thresholds.
     """
     m, absent = config.model, set()
     if not m.trains:
@@ -252,7 +254,7 @@ def graph(config: Config) -> dict[str, Node]:
         if node.name in absent:
             continue
         imported = bool({"model": m.weights, "filter_model": m.filter_weights}.get(node.name))
-        unread = absent if config.inference.mode == "triton" else absent | {"model_repository"}
+        unread = absent | ({"model"} if m.filter is None else set()) | (set() if config.inference.mode == "triton" else {"model_repository"})
         inputs = tuple(i for i in node.inputs if not (i.optional and (i.asset in unread or imported)))
         out[node.name] = replace(node, inputs=inputs)
     return out

@@ -9,6 +9,7 @@ for a second of livetime, since context costs the new networks some outputs at a
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from aframe_assets.inference import slides as search
-from aframe_assets.inference.cascade import FilterThreshold, Reach, TriggerChooser
+from aframe_assets.inference.cascade import Thresholds, TriggerChooser, unfiltered
 from aframe_assets.inference.windows import needed
 from aframe_assets.segments.geometry import SlideGeometry, shift_vectors
 from aframe_assets.segments.vetoes import runs
@@ -36,8 +37,8 @@ MEASURED = {"windowed": 1, "streaming": 10, "cascade": 100, "direct": 10**9}
 BARS = {"streaming": {1: 5, 10: 5, 100: 5, 1000: 5}, "cascade": {100: 15}, "direct": {100: 100, 1000: 600}}
 """How many times less than the loop over windows each may cost, by number of slides."""
 
-CALIBRATED = 100
-"""Slides on whose scores the threshold of a cascade's filter is found."""
+CALIBRATED = {"filter": 6000.0, "joint": 1500.0}
+"""Seconds of slides on whose scores the thresholds of a cascade are found."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,15 @@ class Method:
     def _chooser(self) -> TriggerChooser:
         """What the filter keeps: the share that the settings allow, of the first slides."""
         inference = self.config.inference
-        shifts = shift_vectors(CALIBRATED, inference.shifts)
-        scores, _ = search.Pass(self.chunk, self.geometry, self.engine.filter, inference).scores(self.geometry, shifts, "background")
-        stretches = [row[a:b] for row in scores for a, b in runs(np.isfinite(row))]
-        return TriggerChooser(FilterThreshold.of(stretches, inference).value, Reach.of(inference))
+
+        def stretches(engine: Any, seconds: float) -> list[np.ndarray]:
+            one = self.geometry.livetime(shift_vectors(1, inference.shifts)[0])
+            shifts = shift_vectors(math.ceil(seconds / one), inference.shifts)
+            scores, _ = search.Pass(self.chunk, self.geometry, engine, inference).scores(self.geometry, shifts, "background")
+            return [row[a:b] for row in scores for a, b in runs(np.isfinite(row))]
+
+        filtered, joint = stretches(self.engine.filter, CALIBRATED["filter"]), stretches(unfiltered(self.engine), CALIBRATED["joint"])
+        return TriggerChooser.of(Thresholds.of(filtered, joint, inference), inference)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from aframe_assets.tags import resources
 if TYPE_CHECKING:
     from aframe_assets.config import Config
     from aframe_assets.engine.engine import Engine
-    from aframe_assets.inference.cascade import FilterThreshold
+    from aframe_assets.inference.cascade import Thresholds
     from aframe_assets.inference.slides import SlideResults
     from aframe_assets.segments.geometry import SlideGeometry
 
@@ -52,9 +52,9 @@ def make_inference_results(job: Job) -> Product:
 
     cascade, audit = None, None
     if job.row["role"] == "test":
-        out, shifts, geometry, threshold = _search(job)
-        if threshold:
-            cascade, audit = {"filter": threshold.as_meta(), **out.outputs}, out.audit
+        out, shifts, geometry, thresholds = _search(job)
+        if thresholds:
+            cascade, audit = {"thresholds": thresholds.as_meta(), **out.outputs}, out.audit
         ring = [geometry.whitened_start, geometry.whitened_duration] if geometry.ring else None
         background, zero_lag, foreground = out.background, out.zero_lag, out.foreground
         residuals = [[float(x) for x in row] for row in out.merger_residuals if (row == row).all()]
@@ -101,10 +101,10 @@ def make_inference_results(job: Job) -> Product:
     return Product(files, meta, checks)
 
 
-def _search(job: Job) -> tuple[SlideResults, list[tuple[float, ...]], SlideGeometry, FilterThreshold | None]:
+def _search(job: Job) -> tuple[SlideResults, list[tuple[float, ...]], SlideGeometry, Thresholds | None]:
     from aframe_assets.engine.engine import load_engine
     from aframe_assets.inference.audit import audited
-    from aframe_assets.inference.cascade import Reach, TriggerChooser
+    from aframe_assets.inference.cascade import TriggerChooser
     from aframe_assets.inference.slides import run_slides
     from aframe_assets.inference.whitened import WhitenedChunk
     from aframe_assets.segments.catalog import catalog_times
@@ -132,23 +132,26 @@ def _search(job: Job) -> tuple[SlideResults, list[tuple[float, ...]], SlideGeome
         block=config.psd_block,
         psd_source=config.inference.psd_source,
     )
-    threshold, signals = _threshold(job), job.path("injections", INJECTIONS)
-    chooser = TriggerChooser(threshold.value, Reach.of(config.inference)) if threshold else None
+    thresholds, signals = _thresholds(job), job.path("injections", INJECTIONS)
+    chooser = TriggerChooser.of(thresholds, config.inference) if thresholds else None
     again = audited(shifts, InterferometerResponseSet.shifts_of(signals), config.inference.cascade.audit_slides, job.seed("audit"))
     with _evaluated(job, engine) as network:
         out = run_slides(chunk, geometry, network, config.inference, shifts, signals, chooser=chooser, audit=again)
-    return out, shifts, geometry, threshold
+    return out, shifts, geometry, thresholds
 
 
-def _threshold(job: Job) -> FilterThreshold | None:
-    """Of a cascade's filter; the same for every segment."""
+def _thresholds(job: Job) -> Thresholds | None:
+    """Of a cascade; the same for every segment."""
     if job.config.model.filter is None:
         return None
-    from aframe_assets.inference.cascade import FilterThreshold
+    from aframe_assets.inference.cascade import Thresholds
     from aframe_assets.model.background_scores import BACKGROUND_SCORES, BackgroundScores
 
-    scores = BackgroundScores.read(job.path("filter_model", BACKGROUND_SCORES))
-    return FilterThreshold.of(scores.at(job.config.inference.inference_rate), job.config.inference)
+    inference = job.config.inference
+    filtered, joint = (
+        BackgroundScores.read(job.path(m, BACKGROUND_SCORES)).at(inference.inference_rate) for m in ("filter_model", "model")
+    )
+    return Thresholds.of(filtered, joint, inference)
 
 
 def _evaluated(job: Job, engine: Engine) -> AbstractContextManager[Engine]:
@@ -233,11 +236,11 @@ def make_events(job: Job) -> Product:
         # the two searches share an engine: in fp32 what rounding leaves is far below the difference accepted of two engines
         tolerance = 0.0 if precision == "fp32" else _tolerance(job.config)
         searched = [m for p in order if (m := results[p].meta["cascade"])]
-        threshold = next((m["filter"] for m in searched), None)
+        thresholds = next((m["thresholds"] for m in searched), None)
         loss = loss_check(audit, stats[0], background.Tb, cascade.max_loss, tolerance)
-        share = run_share_check([(m["kept"], m["asked"]) for m in searched], threshold, cascade.keep)
+        share = run_share_check([(m["kept"], m["asked"]) for m in searched], thresholds, cascade.keep)
         checks += [loss, share]
-        meta["cascade"], meta["filter"] = {**loss.metadata, **share.metadata}, threshold
+        meta["cascade"], meta["thresholds"] = {**loss.metadata, **share.metadata}, thresholds
     files = {name: out / name for name in (BACKGROUND, ZERO_LAG, FOREGROUND, REJECTED)}
     return Product(files, meta, checks, {"statistics": plot_markdown("Events", statistics_plot(*stats, background.Tb))})
 

@@ -1,11 +1,13 @@
-"""What a cascade's filter keeps of a slide for the joint network, and from where it has its threshold.
+"""What a cascade's filter keeps of a slide for the joint network, and from where it has its thresholds.
 
-An output whose integrated filter score is at least the threshold is a trigger. Kept are, around each trigger, the scores behind
-all outputs within half a clustering window: there the statistic is that of the search without filter, and whether a trigger
-is an event is settled there (`aframe_assets.inference.clustering.cluster_slides`, with what was not kept as unknown).
+An output whose integrated filter score reaches a threshold is a trigger. The joint network scores what is integrated there, and
+where its statistic reaches a threshold as well, all outputs within half a clustering window of the trigger are kept: there the
+statistic is that of the search without filter, and whether the trigger is an event is settled there
+(`aframe_assets.inference.clustering.cluster_slides`, with what was not kept as unknown). Judging a trigger costs a third of what
+keeping it costs, so that the filter may let through three times as many.
 
-The threshold is one number for background, zero lag and injections of all segments. It follows from the scores that the
-filter gave the slid background of the training time, and from no test data.
+Both thresholds are one number for background, zero lag and injections of all segments. They follow from the scores that the
+two networks gave the slid background of the training time, and from no test data.
 """
 
 from __future__ import annotations
@@ -22,6 +24,12 @@ from aframe_assets.inference.clustering import detection_statistic, half_window
 if TYPE_CHECKING:
     from aframe_assets.config import Inference
     from aframe_assets.engine.engine import Engine
+
+AROUND = 0.2
+"""Of the share that the joint network may score, what is for the surroundings of triggers that are loud in it."""
+
+_LOWEST = np.finfo(float).min
+"""The threshold of all that has a statistic at all."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,11 @@ class Reach:
     def after(self) -> int:
         """Outputs after a trigger."""
         return self.half
+
+    @property
+    def near(self) -> Reach:
+        """What settles the statistic of a trigger, and no more."""
+        return Reach(0, self.boxcar)
 
     def dilate(self, triggers: np.ndarray) -> np.ndarray:
         """Outputs [..., time] whose scores are needed around `triggers` [..., time], bool."""
@@ -83,12 +96,19 @@ class TriggerChooser:
     """The `Chooser` of a cascade (`aframe_assets.inference.scoring`).
 
     Attributes:
-        threshold: smallest integrated filter score of a trigger.
-        reach: what is kept around a trigger.
+        filtered: smallest integrated filter score of a trigger.
+        joint: smallest statistic of a trigger that is kept.
+        reach: what is kept around it.
     """
 
-    threshold: float
+    filtered: float
+    joint: float
     reach: Reach
+
+    @classmethod
+    def of(cls, thresholds: Thresholds, inference: Inference) -> TriggerChooser:
+        """With these thresholds."""
+        return cls(thresholds.filtered.value, thresholds.joint.value, Reach.of(inference))
 
     def triggers(self, scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Triggers among the outputs [slide, output], bool.
@@ -97,19 +117,25 @@ class TriggerChooser:
             scores: of the filter, NaN where not wanted.
             wanted: outputs that the search asks for; one without all scores of its integration is no trigger.
         """
-        return detection_statistic(scores, wanted, self.reach.boxcar) >= max(self.threshold, np.finfo(float).min)
+        return detection_statistic(scores, wanted, self.reach.boxcar) >= max(self.filtered, _LOWEST)
 
-    def keep(self, scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    def look(self, scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """See `Chooser.look`: what is integrated at the triggers."""
+        return self.reach.near.dilate(self.triggers(scores, wanted)) & wanted
+
+    def keep(self, scores: np.ndarray, seen: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """See `Chooser.keep`."""
-        return self.reach.dilate(self.triggers(scores, wanted)) & wanted
+        triggers = self.triggers(scores, wanted)
+        loud = detection_statistic(np.where(np.isnan(seen), 0.0, seen), triggers, self.reach.boxcar) >= max(self.joint, _LOWEST)
+        return self.reach.dilate(triggers & loud) & wanted
 
 
 @dataclass(frozen=True)
-class FilterThreshold:
+class Threshold:
     """A threshold and what it keeps of the background it was found on.
 
     Attributes:
-        value: integrated filter score.
+        value: integrated score.
         share: of outputs that are kept.
         livetime: seconds of slid background.
         stretches: separate stretches that are kept; few of them make `share` uncertain.
@@ -121,30 +147,30 @@ class FilterThreshold:
     stretches: int
 
     @classmethod
-    def of(cls, slides: Sequence[np.ndarray], inference: Inference) -> FilterThreshold:
-        """The lowest threshold that keeps at most ``inference.cascade.keep`` of background after dilation.
+    def of(cls, slides: Sequence[np.ndarray], reach: Reach, rate: float, keep: float) -> Threshold:
+        """The lowest threshold that keeps at most the share `keep` of background after dilation by `reach`.
 
         An output is kept if the largest integrated score of the triggers that would keep it reaches the threshold, so the share
         is the distribution of that maximum.
 
         Args:
-            slides: filter scores of stretches of slid background, at the inference rate.
-            inference: rates, windows and share.
+            slides: scores of stretches of slid background.
+            reach: what a trigger keeps.
+            rate: scores per second.
+            keep: 0 ... 1.
 
         Raises:
-            ValueError: no stretch is as long as integration and clustering window together, or the share is less than one such.
+            ValueError: no stretch is as long as the reach, or the share is less than one such.
         """
-        reach, keep = Reach.of(inference), inference.cascade.keep
-        loudest = []
+        size, loudest = reach.before + reach.after + 1, []
         for scores in slides:
-            if len(scores) >= reach.before + reach.after + 1:
+            if len(scores) >= size:
                 valid = np.arange(len(scores)) >= reach.boxcar - 1
                 loudest.append(reach.loudest(detection_statistic(scores, valid, reach.boxcar)))
         if not loudest:
-            need = (reach.before + reach.after + 1) / inference.inference_rate
             raise ValueError(
-                f"background scores of the filter last {max(map(len, slides), default=0) / inference.inference_rate:g} s at most; "
-                f"expected stretches of at least {need:g} s to find its threshold: longer validation chunks in filter_model"
+                f"background scores last {max(map(len, slides), default=0) / rate:g} s at most; expected stretches of at least "
+                f"{size / rate:g} s to find a cascade's thresholds: longer validation chunks where the network was trained"
             )
         joined = np.sort(np.concatenate(loudest))[::-1]
         count = int(keep * len(joined) + 1e-9)
@@ -153,17 +179,17 @@ class FilterThreshold:
             # between the loudest that would be too much and the next, far from the rounding of both
             above = joined[: np.searchsorted(-joined, -joined[count], side="left")]
             value = max(float((joined[count] + above[-1]) / 2) if len(above) else -np.inf, float(np.nextafter(joined[count], np.inf)))
-        if count < reach.before + reach.after + 1:
-            window, seconds = ((n / inference.inference_rate) for n in (reach.before + reach.after + 1, len(joined)))
+        if count < size:
             raise ValueError(
-                f"inference.cascade.keep = {keep:g}: of the {seconds:g} s of slid background that the filter scored this is less than the "
-                f"{window:g} s around one trigger; expected a larger share, or a filter_model made with more model.training.valid_livetime"
+                f"inference.cascade.keep: the share {keep:g} of {len(joined) / rate:g} s of slid background that a network scored is less "
+                f"than the {size / rate:g} s around one trigger; expected a larger share, or networks trained with more "
+                "model.training.background_livetime"
             )
         stretches = sum(int((np.diff(np.concatenate([[False], x >= value]).astype(np.int8)) == 1).sum()) for x in loudest)
-        return cls(value, float((joined >= value).mean()), len(joined) / inference.inference_rate, stretches)
+        return cls(value, float((joined >= value).mean()), len(joined) / rate, stretches)
 
     @classmethod
-    def from_meta(cls, meta: Mapping[str, Any]) -> FilterThreshold:
+    def from_meta(cls, meta: Mapping[str, Any]) -> Threshold:
         """Of `as_meta`."""
         value = -np.inf if meta["threshold"] is None else float(meta["threshold"])
         return cls(value, float(meta["share"]), float(meta["livetime"]), int(meta["stretches"]))
@@ -176,6 +202,55 @@ class FilterThreshold:
             "livetime": self.livetime,
             "stretches": self.stretches,
         }
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Of the two steps of a cascade.
+
+    Attributes:
+        filtered: of the integrated filter score; its share is what the joint network scores to judge the triggers.
+        joint: of the statistic; its share is what is kept around triggers that are loud in it, or more.
+    """
+
+    filtered: Threshold
+    joint: Threshold
+
+    @classmethod
+    def of(cls, filtered: Sequence[np.ndarray], joint: Sequence[np.ndarray], inference: Inference) -> Thresholds:
+        """The lowest with which at most ``inference.cascade.keep`` is scored by the joint network.
+
+        Args:
+            filtered, joint: scores of slid background of the filter and of the joint network, at the inference rate; need not be of
+                the same background.
+            inference: rates, windows and share.
+
+        Raises:
+            ValueError: too little background.
+        """
+        reach, rate, keep = Reach.of(inference), inference.inference_rate, inference.cascade.keep
+        around = 1.0 if keep == 1 else AROUND * keep
+        near = 1.0 if keep == 1 else keep - around
+        return cls(Threshold.of(filtered, reach.near, rate, near), Threshold.of(joint, reach, rate, around))
+
+    @property
+    def share(self) -> float:
+        """The largest share of background that the joint network scores, where both thresholds were found."""
+        return min(1.0, self.filtered.share + self.joint.share)
+
+    @property
+    def scatter(self) -> float:
+        """Standard deviation of `share` at least: separate stretches come as a Poisson process does."""
+        return sum(t.share**2 / max(1, t.stretches) for t in (self.filtered, self.joint)) ** 0.5
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Thresholds:
+        """Of `as_meta`."""
+        return cls(Threshold.from_meta(meta["filtered"]), Threshold.from_meta(meta["joint"]))
+
+    def as_meta(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"filtered": self.filtered.as_meta(), "joint": self.joint.as_meta()}
 
 
 def unfiltered(engine: Engine) -> Engine:

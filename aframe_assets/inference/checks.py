@@ -82,27 +82,30 @@ def share_check(kept: int, asked: int, keep: float) -> Check:
     return Check("cascade_keeps_its_share", share <= 2 * keep, "warn", text, {"share": share, "kept": kept, "outputs": asked})
 
 
-def run_share_check(segments: Sequence[tuple[int, int]], threshold: Mapping[str, Any] | None, keep: float) -> Check:
+def run_share_check(segments: Sequence[tuple[int, int]], thresholds: Mapping[str, Any] | None, keep: float) -> Check:
     """Of all segments together: the joint network scored no more than the share `keep` of the outputs.
 
     Args:
         segments: outputs (kept, asked) of each.
-        threshold: `FilterThreshold.as_meta`, which says how well the share is known from validation background; None of no search.
+        thresholds: `Thresholds.as_meta`, which says how well the share is known from validation background; None of no search.
         keep: ``inference.cascade.keep``.
     """
+    from aframe_assets.inference.cascade import Thresholds
+
     name = "cascade_share_of_the_run"
     kept, asked = (sum(s[i] for s in segments) for i in (0, 1))
-    if not asked or threshold is None:
+    if not asked or thresholds is None:
         return Check(name, False, "warn", "not tested: the filter was asked for no output")
     share, shares = kept / asked, [k / n for k, n in segments if n]
-    # separate stretches come as a Poisson process does
-    scatter = threshold["share"] / max(1, threshold["stretches"]) ** 0.5
+    validation = Thresholds.from_meta(thresholds)
     text = (
         f"{share:.3g} of the outputs of all slides were kept by the filter, in segments from {min(shares):.3g} to {max(shares):.3g}; "
-        f"inference.cascade.keep is {keep:g}. Its threshold keeps {threshold['share']:.3g} of {threshold['livetime']:.0f} s of validation "
-        f"background, {threshold['stretches']} stretches: a scatter of {scatter:.1g} at least"
+        f"inference.cascade.keep is {keep:g}. Of validation background its thresholds keep {validation.filtered.share:.3g} of "
+        f"{validation.filtered.livetime:.0f} s to judge triggers, {validation.filtered.stretches} stretches, and at most "
+        f"{validation.joint.share:.3g} of {validation.joint.livetime:.0f} s around loud ones, {validation.joint.stretches} stretches: "
+        f"a scatter of {validation.scatter:.1g} at least"
     )
-    return Check(name, share <= keep, "warn", text, {"share": share, "kept": kept, "outputs": asked, "scatter": scatter})
+    return Check(name, share <= keep, "warn", text, {"share": share, "kept": kept, "outputs": asked, "scatter": validation.scatter})
 
 
 def loss_check(audit: Audit, background: np.ndarray, livetime: float, max_loss: float, tolerance: float = 0.0) -> Check:

@@ -16,7 +16,7 @@ import numpy as np
 
 from aframe_assets.config import SECONDS_PER_YEAR, Conditioning, Config
 from aframe_assets.engine.engine import Engine
-from aframe_assets.inference.cascade import FilterThreshold, Reach, TriggerChooser, unfiltered
+from aframe_assets.inference.cascade import Thresholds, TriggerChooser, unfiltered
 from aframe_assets.inference.merger_time import Calibration, merger_time
 from aframe_assets.inference.slides import score_zero_lag
 from aframe_assets.inference.whitened import WhitenedChunk
@@ -113,7 +113,7 @@ def detect(
     background: SlidEvents | None = None,
     *,
     max_candidates: int = 10,
-    threshold: FilterThreshold | None = None,
+    thresholds: Thresholds | None = None,
 ) -> Detection:
     """Search strain files of all detectors of `engine`.
 
@@ -125,7 +125,7 @@ def detect(
         calibration: of merger times, from that search.
         background: its slid events and their livetime.
         max_candidates: how many, loudest first, are kept and re-scored.
-        threshold: of the engine's filter in that search, where it has one: FARs hold for candidates that the filter keeps too.
+        thresholds: of the cascade in that search, where it was one: FARs hold for candidates that the filter keeps too.
             Without it a filter is not used.
 
     Raises:
@@ -153,8 +153,8 @@ def detect(
     for line in unanswered:
         log.warning("%s; not vetoed", line)
     times = vetoed_times(vetoed, engine.ifos)
-    chooser = TriggerChooser(threshold.value, Reach.of(config.inference)) if threshold else None
-    engine = engine if threshold else unfiltered(engine)
+    chooser = TriggerChooser.of(thresholds, config.inference) if thresholds else None
+    engine = engine if thresholds else unfiltered(engine)
     found, analysed, livetime = [], [], 0.0
     for start, stop in long_enough:
         strain = (_usable(infos, ifo, start, stop, engine.sample_rate, config.strain.min_dq) for ifo in engine.ifos)

@@ -170,14 +170,22 @@ class NetworkScorer(ABC):
 class Chooser(Protocol):
     """Which outputs are worth a cascade's second network."""
 
-    def keep(self, scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """Chosen outputs (slide, output), bool, with all that integration and clustering need around them.
+    def look(self, scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Outputs (slide, output), bool, that the second network scores to judge what the first found.
 
         A row must not depend on the others, so that a slide is treated alike in any block, with and without signals.
 
         Args:
             scores: (slide, output) float64 of the filter network, NaN where not wanted.
             wanted: (slide, output), bool: nothing outside it is scored, whatever is returned.
+        """
+        ...
+
+    def keep(self, scores: np.ndarray, seen: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Chosen outputs (slide, output), bool, with all that integration and clustering need around them; as in `look`.
+
+        Args:
+            seen: (slide, output) float64 of the second network, NaN where `look` did not ask.
         """
         ...
 
@@ -188,7 +196,7 @@ class CascadeScorer:
     Attributes:
         first, second: scorers of the filter and of the network whose score is the statistic; ``second.scores(offsets, wanted)`` is
             the evaluation without filter.
-        kept, asked: outputs that were chosen and outputs that could have been, of everything scored so far but signals.
+        kept, asked: outputs that the second scored and outputs that it could have been asked for, of everything but signals.
     """
 
     def __init__(self, first: NetworkScorer, second: NetworkScorer, chooser: Chooser) -> None:
@@ -204,16 +212,21 @@ class CascadeScorer:
 
     def scores(self, offsets: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """See `SlideScorer.scores`."""
-        keep = self._keep(self.first.scores(offsets, wanted), wanted)
-        self.kept, self.asked = self.kept + int(keep.sum()), self.asked + int(wanted.sum())
-        return np.where(wanted & ~keep, NOT_KEPT, self.second.scores(offsets, keep))
+        filtering = self.first.scores(offsets, wanted)
+        look = self.chooser.look(filtering, wanted) & wanted
+        seen = self.second.scores(offsets, look)
+        keep = self.chooser.keep(filtering, seen, wanted) & wanted
+        self.kept, self.asked = self.kept + int((keep | look).sum()), self.asked + int(wanted.sum())
+        out = np.where(look, seen, self.second.scores(offsets, keep & ~look))
+        return np.where(wanted & ~keep, NOT_KEPT, out)
 
     def rescored(self, before: np.ndarray, offsets: np.ndarray, wanted: np.ndarray, change: Change) -> np.ndarray:
         """See `SlideScorer.rescored`. The filter chooses anew: a signal may make it keep what it did not reach, or drop it."""
         plain = self.first.scores(np.asarray(offsets)[None], wanted[None])[0]
-        keep = self._keep(self.first.rescored(plain, offsets, wanted, change)[None], wanted[None])[0]
-        new = keep & (change.reached | (before == NOT_KEPT))
-        return np.where(wanted & ~keep, NOT_KEPT, self.second.replaced(before, offsets, new, change))
-
-    def _keep(self, scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        return self.chooser.keep(scores, wanted) & wanted
+        filtering = self.first.rescored(plain, offsets, wanted, change)
+        look = (self.chooser.look(filtering[None], wanted[None]) & wanted)[0]
+        unknown = change.reached | (before == NOT_KEPT)
+        after = self.second.replaced(before, offsets, look & unknown, change)
+        keep = (self.chooser.keep(filtering[None], np.where(look, after, np.nan)[None], wanted[None]) & wanted)[0]
+        after = self.second.replaced(after, offsets, keep & ~look & unknown, change)
+        return np.where(wanted & ~keep, NOT_KEPT, after)

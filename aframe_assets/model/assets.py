@@ -43,22 +43,28 @@ def background_files(job: Job) -> dict[str, list[Path]]:
 
 def make_model(job: Job) -> Product:
     """Trains, or imports where ``model.weights`` is set; a bundle folder."""
-    return _imported(job, job.config) if job.config.model.weights else _trained(job, job.config)
+    return _made(job, job.config, scored=job.config.model.filter is not None)
 
 
 def make_filter_model(job: Job) -> Product:
-    """As `make_model`, the network of ``model.filter``; its bundle must tell how it scores background, which sets its threshold."""
-    from aframe_assets.model.background_scores import BACKGROUND_SCORES, filter_experiment
-    from aframe_assets.model.importing import WeightsError
+    """As `make_model`, the network of ``model.filter``."""
+    from aframe_assets.model.background_scores import filter_experiment
 
-    config = filter_experiment(job.config)
+    return _made(job, filter_experiment(job.config), scored=True)
+
+
+def _made(job: Job, config: Config, scored: bool) -> Product:
+    """The network of `config`; if `scored` its bundle must tell how it scores background, which sets a cascade's thresholds."""
+    from aframe_assets.model.background_scores import BACKGROUND_SCORES
+    from aframe_assets.model.importing import KEYS, WeightsError
+
     if not config.model.weights:
         return _trained(job, config)
     product = _imported(job, config)
-    if not (product.files / BACKGROUND_SCORES).is_file():
+    if scored and not (product.files / BACKGROUND_SCORES).is_file():
         raise WeightsError(
-            f"model.filter_weights = {config.model.weights}: its bundle has no {BACKGROUND_SCORES}, which sets the filter's threshold; "
-            "expected what filter_model gives, or model with a 'map' network"
+            f"{KEYS[job.asset][0]} = {config.model.weights}: its bundle has no {BACKGROUND_SCORES}, which sets a cascade's thresholds; "
+            "expected what a training of a 'streaming' or 'map' network here gives"
         )
     return product
 
@@ -126,10 +132,10 @@ def _trained(job: Job, config: Config) -> Product:
         "resumed_from_epoch": result.resumed_from,
         **_numbers(result.metrics),
     }
-    if config.model.architecture.name == "map":
+    if config.model.architecture.name in ("streaming", "map"):
         from aframe_assets.model.background_scores import add_background_scores
 
-        # it may be the filter of a cascade, here or elsewhere
+        # it may be a network of a cascade, here or elsewhere
         scored = add_background_scores(folder, config, background_files(job)["validation"], job.path(*VALIDATION_SIGNALS))
         meta["background_livetime"] = scored
     markdown = {"learning_curve": plot_markdown("learning curve", learning_curve(result.history))}

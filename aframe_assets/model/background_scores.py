@@ -1,4 +1,4 @@
-"""What a filter says of slid background without signals: from this its threshold is found, at any inference rate.
+"""What a network of a cascade says of slid background without signals: from this its threshold is found, at any inference rate.
 
 Validation background is slid and scored as the search slides and scores test data, once for every step that the network
 can make (its total stride), so that the outputs of any inference rate that the network allows are among them.
@@ -54,7 +54,7 @@ class BackgroundScores:
         """
         step = self.rate / rate
         if abs(step - round(step)) > 1e-6 or step < 0.5:
-            raise ValueError(f"inference.inference_rate = {rate:g}: expected a rate that divides the filter's {self.rate:g} Hz")
+            raise ValueError(f"inference.inference_rate = {rate:g}: expected a rate that divides the {self.rate:g} Hz of the networks of a cascade")
         return [s[:: round(step)].astype(np.float64) for s in self.slides]
 
     def write(self, path: Path) -> Path:
@@ -71,7 +71,7 @@ class BackgroundScores:
             with np.load(path) as f:
                 rate, lengths, scores = float(f["rate"]), f["lengths"], f["scores"]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-            raise BundleError(f"{path}: cannot be read ({e}); the bundle of filter_model is incomplete or damaged, copy it again") from None
+            raise BundleError(f"{path}: cannot be read ({e}); the bundle of a cascade's network is incomplete or damaged, copy it again") from None
         return cls(rate, np.split(scores, np.cumsum(lengths)[:-1]))
 
 
@@ -114,12 +114,15 @@ def add_background_scores(folder: Path, config: Config, background: Sequence[Pat
 
     Args:
         folder: bundle of the network of `config`.
-        config: experiment of the filter, see `filter_experiment`.
+        config: experiment of the network, see `filter_experiment`.
         background: validation background files.
         signals: validation waveforms.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = load_bundle(folder).network.to(device)
+    training = config.model.training
+    longer = training.model_copy(update={"valid_livetime": training.background_livetime})
+    config = config.model_copy(update={"model": config.model.model_copy(update={"training": longer})})
     scores = score_background(network, ValidationSet(config, background, signals, device), config.sample_rate, device)
     scores.write(folder / BACKGROUND_SCORES)
     description = json.loads((folder / DESCRIPTION).read_text())

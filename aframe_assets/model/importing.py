@@ -23,7 +23,7 @@ PRETRAINED = "pretrained"
 BUNDLE_FILES = ("model.safetensors", "bundle.json", "config.json", "metrics.csv", "background_scores.npz")
 """Files of a bundle; the last three may be absent."""
 
-_KEYS = {"model": ("model.weights", "model.architecture"), "filter_model": ("model.filter_weights", "model.filter")}
+KEYS = {"model": ("model.weights", "model.architecture"), "filter_model": ("model.filter_weights", "model.filter")}
 """Keys of a network's weights and architecture, by its asset."""
 
 _AGREE = ("kernel_length", "psd_length", "fduration", "fftlength", "highpass", "lowpass")
@@ -62,7 +62,7 @@ def _run_store(run: Path, key: str) -> str:
 def _of_run(run: Path, asset: str) -> tuple[Any, Handle]:
     from aframe_assets.store import open_store
 
-    key = _KEYS[asset][0]
+    key = KEYS[asset][0]
     url = _run_store(run, key)
     store = open_store(url)
     manifest = store.manifest(asset)
@@ -79,7 +79,7 @@ def _of_run(run: Path, asset: str) -> tuple[Any, Handle]:
 
 def _folder(weights: str, asset: str) -> tuple[Path, bool]:
     """The folder of `weights`, and whether it is a bundle (else a run directory)."""
-    key = _KEYS[asset][0]
+    key = KEYS[asset][0]
     if weights == PRETRAINED:
         if not is_shipped() or asset != "model":
             raise WeightsError(
@@ -124,7 +124,7 @@ def weights_identity(weights: str, asset: str = "model") -> dict[str, str]:
     for name in ("bundle.json", "model.safetensors"):
         file = path / name
         if not file.is_file():
-            raise WeightsError(f"{_KEYS[asset][0]} = {weights}: {file} not found; the bundle is incomplete, copy it again")
+            raise WeightsError(f"{KEYS[asset][0]} = {weights}: {file} not found; the bundle is incomplete, copy it again")
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return {"key": digest.hexdigest(), "sha256": digest.hexdigest()}
 
@@ -142,7 +142,7 @@ def _description(folder: Path, weights: str | None, asset: str) -> dict[str, Any
     try:
         return json.loads((folder / "bundle.json").read_text())
     except (OSError, ValueError) as e:
-        raise WeightsError(f"{_KEYS[asset][0]} = {weights}: {folder / 'bundle.json'} cannot be read ({e})") from None
+        raise WeightsError(f"{KEYS[asset][0]} = {weights}: {folder / 'bundle.json'} cannot be read ({e})") from None
 
 
 def settings_of(description: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def check_agreement(folder: Path, config: Config, asset: str = "model") -> dict[
         WeightsError: it does not; every differing key, its value and what the model expects.
     """
     description = _description(folder, config.model.weights, asset)
-    key, section = _KEYS[asset]
+    key, section = KEYS[asset]
     lines = [line.replace("model.architecture", section) for line in disagreements(description, config)]
     if lines:
         raise WeightsError("\n".join([f"{key} = {config.model.weights}: made for other data than this experiment's:", *lines]))

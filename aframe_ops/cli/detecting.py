@@ -83,4 +83,4 @@ def _rate(far: float | None, limit: bool) -> str:
 def _search(model: Model, files: Sequence[Path]) -> Detection:
     from aframe_assets.inference.detect import detect
 
-    return detect([str(f) for f in files], model.engine, model.config, model.calibration, model.background, threshold=model.threshold)
+    return detect([str(f) for f in files], model.engine, model.config, model.calibration, model.background, thresholds=model.thresholds)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from aframe_assets.config import Config
     from aframe_assets.engine.engine import Engine
     from aframe_assets.engine.opening import Device
-    from aframe_assets.inference.cascade import FilterThreshold
+    from aframe_assets.inference.cascade import Thresholds
     from aframe_assets.inference.detect import SlidEvents
     from aframe_assets.inference.merger_time import Calibration
     from aframe_assets.inference.search_record import SearchRecord
@@ -31,7 +31,7 @@ class Model:
         background: slid events, or None.
         timing: what the calibration rests on, in words.
         rates: what false-alarm rates rest on, in words.
-        threshold: of the filter of the run's cascade, or None.
+        thresholds: of the run's cascade, or None.
     """
 
     engine: Engine
@@ -40,7 +40,7 @@ class Model:
     background: SlidEvents | None
     timing: str
     rates: str
-    threshold: FilterThreshold | None = None
+    thresholds: Thresholds | None = None
 
 
 def open_model(name: str | Path, device: Device = "auto") -> Model:
@@ -97,7 +97,7 @@ def _of_run(path: Path, device: Device) -> Model:
 
     from aframe_assets.engine.opening import open_network
     from aframe_assets.inference.aggregate import BACKGROUND
-    from aframe_assets.inference.cascade import FilterThreshold
+    from aframe_assets.inference.cascade import Thresholds
     from aframe_assets.inference.merger_time import Calibration
     from aframe_assets.model.importing import WeightsError, find_bundle
     from aframe_assets.waveforms.ledger import EventSet
@@ -122,12 +122,12 @@ def _of_run(path: Path, device: Device) -> Model:
         return Model(engine, workspace.config, _nominal(engine), None, "not calibrated: that run has recovered no injection yet", rates)
     calibration = Calibration.from_meta(events.meta["merger_time_calibration"])
     background = EventSet.read(store.open_local(events, BACKGROUND))
-    threshold = FilterThreshold.from_meta(kept) if (kept := events.meta.get("filter")) else None
+    thresholds = Thresholds.from_meta(kept) if (kept := events.meta.get("thresholds")) else None
     rates = f"false alarms are against {background.Tb / 3600:.3g} h of that run's background, which is not of these files"
     if not calibration.num:
         timing = "not calibrated: that run has recovered no injection"
-        return Model(engine, workspace.config, _nominal(engine), background, timing, rates, threshold)
-    return Model(engine, workspace.config, calibration, background, _timing(calibration), rates, threshold)
+        return Model(engine, workspace.config, _nominal(engine), background, timing, rates, thresholds)
+    return Model(engine, workspace.config, calibration, background, _timing(calibration), rates, thresholds)
 
 
 def _nominal(engine: Engine) -> Calibration:

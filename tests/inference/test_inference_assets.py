@@ -49,10 +49,11 @@ def test_events_of_a_cascade_tell_its_loss_and_its_share(made, tmp_path, precisi
     config = config.model_copy(
         update={"model": SimpleNamespace(filter="map"), "engine": config.engine.model_copy(update={"precision": precision})}
     )
-    filtering = {"threshold": 1.0, "share": 0.05, "livetime": 100.0, "stretches": 4}
+    one = {"threshold": 1.0, "share": 0.025, "livetime": 100.0, "stretches": 4}
+    thresholds = {"filtered": one, "joint": one}
     results, own = made.handles["inference_results"], {}
     for i, p in enumerate(results):
-        meta = dict(results[p].meta) | {"cascade": {"filter": filtering, "kept": 8 * i, "asked": 100}}
+        meta = dict(results[p].meta) | {"cascade": {"thresholds": thresholds, "kept": 8 * i, "asked": 100}}
         sample = Audit(np.arange(30.0), np.ones(30, bool), np.full(5, 99.0), np.full(5, 99.0), 100.0, 0, 0.01)
         own[p] = SimpleNamespace(meta=meta, audit=sample.write(tmp_path / f"{i}.hdf5"))
 
@@ -68,7 +69,7 @@ def test_events_of_a_cascade_tell_its_loss_and_its_share(made, tmp_path, precisi
     # 0.01 is more than 1e-4 of the spread, and less than half precision may move a statistic
     loss = checks["cascade_loses_nothing"]
     assert f"(accepted {0.5 if same else 0.00087:g})" in loss.description
-    assert product.meta["filter"] == filtering and product.meta["cascade"]["injections_of"] == 5 * len(own)
+    assert product.meta["thresholds"] == thresholds and product.meta["cascade"]["injections_of"] == 5 * len(own)
 
 
 def test_repository_has_its_models(made):

@@ -184,12 +184,13 @@ def test_another_statistic_is_an_error():
 def test_the_share_of_a_segment_may_be_twice_what_was_asked_and_that_of_the_run_may_not():
     assert share_check(9, 100, 0.05).passed and not share_check(11, 100, 0.05).passed
     assert share_check(0, 0, 0.05).passed and share_check(9, 100, 0.05).metadata["share"] == 0.09
-    threshold = {"threshold": 1.0, "share": 0.049, "livetime": 1000.0, "stretches": 25}
-    over = run_share_check([(9, 100), (3, 100), (0, 0)], threshold, 0.05)
+    filtered = {"threshold": 1.0, "share": 0.039, "livetime": 1000.0, "stretches": 25}
+    thresholds = {"filtered": filtered, "joint": {"threshold": 2.0, "share": 0.01, "livetime": 900.0, "stretches": 4}}
+    over = run_share_check([(9, 100), (3, 100), (0, 0)], thresholds, 0.05)
     assert not over.passed and over.severity == "warn" and over.metadata["share"] == 0.06
-    assert "segments from 0.03 to 0.09" in over.description and "0.049 of 1000 s of validation background, 25 stretches" in over.description
-    # Poisson: 0.05 / sqrt(25)
-    assert "scatter of 0.01" in over.description and over.metadata["scatter"] == pytest.approx(0.0098)
-    assert run_share_check([(5, 100), (10, 200)], threshold, 0.05).passed
+    assert "segments from 0.03 to 0.09" in over.description and "keep 0.039 of 1000 s to judge triggers, 25 stretches, and at most 0.01 of 900 s around" in over.description
+    # Poisson: 0.039 / sqrt(25) and 0.01 / sqrt(4)
+    assert "scatter of 0.009" in over.description and over.metadata["scatter"] == pytest.approx((0.0078**2 + 0.005**2) ** 0.5)
+    assert run_share_check([(5, 100), (10, 200)], thresholds, 0.05).passed
     nothing = run_share_check([(0, 0)], None, 0.05)
     assert not nothing.passed and nothing.description.startswith("not tested: ")

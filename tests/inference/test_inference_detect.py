@@ -13,7 +13,7 @@ from scipy.signal import butter, sosfiltfilt
 
 from aframe_assets.config import Conditioning, Config
 from aframe_assets.config_load import build_config
-from aframe_assets.inference.cascade import FilterThreshold
+from aframe_assets.inference.cascade import Threshold, Thresholds
 from aframe_assets.inference.detect import detect, shortest
 from aframe_assets.inference.merger_time import Calibration, Rescorer, merger_time, plateau
 from aframe_assets.inference.windows import SlidWindows
@@ -88,7 +88,7 @@ def test_a_filter_is_used_with_the_threshold_of_its_search_only(tmp_path, config
     assert detect([path], cascade, config).candidates == without.candidates
 
     def kept(value):
-        return detect([path], cascade, config, threshold=FilterThreshold(value, 1.0, 1.0, 1))
+        return detect([path], cascade, config, thresholds=Thresholds(Threshold(value, 1.0, 1.0, 1), Threshold(-np.inf, 1.0, 1.0, 1)))
 
     assert kept(-np.inf).candidates == without.candidates and kept(np.inf).candidates == ()
     assert kept(np.inf).livetime == without.livetime

@@ -182,13 +182,18 @@ def test_blocks_are_as_many_as_the_row_needs():
 
 
 class Loudest:
-    """Keeps what is above a threshold, and `around` outputs on each side."""
+    """Looks at what is above a threshold, and keeps it with `around` outputs on each side if the second score is not low."""
 
     def __init__(self, threshold: float, around: int) -> None:
         self.threshold, self.around = threshold, around
 
-    def keep(self, scores, wanted):
-        loud = np.where(wanted, scores, -np.inf) > self.threshold
+    def look(self, scores, wanted):
+        return np.where(wanted, scores, -np.inf) > self.threshold
+
+    def keep(self, scores, seen, wanted):
+        look = self.look(scores, wanted)
+        assert (np.isnan(seen) == ~look).all()
+        loud = look & (seen > -0.5)
         out = loud.copy()
         for k in range(1, self.around + 1):
             out[:, k:] |= loud[:, :-k]
@@ -217,10 +222,14 @@ def test_cascade_scores_what_is_kept_with_and_without_a_change(loud):
     offsets, wanted = np.array([[0, 10], [0, 20], [0, 30]]), rng.random((3, 398)) < 0.95
     scorer = CascadeScorer(Network(at, 1), Network(at, 2), Loudest(2.0, 3))
     first, second = Network(at, 1).scores(offsets, wanted), Network(at, 2).scores(offsets, wanted)
-    keep = Loudest(2.0, 3).keep(first, wanted) & wanted
+    chooser = Loudest(2.0, 3)
+    look = chooser.look(first, wanted)
+    keep = chooser.keep(first, np.where(look, second, np.nan), wanted) & wanted
+    assert (look & ~keep).any() and (keep & ~look).any()
     got = scorer.scores(offsets, wanted)
     assert np.array_equal(got, np.where(keep, second, np.where(wanted, NOT_KEPT, np.nan)), equal_nan=True)
-    assert (scorer.kept, scorer.asked, scorer.evaluated) == (keep.sum(), wanted.sum(), keep.sum()) and 0 < keep.sum() < wanted.sum()
+    scored = (keep | look).sum()
+    assert (scorer.kept, scorer.asked, scorer.evaluated) == (scored, wanted.sum(), scored) and 0 < scored < wanted.sum()
     # one block or a slide at a time is the same
     assert np.array_equal(scorer.scores(offsets[1:2], wanted[1:2])[0], got[1], equal_nan=True)
 
@@ -228,8 +237,9 @@ def test_cascade_scores_what_is_kept_with_and_without_a_change(loud):
     reached[100:140] = True
     after = scorer.rescored(got[1], offsets[1], wanted[1], Change(loud, [], reached))
     one = np.where(reached, first[1] + loud, first[1])
-    keep = (Loudest(2.0, 3).keep(one[None], wanted[1:2]) & wanted[1:2])[0]
     two = np.where(reached, second[1] + loud, np.where(got[1] == NOT_KEPT, second[1] + loud, second[1]))
+    look = chooser.look(one[None], wanted[1:2])
+    keep = (chooser.keep(one[None], np.where(look, two, np.nan), wanted[1:2]) & wanted[1:2])[0]
     assert np.array_equal(after, np.where(keep, two, np.where(wanted[1], NOT_KEPT, np.nan)), equal_nan=True)
     with pytest.raises(ValueError, match="expected those of the second network"):
         CascadeScorer(Network(replace(at, stride=20), 1), Network(at, 2), Loudest(2.0, 3))

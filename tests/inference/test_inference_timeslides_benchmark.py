@@ -53,12 +53,12 @@ def test_methods_score_as_their_networks_do_window_by_window(methods, name):
 
 def test_a_cascade_scores_what_the_joint_network_does_and_not_all_of_it(methods):
     method, full = methods["cascade"], methods["streaming"]
-    run = method.run(timeslides.CALIBRATED)
+    run = method.run(200)
     assert 0 < run.kept <= method.config.inference.cascade.keep
-    shifts = shift_vectors(timeslides.CALIBRATED, method.config.inference.shifts)
+    shifts = shift_vectors(200, method.config.inference.shifts)
     args = method.chunk, method.geometry, method.engine, method.config.inference
     ours = search.Pass(*args, method.chooser).scores(method.geometry, shifts, "background")[0]
-    _, theirs = scores_of(full, timeslides.CALIBRATED)
+    _, theirs = scores_of(full, 200)
     kept = np.isfinite(ours)
     np.testing.assert_allclose(ours[kept], theirs[kept], atol=1e-4 * np.ptp(theirs[np.isfinite(theirs)]))
 
@@ -91,7 +91,7 @@ def test_operations_of_the_lag_head_by_hand(methods):
 
 
 def test_json_has_all_ratios_in_one_line(capsys):
-    args = ["--json", "--seconds", "16", "--slides", "1,20", "--rounds", "1", "--width", "4", "--layers", "1,1,1,1"]
+    args = ["--json", "--seconds", "24", "--slides", "1,20", "--rounds", "1", "--width", "4", "--layers", "1,1,1,1"]
     timeslides.main(args)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
@@ -105,7 +105,7 @@ def test_json_has_all_ratios_in_one_line(capsys):
 
 
 def test_table_marks_what_is_multiplied_up(capsys):
-    timeslides.main(["--seconds", "16", "--slides", "1,20", "--rounds", "1", "--width", "4", "--layers", "1,1,1,1"])
+    timeslides.main(["--seconds", "24", "--slides", "1,20", "--rounds", "1", "--width", "4", "--layers", "1,1,1,1"])
     page = capsys.readouterr().out
     assert "20 x" in page and "multiplied up from 1 (windowed), 10 (streaming), 100 (cascade)" in page and "Random weights" in page
 

@@ -129,7 +129,7 @@ def test_scores_are_kept_and_read_at_an_inference_rate(tmp_path):
     assert read.livetime == 84 / 32 and [len(s) for s in read.slides] == [50, 1, 33]
     for a, b in zip(read.at(4), slides, strict=True):
         assert a.dtype == np.float64 and (a == b[::8]).all()
-    with pytest.raises(ValueError, match="inference_rate = 5: expected a rate that divides the filter's 32 Hz"):
+    with pytest.raises(ValueError, match="inference_rate = 5: expected a rate that divides the 32 Hz of the networks"):
         read.at(5)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(BundleError, match="damaged"):
