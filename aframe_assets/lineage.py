@@ -160,9 +160,9 @@ _ALL = [
     Node(
         "filter_model",
         "model",
-        "2",
+        "3",
         (*_TRAINING, "model.filter_weights", "model.filter"),
-        _TRAINING_DATA,
+        (Input("model", optional=True), *_TRAINING_DATA),
         files=("detectors",),
     ),
     Node("exported_model", "engine", "2", ("engine.block",), (Input("model"), Input("filter_model", optional=True))),
@@ -254,7 +254,9 @@ def graph(config: Config) -> dict[str, Node]:
         if node.name in absent:
             continue
         imported = bool({"model": m.weights, "filter_model": m.filter_weights}.get(node.name))
-        unread = absent | ({"model"} if m.filter is None else set()) | (set() if config.inference.mode == "triton" else {"model_repository"})
+        unread = (
+            absent | ({"model"} if m.filter is None else set()) | (set() if config.inference.mode == "triton" else {"model_repository"})
+        )
         inputs = tuple(i for i in node.inputs if not (i.optional and (i.asset in unread or imported)))
         out[node.name] = replace(node, inputs=inputs)
     return out

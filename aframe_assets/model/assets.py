@@ -47,7 +47,7 @@ def make_model(job: Job) -> Product:
 
 
 def make_filter_model(job: Job) -> Product:
-    """As `make_model`, the network of ``model.filter``."""
+    """As `make_model`, the network of ``model.filter``; where it is trained, it follows `model`."""
     from aframe_assets.model.background_scores import filter_experiment
 
     return _made(job, filter_experiment(job.config), scored=True)
@@ -92,6 +92,11 @@ def _imported(job: Job, config: Config) -> Product:
 def _train(job: Job, config: Config):
     from aframe_assets.model.training import train
 
+    leader = None
+    if job.asset == "filter_model":
+        from aframe_assets.model.bundle import load_bundle
+
+        leader = load_bundle(job.path("model")).network
     return train(
         config,
         background=background_files(job),
@@ -100,6 +105,7 @@ def _train(job: Job, config: Config):
         workdir=job.workdir,
         seed=job.seed("train") + config.model.training.seed,
         log=job.log,
+        leader=leader,
     )
 
 
@@ -116,6 +122,8 @@ def _trained(job: Job, config: Config) -> Product:
     result = _train(job, config)
     rows = write_rows(result.history, job.scratch / "metrics.csv")
     inputs = {a: job.handle(a).identity for a in ("background_index", "training_waveforms", "validation_waveforms")}
+    if job.asset == "filter_model":
+        inputs["model"] = job.handle("model").identity
     provenance = {"seed": config.seed, "best_epoch": result.best_epoch, "epochs": len(result.history), "inputs": inputs, **tuned}
     folder = save_bundle(
         job.scratch / "bundle",

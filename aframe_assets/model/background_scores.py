@@ -54,7 +54,9 @@ class BackgroundScores:
         """
         step = self.rate / rate
         if abs(step - round(step)) > 1e-6 or step < 0.5:
-            raise ValueError(f"inference.inference_rate = {rate:g}: expected a rate that divides the {self.rate:g} Hz of the networks of a cascade")
+            raise ValueError(
+                f"inference.inference_rate = {rate:g}: expected a rate that divides the {self.rate:g} Hz of the networks of a cascade"
+            )
         return [s[:: round(step)].astype(np.float64) for s in self.slides]
 
     def write(self, path: Path) -> Path:
@@ -71,7 +73,9 @@ class BackgroundScores:
             with np.load(path) as f:
                 rate, lengths, scores = float(f["rate"]), f["lengths"], f["scores"]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-            raise BundleError(f"{path}: cannot be read ({e}); the bundle of a cascade's network is incomplete or damaged, copy it again") from None
+            raise BundleError(
+                f"{path}: cannot be read ({e}); the bundle of a cascade's network is incomplete or damaged, copy it again"
+            ) from None
         return cls(rate, np.split(scores, np.cumsum(lengths)[:-1]))
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from aframe_assets.model.networks import Sky, build_network
-from aframe_assets.model.validation import score
+from aframe_assets.model.validation import score, score_noise
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
-    from aframe_assets.model.validation import ValidationSet
+    from aframe_assets.model.validation import Scores, ValidationSet
 
 
 class Detector(lightning.LightningModule):
@@ -21,7 +22,12 @@ class Detector(lightning.LightningModule):
 
     Args:
         config: the experiment.
+
+    Attributes:
+        monitor: the validation metric whose largest value makes the best epoch.
     """
+
+    monitor = "valid_auroc"
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -35,7 +41,7 @@ class Detector(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x, y = batch
-        loss = self.loss(self(x), y)
+        loss = self.compare(x, self(x), y)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"training loss is {loss.item()} at step {self.global_step}; lower model.training.learning_rate"
@@ -44,12 +50,20 @@ class Detector(lightning.LightningModule):
         self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(x))
         return loss
 
+    def compare(self, x: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+        """The loss of `logits` (batch, 1) for kernels `x` with labels `y`."""
+        return self.loss(logits, y)
+
     def validation_step(self, data: ValidationSet, index: int) -> None:
         # in bfloat16 a logit has two digits: too few to rank signals by
         with torch.autocast(self.device.type, enabled=False):
             scores = score(self.network, data, self.training_config.batch_size)
-        metrics = scores.metrics(max_fpr=self.training_config.max_fpr, pool=self.pool)
+            metrics = scores.metrics(max_fpr=self.training_config.max_fpr, pool=self.pool) | self.more_metrics(scores, data)
         self.log_dict(metrics, prog_bar=True, batch_size=1)
+
+    def more_metrics(self, scores: Scores, data: ValidationSet) -> dict[str, float]:
+        """Of `scores` on `data`, beside those of detection."""
+        return {}
 
     def configure_optimizers(self) -> dict:
         t = self.training_config
@@ -58,3 +72,47 @@ class Detector(lightning.LightningModule):
             optimiser, max_lr=t.learning_rate, total_steps=t.max_epochs * t.batches_per_epoch, pct_start=t.pct_lr_ramp
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Follower(Detector):
+    """The filter of a cascade: learns what another network says, mistakes included, so that it loses little of what that finds loud.
+
+    The loss is the mean of smooth absolute differences of logits (Hinton, Vinyals & Dean 2015, section 2.1: logits as targets; Girshick
+    2015, equation 3: linear from a difference of 1 on, so that very loud signals do not outweigh noise).
+
+    Args:
+        config: the experiment of the filter.
+        leader: the network that is followed; not trained.
+    """
+
+    monitor = "valid_agreement"
+
+    def __init__(self, config: Config, leader: nn.Module) -> None:
+        super().__init__(config)
+        # no part of this module: its weights are not trained and not in checkpoints
+        self._leader = [leader.eval().requires_grad_(False)]
+        self._leads: list[np.ndarray] | None = None
+
+    def compare(self, x: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+        """See `Detector.compare`; labels are not asked."""
+        with torch.no_grad():
+            target = self._leader[0].to(x.device)(x)
+        return nn.functional.smooth_l1_loss(logits, target.to(logits.dtype))
+
+    def more_metrics(self, scores: Scores, data: ValidationSet) -> dict[str, float]:
+        """`valid_agreement`, see `agreement`."""
+        if self._leads is None:
+            self._leads = score_noise(self._leader[0].to(self.device), data, self.training_config.batch_size)
+        return {"valid_agreement": agreement(np.concatenate(scores.background), np.concatenate(self._leads))}
+
+
+def agreement(followers: np.ndarray, leaders: np.ndarray, loud: float = 0.01, kept: float = 0.04) -> float:
+    """Of the share `loud` of background windows that are loudest for the leader, how many are among the share `kept` of the follower.
+
+    Args:
+        followers, leaders: scores of the same windows (n,), n > 0.
+        loud, kept: 0 ... 1.
+    """
+    count = max(1, round(loud * len(leaders)))
+    chosen = np.argsort(-leaders, kind="stable")[:count]
+    return float((followers[chosen] >= np.quantile(followers, 1 - kept)).mean())

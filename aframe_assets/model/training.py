@@ -23,13 +23,12 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from aframe_assets.model.data_module import TrainingData
-from aframe_assets.model.lightning_module import Detector
+from aframe_assets.model.lightning_module import Detector, Follower
 from aframe_assets.model.progress import History, reporters
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
 
-MONITOR = "valid_auroc"
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 """Lightning's names."""
 
@@ -95,6 +94,7 @@ def train(
     workdir: Path,
     seed: int,
     log: logging.Logger | None = None,
+    leader: torch.nn.Module | None = None,
 ) -> Trained:
     """Train the network of `config`, or finish the training that `workdir` holds.
 
@@ -106,6 +106,7 @@ def train(
         workdir: folder of this training alone: checkpoints (one per epoch, the best kept) and logs.
         seed: of the first weights and of all batches.
         log: where progress goes when there is no terminal.
+        leader: a network that the trained one is to follow, as a cascade's filter does its joint network; else it learns labels.
 
     Raises:
         ValueError: data that do not fit the experiment, before anything is trained.
@@ -121,7 +122,7 @@ def train(
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(seed)
-            module = Detector(config)
+            module = Follower(config, leader) if leader is not None else Detector(config)
             if newest is None or not _finished(newest[1], config):
                 if newest:
                     log.info(f"resuming after epoch {newest[1]['epoch'] + 1} of {t.max_epochs} from {newest[0].name}")
@@ -129,7 +130,7 @@ def train(
                 _fit(config, module, data, workdir, newest and newest[0], log)
                 newest = newest_checkpoint(folder)
         last = newest[1]
-        best = Path(_state(last, f"ModelCheckpoint{{'monitor': '{MONITOR}'")["best_model_path"])
+        best = Path(_state(last, f"ModelCheckpoint{{'monitor': '{module.monitor}'")["best_model_path"])
         checkpoint = _read_checkpoint(folder / best.name)
         if checkpoint is None:
             raise RuntimeError(f"{folder / best.name}: the best checkpoint cannot be read; delete {workdir} and train again")
@@ -145,11 +146,11 @@ def _fit(config: Config, module: Detector, data: TrainingData, workdir: Path, re
     # Both at the end of the training epoch, so that a resumed training begins the next one cleanly; the best first, so
     # that the last knows of it. A new file is written before the old one goes, so a kill leaves one that can be read.
     common = {"dirpath": folder, "save_top_k": 1, "save_on_train_epoch_end": True}
-    best = ModelCheckpoint(filename="best-{epoch:04d}", monitor=MONITOR, mode="max", **common)
+    best = ModelCheckpoint(filename="best-{epoch:04d}", monitor=module.monitor, mode="max", **common)
     last = ModelCheckpoint(filename="last-{epoch:04d}", **common)
     callbacks = [*reporters(log), History(), best, last]
     if t.patience is not None:
-        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=t.patience))
+        callbacks.append(EarlyStopping(module.monitor, mode="max", patience=t.patience))
     starts = len(list((workdir / "logs").glob("csv/*"))) if (workdir / "logs").is_dir() else 0
     loggers = [
         CSVLogger(workdir, name="logs/csv", version=f"start_{starts}", flush_logs_every_n_steps=10),

@@ -163,11 +163,17 @@ class Scores:
 
 def score(network: torch.nn.Module, data: ValidationSet, batch: int) -> Scores:
     """Scores every window and every signal of `data`; `network` is used as it stands, without gradients."""
-    background: list[list[Tensor]] = [[] for _ in data.slides]
-    foreground = torch.zeros(len(data.signals))
+    background, foreground = score_noise(network, data, batch), torch.zeros(len(data.signals))
     with torch.no_grad():
-        for number, x in data.background(batch):
-            background[number].append(network(x)[:, 0].float().cpu())
         for rows, x in data.foreground(batch):
             foreground[rows] = network(x.flatten(0, 1))[:, 0].float().view(x.shape[:2]).mean(1).cpu()
-    return Scores([torch.cat(b).numpy() for b in background], foreground.numpy())
+    return Scores(background, foreground.numpy())
+
+
+def score_noise(network: torch.nn.Module, data: ValidationSet, batch: int) -> list[np.ndarray]:
+    """Scores of each slide's windows, in order, as in `score`."""
+    out: list[list[Tensor]] = [[] for _ in data.slides]
+    with torch.no_grad():
+        for number, x in data.background(batch):
+            out[number].append(network(x)[:, 0].float().cpu())
+    return [torch.cat(b).numpy() for b in out]

@@ -188,7 +188,10 @@ def test_the_share_of_a_segment_may_be_twice_what_was_asked_and_that_of_the_run_
     thresholds = {"filtered": filtered, "joint": {"threshold": 2.0, "share": 0.01, "livetime": 900.0, "stretches": 4}}
     over = run_share_check([(9, 100), (3, 100), (0, 0)], thresholds, 0.05)
     assert not over.passed and over.severity == "warn" and over.metadata["share"] == 0.06
-    assert "segments from 0.03 to 0.09" in over.description and "keep 0.039 of 1000 s to judge triggers, 25 stretches, and at most 0.01 of 900 s around" in over.description
+    assert (
+        "segments from 0.03 to 0.09" in over.description
+        and "keep 0.039 of 1000 s to judge triggers, 25 stretches, and at most 0.01 of 900 s around" in over.description
+    )
     # Poisson: 0.039 / sqrt(25) and 0.01 / sqrt(4)
     assert "scatter of 0.009" in over.description and over.metadata["scatter"] == pytest.approx((0.0078**2 + 0.005**2) ** 0.5)
     assert run_share_check([(5, 100), (10, 200)], thresholds, 0.05).passed

@@ -165,7 +165,9 @@ def test_both_steps_together_keep_the_share():
     rng, inference = np.random.default_rng(5), settings(keep=0.1)
     joint, chooses = slides(60, 4000, rng, 0.5)
     found = Thresholds.of(list(chooses[:30]), list(joint[:30]), inference)
-    assert found.filtered.share == pytest.approx((1 - AROUND) * 0.1, rel=0.01) and found.joint.share == pytest.approx(AROUND * 0.1, rel=0.02)
+    assert found.filtered.share == pytest.approx((1 - AROUND) * 0.1, rel=0.01) and found.joint.share == pytest.approx(
+        AROUND * 0.1, rel=0.02
+    )
     assert found.share <= 0.1 and 0 < found.scatter < 0.01
     chooser, every = TriggerChooser.of(found, inference), np.ones((30, 4000), bool)
     look = chooser.look(chooses[30:], every)
