@@ -43,9 +43,10 @@ def materialize(config: Config, url: str, name: str) -> dg.ExecuteInProcessResul
 
 @pytest.fixture
 def trained(published, tiny_config):
-    """A store with a trained filter_model, its URL and the experiment."""
+    """A store with a trained model and filter_model, its URL and the experiment."""
     config = cascade(tiny_config(max_epochs=1))
     store, url = published(config)
+    assert materialize(config, url, "model").success
     assert materialize(config, url, "filter_model").success
     return store, url, config
 
@@ -55,7 +56,10 @@ def test_the_filter_is_trained_with_its_own_architecture_and_imported_with_its_s
     manifest = store.manifest("filter_model")
     folder = store.open_local(manifest.handle)
     bundle = load_bundle(folder)
-    assert bundle.architecture == config.model.filter and store.manifest("model") is None
+    assert bundle.architecture == config.model.filter
+    assert bundle.description["provenance"]["inputs"]["model"] == store.manifest("model").handle.identity
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    assert "valid_agreement" in rows[0] and len(rows) == 2
     assert {c["name"] for c in manifest.checks} == {"validation_metric_above_chance", "training_loss_finite"}
     scores = BackgroundScores.read(folder / BACKGROUND_SCORES)
     assert scores.rate == 512 / bundle.network.total_stride

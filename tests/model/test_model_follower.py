@@ -1,0 +1,65 @@
+"""A network that learns from another one, as a cascade's filter does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from aframe_assets.config_load import build_config
+from aframe_assets.model.lightning_module import Follower, agreement
+from aframe_assets.model.training import newest_checkpoint, train
+from aframe_assets.model.validation import ValidationSet, score
+
+
+class Loudness(torch.nn.Module):
+    """A leader that has never seen a label: how loud the quieter detector is, times a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(4.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * x.std(-1).log().amin(-1, keepdim=True)
+
+
+def files(tiny_data) -> dict:
+    return {"background": tiny_data.background, "training_signals": tiny_data.training, "validation_signals": tiny_data.validation}
+
+
+def test_a_follower_says_what_its_leader_says(tiny_config, tiny_data, tmp_path):
+    tree = tiny_config(max_epochs=8, batches_per_epoch=12, learning_rate=1e-2).model_dump(mode="json")
+    # norms that depend on the window would hide how loud it is
+    tree["model"]["architecture"] |= {"name": "streaming", "context": 0.125}
+    leader, config = Loudness(), build_config(tree)
+    trained = train(config, **files(tiny_data), workdir=tmp_path, seed=1, leader=leader)
+    losses = [row["train_loss"] for row in trained.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert trained.best_epoch == max(trained.history, key=lambda r: r["valid_agreement"])["epoch"]
+    data = ValidationSet(config, tiny_data.background["validation"], tiny_data.validation)
+    ours, theirs = (score(network, data, 16) for network in (trained.network, leader))
+    joined = [np.concatenate([s.foreground, *s.background]) for s in (ours, theirs)]
+    assert np.corrcoef(*joined)[0, 1] > 0.8
+    # the leader is not trained, and no checkpoint holds it
+    assert leader.scale == 4 and not leader.scale.requires_grad
+    assert all(k.startswith("network.") for k in newest_checkpoint(tmp_path / "checkpoints")[1]["state_dict"])
+
+
+def test_labels_are_not_asked_and_loud_differences_count_linearly(tiny_config):
+    module = Follower(tiny_config(), Loudness())
+    x = torch.randn(4, 2, 512, generator=torch.Generator().manual_seed(1))
+    logits = Loudness()(x).detach() + torch.tensor([[0.0], [0.5], [-3.0], [100.0]])
+    for labels in (torch.zeros(4, 1), torch.ones(4, 1)):
+        # x^2 / 2 below a difference of 1, |x| - 1 / 2 above
+        assert module.compare(x, logits, labels).item() == pytest.approx((0 + 0.125 + 2.5 + 99.5) / 4, rel=1e-5)
+
+
+def test_agreement_counts_the_leader_s_loudest_among_what_the_follower_keeps():
+    leader = np.arange(1000.0)
+    assert agreement(leader, leader) == 1 and agreement(-leader, leader) == 0
+    follower = np.zeros(1000)
+    follower[-10:-4] = 5.0
+    follower[:60] = 1.0
+    # of the leader's 10 loudest 6 are loud; the follower keeps 40, of which 34 are elsewhere
+    assert agreement(follower, leader) == 0.6
+    assert agreement(follower, leader, loud=0.004) == 0 and agreement(np.ones(1), np.zeros(1)) == 1
