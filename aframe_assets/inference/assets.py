@@ -191,6 +191,7 @@ def make_events(job: Job) -> Product:
         aggregate_rejected,
     )
     from aframe_assets.inference.audit import AUDIT, Audit
+    from aframe_assets.inference.cascade import Thresholds
     from aframe_assets.inference.checks import livetime_check, loss_check, louder_check, run_share_check, sane_check
     from aframe_assets.inference.merger_time import Calibration
     from aframe_assets.inference.plots import statistics_plot
@@ -237,7 +238,8 @@ def make_events(job: Job) -> Product:
         tolerance = 0.0 if precision == "fp32" else _tolerance(job.config)
         searched = [m for p in order if (m := results[p].meta["cascade"])]
         thresholds = next((m["thresholds"] for m in searched), None)
-        loss = loss_check(audit, stats[0], background.Tb, cascade.max_loss, tolerance)
+        least = Thresholds.from_meta(thresholds).joint.value if thresholds else float("-inf")
+        loss = loss_check(audit, stats[0], background.Tb, cascade.max_loss, tolerance, least)
         share = run_share_check([(m["kept"], m["asked"]) for m in searched], thresholds, cascade.keep)
         checks += [loss, share]
         meta["cascade"], meta["thresholds"] = {**loss.metadata, **share.metadata}, thresholds

@@ -119,10 +119,15 @@ class Audit:
                 **arrays, livetime=float(f.attrs["livetime"]), unmatched=int(f.attrs["unmatched"]), difference=float(f.attrs["difference"])
             )
 
-    def loss(self, threshold: float) -> Loss:
-        """Of events and injections at or above `threshold`, and of the LOUDEST events whatever it is, how many the filter loses."""
+    def loss(self, threshold: float, least: float = -np.inf) -> Loss:
+        """Of events and injections at or above `threshold`, and of the LOUDEST events whatever it is, how many the filter loses.
+
+        Args:
+            threshold: of the statistic.
+            least: smallest statistic that the cascade keeps; quieter events are not among the LOUDEST.
+        """
         loud, found = self.statistic >= threshold, _found(self.injections, threshold)
-        loudest = np.argsort(-self.statistic, kind="stable")[:LOUDEST]
+        loudest = [i for i in np.argsort(-self.statistic, kind="stable")[:LOUDEST] if self.statistic[i] >= least]
         return Loss(
             threshold,
             Count.among(~self.kept[loud]),
@@ -208,7 +213,7 @@ class Loss:
     Attributes:
         threshold: of the statistic.
         events: background events at or above it.
-        loudest: the LOUDEST of all, above it or not.
+        loudest: the LOUDEST of all that the cascade would keep, above it or not.
         injections: injections at or above it without the filter; lost are those below it with the filter.
         livetime: seconds of slides searched twice.
         unmatched, num_events: events that only the filtered search has; events of the full one.
@@ -233,7 +238,7 @@ class Loss:
     def untested(self) -> list[str]:
         """What the sample had none of, so that nothing of it could be lost."""
         lacks = [] if self.injections.of else ["no injection at or above the threshold was found without the filter"]
-        return lacks + ([] if self.loudest.of else ["no background event was found without it"])
+        return lacks + ([] if self.loudest.of else ["no background event that a cascade keeps was found without it"])
 
     def acceptable(self, max_loss: float, tolerance: float = 0.0) -> bool:
         """At most `max_loss` of injections, none of the loudest events, the same statistics, and no event the full search has not.

@@ -108,7 +108,9 @@ def run_share_check(segments: Sequence[tuple[int, int]], thresholds: Mapping[str
     return Check(name, share <= keep, "warn", text, {"share": share, "kept": kept, "outputs": asked, "scatter": validation.scatter})
 
 
-def loss_check(audit: Audit, background: np.ndarray, livetime: float, max_loss: float, tolerance: float = 0.0) -> Check:
+def loss_check(
+    audit: Audit, background: np.ndarray, livetime: float, max_loss: float, tolerance: float = 0.0, least: float = float("-inf")
+) -> Check:
     """What the filter loses of the audited slides: injections at a FAR of one per day of this run's background, and the loudest events.
 
     A sample with neither a found injection nor an event shows nothing, and does not pass.
@@ -118,6 +120,7 @@ def loss_check(audit: Audit, background: np.ndarray, livetime: float, max_loss: 
         background: statistics of all slid events of the run, `livetime` seconds.
         max_loss: largest accepted share of injections.
         tolerance: accepted difference of a statistic, of an engine of reduced precision (see `Loss.largest_difference`).
+        least: smallest statistic that the cascade keeps.
     """
     from aframe_assets.inference.audit import daily_threshold
 
@@ -126,7 +129,7 @@ def loss_check(audit: Audit, background: np.ndarray, livetime: float, max_loss: 
         lacks = "no slide was searched without the filter: inference.cascade.audit_slides is 0, or there are none"
         return Check(name, False, "warn", f"not tested: {lacks}")
     threshold, far = daily_threshold(background, livetime)
-    loss = audit.loss(threshold)
+    loss = audit.loss(threshold, least)
     # so many are kept that a FAR of one per day has a statistic; else nothing can be said of it
     enough = threshold > float("-inf") or not len(audit.statistic)
     text = (

@@ -49,6 +49,10 @@ def test_lost_events_are_those_that_the_filter_search_does_not_have():
     above = audit(lost=(3, 50)).loss(float(np.sort(found.statistic)[-3]))
     assert (above.events.lost, above.events.of) == (0, 3)
     assert (above.loudest.lost, above.loudest.of) == (1, LOUDEST) and not above.acceptable(0.5)
+    # unless a cascade keeps nothing so quiet
+    least = float(np.sort(found.statistic)[-3])
+    claimed = audit(lost=(3, 50)).loss(least, least)
+    assert (claimed.loudest.lost, claimed.loudest.of) == (0, 3) and claimed.acceptable(0.0)
 
 
 def test_a_filter_that_keeps_nothing_loses_everything():
