@@ -43,7 +43,7 @@ def test_every_preset_is_possible(name):
 
 
 def test_the_presets_are_those_of_the_design():
-    assert preset_names() == ["demo", "events", "mlgwsc1", "o3", "review", "small", "tune"]
+    assert preset_names() == ["demo", "direct", "events", "mlgwsc1", "o3", "review", "small", "tune"]
 
 
 def test_o3_has_upstream_values():
@@ -126,7 +126,7 @@ def test_units():
         ({"segments": {"fixed": []}}, ["segments.fixed", "at least one"]),
         ({"strain": {"source": "files"}}, ["strain.files", "at least one file"]),
         ({"strain": {"source": "frames"}}, ["strain.channels", "one channel for each"]),
-        ({"preset": "demoo"}, ["preset = demoo", "demo, events, mlgwsc1, o3"]),
+        ({"preset": "demoo"}, ["preset = demoo", "demo, direct, events, mlgwsc1, o3"]),
         ({"model": {"training": {"waveform_prob": 0.9, "mute_prob": 0.2}}}, ["model.training.waveform_prob", "<= 1"]),
         ({"injections": {"spacing": -9}}, ["injections.spacing = -9", "-8 s"]),
     ],
