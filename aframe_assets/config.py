@@ -185,7 +185,7 @@ class Cascade(Section):
         default=0.05,
         gt=0,
         le=1,
-        description="largest share of a slide's outputs that the joint network scores; sets the thresholds",
+        description="largest share of a slide's outputs that the joint network scores; sets the thresholds (1: all are kept)",
     )
     max_loss: float = Field(
         default=1e-3, ge=0, lt=1, description="largest share of injections found at a FAR of 1 per day that the filter may lose; checked"

@@ -250,9 +250,10 @@ def _cascade(c: Config, refuse: Callable[[str, object, str], None]) -> None:
     if c.model.filter is not None and slides is not None and slides < cascade.audit_slides != default:
         refuse("inference.cascade.audit_slides", cascade.audit_slides, f"expected at most inference.num_slides {slides}")
     if c.model.filter is not None and not (c.model.weights and c.model.filter_weights):
-        from aframe_assets.inference.cascade import AROUND
+        from aframe_assets.inference.cascade import AROUND, Reach
 
-        around = (c.inference.cluster_window_length + c.inference.integration_window_length) / AROUND
+        reach = Reach.of(c.inference)
+        around = (reach.before + reach.after + 1) / c.inference.inference_rate / AROUND
         keep, seconds = c.inference.cascade.keep, c.model.training.background_livetime
         if keep * seconds < around:
             refuse(

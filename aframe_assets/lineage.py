@@ -148,6 +148,7 @@ _ALL = [
             Input("validation_waveforms"),
         ),
         files=("detectors",),
+        free=("model.training.background_livetime",),
     ),
     Node(
         "model",

@@ -3,7 +3,8 @@
     python -m benchmarks.study OUT --asd H1=aligo_O3actual_H1.txt L1=aligo_O3actual_L1.txt
 
 Windowed (group norm, as upstream), streaming and map (direct) networks of one trunk are trained with three seeds on the same data; the
-cascade takes the streaming one of each seed and trains a small map network to follow it. Every one is an ordinary run: the same command again continues. It takes hours.
+cascade takes the streaming one of each seed and trains a small map network to follow it. Every one is an ordinary run: the same command
+again continues. It takes hours.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def share_check(kept: int, asked: int, keep: float) -> Check:
     `keep` itself (`run_share_check`).
     """
     share = kept / asked if asked else 0.0
-    text = f"{share:.3g} of the outputs of slides were kept by the filter; inference.cascade.keep is {keep:g}"
+    text = f"{share:.3g} of the outputs of slides were scored by the joint network; inference.cascade.keep is {keep:g}"
     return Check("cascade_keeps_its_share", share <= 2 * keep, "warn", text, {"share": share, "kept": kept, "outputs": asked})
 
 
@@ -99,11 +99,11 @@ def run_share_check(segments: Sequence[tuple[int, int]], thresholds: Mapping[str
     share, shares = kept / asked, [k / n for k, n in segments if n]
     validation = Thresholds.from_meta(thresholds)
     text = (
-        f"{share:.3g} of the outputs of all slides were kept by the filter, in segments from {min(shares):.3g} to {max(shares):.3g}; "
-        f"inference.cascade.keep is {keep:g}. Of validation background its thresholds keep {validation.filtered.share:.3g} of "
-        f"{validation.filtered.livetime:.0f} s to judge triggers, {validation.filtered.stretches} stretches, and at most "
-        f"{validation.joint.share:.3g} of {validation.joint.livetime:.0f} s around loud ones, {validation.joint.stretches} stretches: "
-        f"a scatter of {validation.scatter:.1g} at least"
+        f"{share:.3g} of the outputs of all slides were scored by the joint network, in segments from {min(shares):.3g} to "
+        f"{max(shares):.3g}; inference.cascade.keep is {keep:g}. Of validation background its thresholds keep "
+        f"{validation.filtered.share:.3g} of {validation.filtered.livetime:.0f} s to judge triggers, {validation.filtered.stretches} "
+        f"stretches, and at most {validation.joint.share:.3g} of {validation.joint.livetime:.0f} s around loud ones, "
+        f"{validation.joint.stretches} stretches: a scatter of {validation.scatter:.1g} at least"
     )
     return Check(name, share <= keep, "warn", text, {"share": share, "kept": kept, "outputs": asked, "scatter": validation.scatter})
 

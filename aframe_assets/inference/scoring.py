@@ -215,7 +215,7 @@ class CascadeScorer:
         filtering = self.first.scores(offsets, wanted)
         look = self.chooser.look(filtering, wanted) & wanted
         seen = self.second.scores(offsets, look)
-        keep = self.chooser.keep(filtering, seen, wanted) & wanted
+        keep = self.chooser.keep(filtering, seen, wanted) & wanted | _broken(filtering, wanted) | _broken(seen, look)
         self.kept, self.asked = self.kept + int((keep | look).sum()), self.asked + int(wanted.sum())
         out = np.where(look, seen, self.second.scores(offsets, keep & ~look))
         return np.where(wanted & ~keep, NOT_KEPT, out)
@@ -228,5 +228,11 @@ class CascadeScorer:
         unknown = change.reached | (before == NOT_KEPT)
         after = self.second.replaced(before, offsets, look & unknown, change)
         keep = (self.chooser.keep(filtering[None], np.where(look, after, np.nan)[None], wanted[None]) & wanted)[0]
+        keep |= _broken(filtering, wanted) | _broken(after, look)
         after = self.second.replaced(after, offsets, keep & ~look & unknown, change)
         return np.where(wanted & ~keep, NOT_KEPT, after)
+
+
+def _broken(scores: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Outputs whose score is not a number though it was asked for: kept, so that the livetime tells of them."""
+    return np.isnan(scores) & asked

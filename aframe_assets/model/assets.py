@@ -43,37 +43,27 @@ def background_files(job: Job) -> dict[str, list[Path]]:
 
 def make_model(job: Job) -> Product:
     """Trains, or imports where ``model.weights`` is set; a bundle folder."""
-    return _made(job, job.config, scored=job.config.model.filter is not None)
+    return _made(job, job.config)
 
 
 def make_filter_model(job: Job) -> Product:
     """As `make_model`, the network of ``model.filter``; where it is trained, it follows `model`."""
     from aframe_assets.model.background_scores import filter_experiment
 
-    return _made(job, filter_experiment(job.config), scored=True)
+    return _made(job, filter_experiment(job.config))
 
 
-def _made(job: Job, config: Config, scored: bool) -> Product:
-    """The network of `config`; if `scored` its bundle must tell how it scores background, which sets a cascade's thresholds."""
-    from aframe_assets.model.background_scores import BACKGROUND_SCORES
-    from aframe_assets.model.importing import KEYS, WeightsError
-
-    if not config.model.weights:
-        return _trained(job, config)
-    product = _imported(job, config)
-    if scored and not (product.files / BACKGROUND_SCORES).is_file():
-        raise WeightsError(
-            f"{KEYS[job.asset][0]} = {config.model.weights}: its bundle has no {BACKGROUND_SCORES}, which sets a cascade's thresholds; "
-            "expected what a training of a 'streaming' or 'map' network here gives"
-        )
-    return product
+def _made(job: Job, config: Config) -> Product:
+    return _imported(job, config) if config.model.weights else _trained(job, config)
 
 
 def _imported(job: Job, config: Config) -> Product:
     from aframe_assets.model.checks import metric_checks
-    from aframe_assets.model.importing import BUNDLE_FILES, check_agreement, find_bundle, weights_identity
+    from aframe_assets.model.importing import BUNDLE_FILES, check_agreement, find_bundle, require_scores, weights_identity
 
     weights = config.model.weights
+    if job.config.model.filter is not None:
+        require_scores(weights, job.asset)
     source = find_bundle(weights, job.asset)
     description = check_agreement(source, config, job.asset)
     folder = job.scratch / "bundle"

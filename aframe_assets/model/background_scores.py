@@ -17,13 +17,12 @@ import numpy as np
 import torch
 
 from aframe_assets.model.bundle import DESCRIPTION, BundleError, load_bundle
+from aframe_assets.model.importing import BACKGROUND_SCORES
 from aframe_assets.model.validation import ValidationSet
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
     from aframe_assets.model.streaming import FrameNetwork
-
-BACKGROUND_SCORES = "background_scores.npz"
 
 _BLOCK = 64.0
 """Seconds that go through the network together; bounds memory."""

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 PRETRAINED = "pretrained"
 """The value of ``model.weights`` that means the bundle of this package."""
 
-BUNDLE_FILES = ("model.safetensors", "bundle.json", "config.json", "metrics.csv", "background_scores.npz")
+BACKGROUND_SCORES = "background_scores.npz"
+"""How the network scores slid background, from which a cascade's thresholds are found (`aframe_assets.model.background_scores`)."""
+
+BUNDLE_FILES = ("model.safetensors", "bundle.json", "config.json", "metrics.csv", BACKGROUND_SCORES)
 """Files of a bundle; the last three may be absent."""
 
 KEYS = {"model": ("model.weights", "model.architecture"), "filter_model": ("model.filter_weights", "model.filter")}
@@ -126,7 +129,25 @@ def weights_identity(weights: str, asset: str = "model") -> dict[str, str]:
         if not file.is_file():
             raise WeightsError(f"{KEYS[asset][0]} = {weights}: {file} not found; the bundle is incomplete, copy it again")
         digest.update(hashlib.sha256(file.read_bytes()).digest())
+    if (path / BACKGROUND_SCORES).is_file():
+        digest.update(hashlib.sha256((path / BACKGROUND_SCORES).read_bytes()).digest())
     return {"key": digest.hexdigest(), "sha256": digest.hexdigest()}
+
+
+def require_scores(weights: str, asset: str) -> None:
+    """Refuse `weights` of a cascade's network whose bundle does not tell how it scores background.
+
+    Raises:
+        WeightsError: as `find_bundle`, or there are no such scores.
+    """
+    path, is_bundle = _folder(weights, asset)
+    files = [p.name for p in path.iterdir()] if is_bundle else [f.name for f in _of_run(path, asset)[1].files]
+    if BACKGROUND_SCORES not in files:
+        raise WeightsError(
+            f"{KEYS[asset][0]} = {weights}: its bundle has no {BACKGROUND_SCORES}, which sets a cascade's thresholds; expected what a "
+            "training of a 'streaming' or 'map' network gives here (shipped weights are too small a folder for it): train it, or take "
+            "away model.filter"
+        )
 
 
 def read_weights(weights: str) -> dict[str, Any]:

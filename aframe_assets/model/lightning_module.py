@@ -85,7 +85,7 @@ class Follower(Detector):
         leader: the network that is followed; not trained.
     """
 
-    monitor = "valid_agreement"
+    monitor = "valid_correlation"
 
     def __init__(self, config: Config, leader: nn.Module) -> None:
         super().__init__(config)
@@ -95,24 +95,27 @@ class Follower(Detector):
 
     def compare(self, x: Tensor, logits: Tensor, y: Tensor) -> Tensor:
         """See `Detector.compare`; labels are not asked."""
-        with torch.no_grad():
-            target = self._leader[0].to(x.device)(x)
-        return nn.functional.smooth_l1_loss(logits, target.to(logits.dtype))
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            target = self._leader[0].to(x.device)(x.float())
+        return nn.functional.smooth_l1_loss(logits.float(), target)
 
     def more_metrics(self, scores: Scores, data: ValidationSet) -> dict[str, float]:
-        """`valid_agreement`, see `agreement`."""
+        """Of validation background: `valid_correlation` of the two scores (Pearson), and `valid_agreement`, see `agreement`."""
         if self._leads is None:
             self._leads = score_noise(self._leader[0].to(self.device), data, self.training_config.batch_size)
-        return {"valid_agreement": agreement(np.concatenate(scores.background), np.concatenate(self._leads))}
+        ours, theirs = np.concatenate(scores.background), np.concatenate(self._leads)
+        alike = float(np.corrcoef(ours, theirs)[0, 1]) if ours.std() > 0 < theirs.std() else 0.0
+        return {"valid_correlation": alike, "valid_agreement": agreement(ours, theirs)}
 
 
 def agreement(followers: np.ndarray, leaders: np.ndarray, loud: float = 0.01, kept: float = 0.04) -> float:
     """Of the share `loud` of background windows that are loudest for the leader, how many are among the share `kept` of the follower.
 
     Args:
-        followers, leaders: scores of the same windows (n,), n > 0.
+        followers, leaders: scores of the same windows (n,), n > 0; of equal scores of the follower at the edge none is kept.
         loud, kept: 0 ... 1.
     """
     count = max(1, round(loud * len(leaders)))
     chosen = np.argsort(-leaders, kind="stable")[:count]
-    return float((followers[chosen] >= np.quantile(followers, 1 - kept)).mean())
+    first_lost = min(len(followers) - 1, max(1, round(kept * len(followers))))
+    return float((followers[chosen] > np.sort(followers)[::-1][first_lost]).mean())

@@ -50,7 +50,7 @@ class LogLines(Callback):
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         # runs before History: callback_metrics hold this epoch's validation already
         found = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        parts = [f"{k} {found[k]:.4f}" for k in ("train_loss_epoch", "valid_auroc", "valid_efficiency", "valid_agreement") if k in found]
+        parts = [f"{k} {found[k]:.4f}" for k in ("train_loss_epoch", "valid_auroc", "valid_efficiency", "valid_correlation") if k in found]
         self.logger.info(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs} done: {', '.join(parts)}")
 
 

@@ -174,8 +174,10 @@ class Workspace:
     def _sources(self, asset: str) -> dict[str, dict[str, str]]:
         weights = {"model": self.config.model.weights, "filter_model": self.config.model.filter_weights}.get(asset)
         if weights:
-            from aframe_assets.model.importing import weights_identity
+            from aframe_assets.model.importing import require_scores, weights_identity
 
+            if self.config.model.filter is not None:
+                require_scores(weights, asset)
             return {"weights": weights_identity(weights, asset)}
         if asset == "segments" and (self.config.segments.source in ("strain_files", "files") or self.config.strain.files):
             from aframe_assets.segments.source_identity import source_identity

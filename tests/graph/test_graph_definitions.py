@@ -78,12 +78,18 @@ def test_a_filter_adds_an_asset_that_export_and_inference_read(tmp_path, weights
     assert {k.to_user_string() for k in graph.get_all_asset_keys()} == (TABLE | {"filter_model"}) - absent
     for name in ("exported_model", "inference_results"):
         assert dg.AssetKey("filter_model") in graph.get(dg.AssetKey(name)).parent_keys
+    # the thresholds are found on what both networks say of background; without a filter nothing is asked of either
+    assert dg.AssetKey("model") in graph.get(dg.AssetKey("inference_results")).parent_keys
+    alone = _graph(_defs(tmp_path, model={"architecture": CASCADE["architecture"]}))
+    assert dg.AssetKey("model") not in alone.get(dg.AssetKey("inference_results")).parent_keys
+    follows = dg.AssetKey("model") in graph.get(dg.AssetKey("filter_model")).parent_keys
+    assert follows == ("filter_weights" not in weights)
     trained = {"model": "weights" not in weights, "filter_model": "filter_weights" not in weights}
     for name, wanted in trained.items():
         assert (dg.AssetKey("training_waveforms") in graph.get(dg.AssetKey(name)).parent_keys) == wanted
 
 
-def test_a_network_is_not_trained_again_when_the_other_changes():
+def test_the_settings_of_one_network_are_not_in_the_key_of_the_other():
     with_filter, without = (build_config({"preset": "demo", "model": m}) for m in (CASCADE, {"architecture": CASCADE["architecture"]}))
     other = build_config({"preset": "demo", "model": CASCADE | {"architecture": CASCADE["architecture"] | {"width": 8}}})
     nodes = lineage.graph(with_filter)

@@ -15,6 +15,7 @@ from aframe_assets.engine.checks import ENGINE_CHECKS, EXPORTED_CHECKS, REPOSITO
 from aframe_assets.inference import assets as room
 from aframe_assets.inference.audit import AUDIT, Audit
 from aframe_assets.inference.checks import CASCADE_EVENT_CHECKS, EVENT_CHECKS, RESULT_CHECKS, livetime_check, louder_check, sane_check
+from aframe_assets.model.background_scores import BACKGROUND_SCORES, BackgroundScores
 from aframe_assets.segments.geometry import SlideGeometry, shift_vectors
 from aframe_assets.store.job import Job
 from aframe_assets.waveforms.ledger import EventSet, InjectionParameterSet, RecoveredInjectionSet
@@ -50,7 +51,7 @@ def test_events_of_a_cascade_tell_its_loss_and_its_share(made, tmp_path, precisi
         update={"model": SimpleNamespace(filter="map"), "engine": config.engine.model_copy(update={"precision": precision})}
     )
     one = {"threshold": 1.0, "share": 0.025, "livetime": 100.0, "stretches": 4}
-    thresholds = {"filtered": one, "joint": one}
+    thresholds = {"filtered": one, "joint": one | {"threshold": 25.5}}
     results, own = made.handles["inference_results"], {}
     for i, p in enumerate(results):
         meta = dict(results[p].meta) | {"cascade": {"thresholds": thresholds, "kept": 8 * i, "asked": 100}}
@@ -69,7 +70,20 @@ def test_events_of_a_cascade_tell_its_loss_and_its_share(made, tmp_path, precisi
     # 0.01 is more than 1e-4 of the spread, and less than half precision may move a statistic
     loss = checks["cascade_loses_nothing"]
     assert f"(accepted {0.5 if same else 0.00087:g})" in loss.description
+    # of each sample 26, 27, 28 and 29 reach what the cascade asks of the statistic
+    assert loss.metadata["loudest_of"] == 4 * len(own) < 20
     assert product.meta["thresholds"] == thresholds and product.meta["cascade"]["injections_of"] == 5 * len(own)
+
+
+def test_thresholds_of_a_cascade_are_found_on_what_each_network_says(tmp_path):
+    rng, inference = np.random.default_rng(0), build_config(yaml.safe_load(EXPERIMENT)).inference
+    for asset, mean in (("filter_model", 100.0), ("model", -50.0)):
+        (tmp_path / asset).mkdir()
+        BackgroundScores(8.0, [rng.normal(mean, 1, 40_000)]).write(tmp_path / asset / BACKGROUND_SCORES)
+    config = SimpleNamespace(model=SimpleNamespace(filter="map"), inference=inference)
+    found = room._thresholds(SimpleNamespace(config=config, path=lambda asset, name: tmp_path / asset / name))
+    assert 100 < found.filtered.value < 103 and -50 < found.joint.value < -47
+    assert found.share <= inference.cascade.keep
 
 
 def test_repository_has_its_models(made):

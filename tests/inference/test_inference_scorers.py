@@ -192,7 +192,7 @@ class Loudest:
 
     def keep(self, scores, seen, wanted):
         look = self.look(scores, wanted)
-        assert (np.isnan(seen) == ~look).all()
+        assert np.isnan(seen[~look]).all()
         loud = look & (seen > -0.5)
         out = loud.copy()
         for k in range(1, self.around + 1):
@@ -220,9 +220,9 @@ class Network(NetworkScorer):
 def test_cascade_scores_what_is_kept_with_and_without_a_change(loud):
     at, rng = Layout(20, 0, 10, 4000), np.random.default_rng(0)
     offsets, wanted = np.array([[0, 10], [0, 20], [0, 30]]), rng.random((3, 398)) < 0.95
-    scorer = CascadeScorer(Network(at, 1), Network(at, 2), Loudest(2.0, 3))
+    scorer = CascadeScorer(Network(at, 1), Network(at, 2), Loudest(1.0, 3))
     first, second = Network(at, 1).scores(offsets, wanted), Network(at, 2).scores(offsets, wanted)
-    chooser = Loudest(2.0, 3)
+    chooser = Loudest(1.0, 3)
     look = chooser.look(first, wanted)
     keep = chooser.keep(first, np.where(look, second, np.nan), wanted) & wanted
     assert (look & ~keep).any() and (keep & ~look).any()
@@ -240,9 +240,37 @@ def test_cascade_scores_what_is_kept_with_and_without_a_change(loud):
     two = np.where(reached, second[1] + loud, np.where(got[1] == NOT_KEPT, second[1] + loud, second[1]))
     look = chooser.look(one[None], wanted[1:2])
     keep = (chooser.keep(one[None], np.where(look, two, np.nan), wanted[1:2]) & wanted[1:2])[0]
+    assert (look[0] & ~keep).any() or loud == 9
     assert np.array_equal(after, np.where(keep, two, np.where(wanted[1], NOT_KEPT, np.nan)), equal_nan=True)
     with pytest.raises(ValueError, match="expected those of the second network"):
-        CascadeScorer(Network(replace(at, stride=20), 1), Network(at, 2), Loudest(2.0, 3))
+        CascadeScorer(Network(replace(at, stride=20), 1), Network(at, 2), Loudest(1.0, 3))
+
+
+class Broken(Network):
+    """Gives no number for one output."""
+
+    def scores(self, offsets, wanted):
+        out = super().scores(offsets, wanted)
+        out[:, 50] = np.nan
+        return out
+
+    def changed(self, change):
+        return Broken(self.layout, self.seed, change.streams)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_score_that_is_no_number_is_not_taken_for_a_quiet_one(broken):
+    at, wanted = Layout(20, 0, 10, 4000), np.ones((1, 398), bool)
+    networks = [Broken(at, 1) if i == broken else Network(at, 1) for i in (0, 1)]
+    # the filter sends output 50 to the joint network
+    chooser = Loudest(Network(at, 1).scores(np.zeros((1, 2), int), wanted)[0, 50] - 0.1, 0)
+    scorer = CascadeScorer(*networks, chooser)
+    got = scorer.scores(np.zeros((1, 2), int), wanted)[0]
+    reached = np.zeros(398, bool)
+    reached[40:60] = True
+    after = scorer.rescored(np.where(np.isnan(got), NOT_KEPT, got), np.zeros(2, int), wanted[0], Change(0.0, [], reached))
+    for scores in (got, after):
+        assert (np.isnan(scores) == (np.arange(398) == 50)).all() if broken else scores[50] != NOT_KEPT
 
 
 @pytest.mark.parametrize(("memory_gb", "slides"), [(2.0, 1.3e9), (1.0, 0.3e9)])

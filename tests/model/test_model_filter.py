@@ -16,12 +16,13 @@ from aframe_assets.config_load import build_config, resolved_text
 from aframe_assets.model.assets import assets, make_filter_model
 from aframe_assets.model.background_scores import BACKGROUND_SCORES, BackgroundScores, filter_experiment, score_background
 from aframe_assets.model.bundle import BundleError, load_bundle
-from aframe_assets.model.importing import WeightsError, find_bundle
+from aframe_assets.model.importing import WeightsError, find_bundle, weights_identity
 from aframe_assets.model.networks import Sky, build_network
 from aframe_assets.model.validation import ValidationSet
 from aframe_assets.store.bodies import Experiment
 from aframe_assets.store.io_managers import io_manager_for
 from aframe_assets.store.job import Job
+from aframe_assets.store.workspace import Workspace
 
 JOINT = {"name": "streaming", "layers": [1, 1], "width": 4, "norm_groups": 2, "stem_kernel": 7, "stem_stride": 2, "context": 0.125}
 FILTER = JOINT | {"name": "map", "width": 2, "lag_head": {"map_stride": 8, "channels": 4, "groups": 2, "hidden": 3}}
@@ -62,6 +63,9 @@ def test_the_filter_is_trained_with_its_own_architecture_and_imported_with_its_s
     assert "valid_agreement" in rows[0] and len(rows) == 2
     assert {c["name"] for c in manifest.checks} == {"validation_metric_above_chance", "training_loss_finite"}
     scores = BackgroundScores.read(folder / BACKGROUND_SCORES)
+    joint = BackgroundScores.read(store.open_local(store.manifest("model").handle) / BACKGROUND_SCORES)
+    assert joint.livetime == scores.livetime > config.model.training.valid_livetime
+    assert len(scores.slides) == len(joint.slides) and not np.array_equal(scores.slides[0], joint.slides[0])
     assert scores.rate == 512 / bundle.network.total_stride
     assert scores.livetime == manifest.handle.meta["background_livetime"] == bundle.description["background_scores"]["livetime"]
     # from the bundle's folder, and from the run directory whose store it is
@@ -94,6 +98,11 @@ def test_weights_that_cannot_be_a_filter_are_refused(trained, tmp_path):
     (bare / BACKGROUND_SCORES).unlink()
     with pytest.raises(WeightsError, match=f"model.filter_weights = .*no {BACKGROUND_SCORES}"):
         imported(bare)
+    # planning says so too, of either network, before anything is made
+    assert weights_identity(str(bare)) != weights_identity(str(folder))
+    for asset, key in (("model", "weights"), ("filter_model", "filter_weights")):
+        with pytest.raises(WeightsError, match=f"model.{key} = .*no {BACKGROUND_SCORES}"):
+            Workspace(cascade(config, **{key: str(bare)}), store).wanted(asset, None)
     other = shutil.copytree(folder, tmp_path / "other")
     description = json.loads((other / "bundle.json").read_text())
     description["architecture"]["context"] = 0.25

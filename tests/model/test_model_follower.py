@@ -18,9 +18,11 @@ class Loudness(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scale = torch.nn.Parameter(torch.tensor(4.0))
+        self.dropout = torch.nn.Dropout(0.9)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.scale * x.std(-1).log().amin(-1, keepdim=True)
+        # in training it would say something else
+        return self.dropout(self.scale * x.std(-1).log().amin(-1, keepdim=True))
 
 
 def files(tiny_data) -> dict:
@@ -35,7 +37,8 @@ def test_a_follower_says_what_its_leader_says(tiny_config, tiny_data, tmp_path):
     trained = train(config, **files(tiny_data), workdir=tmp_path, seed=1, leader=leader)
     losses = [row["train_loss"] for row in trained.history]
     assert losses[-1] < 0.5 * losses[0]
-    assert trained.best_epoch == max(trained.history, key=lambda r: r["valid_agreement"])["epoch"]
+    correlations = [row["valid_correlation"] for row in trained.history]
+    assert trained.best_epoch == int(np.argmax(correlations)) and len(set(correlations)) == 8 and max(correlations) < 1
     data = ValidationSet(config, tiny_data.background["validation"], tiny_data.validation)
     ours, theirs = (score(network, data, 16) for network in (trained.network, leader))
     joined = [np.concatenate([s.foreground, *s.background]) for s in (ours, theirs)]
@@ -48,7 +51,7 @@ def test_a_follower_says_what_its_leader_says(tiny_config, tiny_data, tmp_path):
 def test_labels_are_not_asked_and_loud_differences_count_linearly(tiny_config):
     module = Follower(tiny_config(), Loudness())
     x = torch.randn(4, 2, 512, generator=torch.Generator().manual_seed(1))
-    logits = Loudness()(x).detach() + torch.tensor([[0.0], [0.5], [-3.0], [100.0]])
+    logits = Loudness().eval()(x).detach() + torch.tensor([[0.0], [0.5], [-3.0], [100.0]])
     for labels in (torch.zeros(4, 1), torch.ones(4, 1)):
         # x^2 / 2 below a difference of 1, |x| - 1 / 2 above
         assert module.compare(x, logits, labels).item() == pytest.approx((0 + 0.125 + 2.5 + 99.5) / 4, rel=1e-5)
@@ -62,4 +65,4 @@ def test_agreement_counts_the_leader_s_loudest_among_what_the_follower_keeps():
     follower[:60] = 1.0
     # of the leader's 10 loudest 6 are loud; the follower keeps 40, of which 34 are elsewhere
     assert agreement(follower, leader) == 0.6
-    assert agreement(follower, leader, loud=0.004) == 0 and agreement(np.ones(1), np.zeros(1)) == 1
+    assert agreement(follower, leader, loud=0.004) == 0 and agreement(np.ones(1000), leader) == 0
