@@ -250,16 +250,16 @@ def _cascade(c: Config, refuse: Callable[[str, object, str], None]) -> None:
     if c.model.filter is not None and slides is not None and slides < cascade.audit_slides != default:
         refuse("inference.cascade.audit_slides", cascade.audit_slides, f"expected at most inference.num_slides {slides}")
     if c.model.filter is not None and not (c.model.weights and c.model.filter_weights):
-        from aframe_assets.inference.cascade import AROUND, Reach
+        from aframe_assets.inference.cascade import AROUND, MARGIN, Reach
 
         reach = Reach.of(c.inference)
-        around = (reach.before + reach.after + 1) / c.inference.inference_rate / AROUND
+        around = (reach.before + reach.after + 1) / c.inference.inference_rate / AROUND / MARGIN
         keep, seconds = c.inference.cascade.keep, c.model.training.background_livetime
         if keep * seconds < around:
             refuse(
                 "inference.cascade.keep",
                 keep,
-                f"expected a share of model.training.background_livetime {seconds:g} s that is at least {around:g} s, {1 / AROUND:g} times "
+                f"expected a share of model.training.background_livetime {seconds:g} s that is at least {around:.3g} s, {1 / AROUND / MARGIN:.2g} times "
                 "what is scored around one trigger, better 100 times that: the thresholds are found on this background",
             )
     if c.model.filter_weights and c.model.filter is None:

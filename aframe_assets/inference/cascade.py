@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 AROUND = 0.2
 """Of the share that the joint network may score, what is for the surroundings of triggers that are loud in it."""
 
+MARGIN = 0.9
+"""Of the share that is allowed, what the thresholds aim at: noise of another time may have more triggers than that they were found on."""
+
 _LOWEST = np.finfo(float).min
 """The threshold of all that has a statistic at all."""
 
@@ -218,7 +221,7 @@ class Thresholds:
 
     @classmethod
     def of(cls, filtered: Sequence[np.ndarray], joint: Sequence[np.ndarray], inference: Inference) -> Thresholds:
-        """The lowest with which at most ``inference.cascade.keep`` is scored by the joint network.
+        """The lowest with which at most MARGIN of ``inference.cascade.keep`` is scored by the joint network.
 
         Args:
             filtered, joint: scores of slid background of the filter and of the joint network, at the inference rate; need not be of
@@ -229,8 +232,8 @@ class Thresholds:
             ValueError: too little background.
         """
         reach, rate, keep = Reach.of(inference), inference.inference_rate, inference.cascade.keep
-        around = 1.0 if keep == 1 else AROUND * keep
-        near = 1.0 if keep == 1 else keep - around
+        around = 1.0 if keep == 1 else AROUND * MARGIN * keep
+        near = 1.0 if keep == 1 else MARGIN * keep - around
         return cls(Threshold.of(filtered, reach.near, rate, near), Threshold.of(joint, reach, rate, around))
 
     @property

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aframe_assets.config import Inference
-from aframe_assets.inference.cascade import AROUND, Reach, Threshold, Thresholds, TriggerChooser
+from aframe_assets.inference.cascade import AROUND, MARGIN, Reach, Threshold, Thresholds, TriggerChooser
 from aframe_assets.inference.clustering import cluster_slides, detection_statistic
 from aframe_assets.inference.scoring import NOT_KEPT
 from aframe_assets.inference.windows import needed
@@ -168,12 +168,12 @@ def test_both_steps_together_keep_the_share():
     assert found.filtered.share == pytest.approx((1 - AROUND) * 0.1, rel=0.01) and found.joint.share == pytest.approx(
         AROUND * 0.1, rel=0.02
     )
-    assert found.share <= 0.1 and 0 < found.scatter < 0.01
+    assert found.share <= MARGIN * 0.1 and 0 < found.scatter < 0.01
     chooser, every = TriggerChooser.of(found, inference), np.ones((30, 4000), bool)
     look = chooser.look(chooses[30:], every)
     scored = (look | chooser.keep(chooses[30:], np.where(look, joint[30:], np.nan), every)).mean()
     # at most the sum of both, since what is around a loud trigger is in part judged already
-    assert 0.06 < scored < 0.1 + 3 * found.scatter
+    assert 0.05 < scored < MARGIN * 0.1 + 3 * found.scatter
 
 
 def test_a_row_does_not_depend_on_the_others():
@@ -193,5 +193,5 @@ def test_a_row_does_not_depend_on_the_others():
 def test_background_too_short_for_a_threshold_is_refused():
     with pytest.raises(ValueError, match=r"last 5 s at most; expected stretches of at least 9.75 s"):
         Threshold.of([np.zeros(20)], Reach.of(settings()), 4.0, 0.05)
-    with pytest.raises(ValueError, match=r"cascade.keep: the share 0.002 of 250 s .* less than the 9.75 s around one trigger"):
+    with pytest.raises(ValueError, match=r"cascade.keep: the share 0.0018 of 250 s .* less than the 9.75 s around one trigger"):
         Thresholds.of([np.zeros(1000)], [np.zeros(1000)], settings(keep=0.01))
