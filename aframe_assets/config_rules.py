@@ -259,8 +259,8 @@ def _cascade(c: Config, refuse: Callable[[str, object, str], None]) -> None:
             refuse(
                 "inference.cascade.keep",
                 keep,
-                f"expected a share of model.training.background_livetime {seconds:g} s that is at least {around:.3g} s, {1 / AROUND / MARGIN:.2g} times "
-                "what is scored around one trigger, better 100 times that: the thresholds are found on this background",
+                f"expected a share of model.training.background_livetime {seconds:g} s that is at least {around:.3g} s, "
+                f"{1 / AROUND / MARGIN:.2g} times what is scored around one trigger, better 100 times that: the thresholds are found on it",
             )
     if c.model.filter_weights and c.model.filter is None:
         refuse("model.filter_weights", c.model.filter_weights, "expected a network in model.filter, which these weights are of")

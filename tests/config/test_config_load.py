@@ -261,7 +261,7 @@ def test_a_filter_needs_background_for_its_threshold_and_weights_need_a_filter(t
     data = {"preset": "demo", "model": model | {"training": {"background_livetime": 900}}}
     with pytest.raises(ConfigError, match=r"cascade\.keep = 0\.05: expected a share of .* 900 s that is at least 54\.2 s"):
         build_config(data)
-    assert build_config(data | {"inference": {"cascade": {"keep": 0.06}}}).model.trains
+    assert build_config(data | {"inference": {"cascade": {"keep": 0.07}}}).model.trains
     given = build_config({"preset": "demo", "model": data["model"] | {"weights": "w", "filter_weights": "f"}})
     assert not given.model.trains
     with pytest.raises(ConfigError, match=r"filter_weights = f: expected a network in model\.filter"):
