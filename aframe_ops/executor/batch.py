@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.events import DagsterEvent, EngineEventData
+from dagster._core.execution.context.system import IStepContext
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.executor.step_delegating import StepHandlerContext
 from dagster._utils.error import SerializableErrorInfo
@@ -35,7 +36,7 @@ OVERTIME_S = 180.0
 LOST_S = 60.0
 """A job that its scheduler has not known for so long is lost."""
 
-RETRY_S = 30.0
+RETRY_S = 20.0
 """Seconds until a scheduler that did not answer is asked again (each vain question may block for many seconds)."""
 
 
@@ -54,6 +55,7 @@ class BatchOptions:
 @dataclass
 class _Tracked:
     attempt: Attempt
+    context: IStepContext
     job: BatchJob
     relayed: Relayed
     id: str | None = None
@@ -99,7 +101,7 @@ class BatchHandler(Handler):
         self._scheduler, self._options = scheduler, options
         self._tracked: dict[Attempt, _Tracked] = {}
         self._instance: dg.DagsterInstance | None = None
-        self._run: dg.DagsterRun | None = None
+        self._plan: Any = None
         self._next_poll = self._next_relay = 0.0
         self._silent_since: float | None = None
         self._stopping_since: float | None = None
@@ -121,8 +123,10 @@ class BatchHandler(Handler):
             )
 
     def launch(self, context: StepHandlerContext, attempt: Attempt) -> str:
-        self._instance, self._run = context.instance, context.dagster_run
-        tracked = _Tracked(attempt, self._write(context, attempt), Relayed(self.setup.files.of(attempt, "relay")))
+        self._instance, self._plan = context.instance, context._plan_context
+        tracked = _Tracked(
+            attempt, context.get_step_context(attempt.step), self._write(context, attempt), Relayed(self.setup.files.of(attempt, "relay"))
+        )
         if self._silent_since is None:
             try:
                 self._submit(tracked)
@@ -310,16 +314,11 @@ class BatchHandler(Handler):
         for tracked in ended:
             if usage := used.get(str(tracked.id)):
                 message, metadata = describe_usage(tracked.job.request, usage)
-                self._tell(f"job {tracked.id} used {message}", tracked, {"job id": str(tracked.id), **metadata})
+                self._tell(f"job {tracked.id} used {message}", tracked, {"job id": dg.MetadataValue.text(str(tracked.id)), **metadata})
 
     def _tell(self, message: str, tracked: _Tracked | None = None, metadata: Mapping[str, Any] | None = None) -> None:
-        if self._instance is not None:
-            self._instance.report_engine_event(
-                f"{self.name}: {message}",
-                self._run,
-                EngineEventData(metadata={k: dg.MetadataValue.text(v) if isinstance(v, str) else v for k, v in (metadata or {}).items()}),
-                step_key=tracked.attempt.step if tracked else None,
-            )
+        context = self._plan if tracked is None else tracked.context
+        DagsterEvent.engine_event(context, f"{self.name}: {message}", EngineEventData(metadata=metadata or {}))
 
 
 def describe_usage(request: Request, usage: Usage) -> tuple[str, dict[str, Any]]:
@@ -334,4 +333,4 @@ def describe_usage(request: Request, usage: Usage) -> tuple[str, dict[str, Any]]
         metadata["max memory (GB)"] = round(usage.max_memory_gb, 4)
     if usage.host:
         metadata["host"] = usage.host
-    return ", ".join(words), {k: dg.MetadataValue.float(v) if isinstance(v, float) else v for k, v in metadata.items()}
+    return ", ".join(words), {k: dg.MetadataValue.text(v) if isinstance(v, str) else dg.MetadataValue.float(v) for k, v in metadata.items()}
