@@ -20,7 +20,7 @@ from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.executor.step_delegating import StepHandlerContext
 from dagster._utils.error import SerializableErrorInfo
 
-from aframe_ops.executor.base import Attempt, Handler, Relayed, Request, RunSetup, reported, write_private
+from aframe_ops.executor.base import RELAYED, Attempt, Handler, Relayed, Request, RunSetup, relay, reported, write_private
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage
 from aframe_ops.executor.worker import LOG_VARIABLE
 
@@ -264,6 +264,7 @@ class BatchHandler(Handler):
         elif state.phase is Phase.PENDING and state.stuck and state.words != tracked.told:
             tracked.told = state.words
             self._tell(f"job {tracked.id} will not start by itself: {state.words}", tracked)
+            relay(f"{RELAYED} step {tracked.attempt.step} waits: its {self.name} job {tracked.id} will not start by itself: {state.words}")
         elif state.phase is Phase.RUNNING and state.seconds > limit * 60 + OVERTIME_S:
             self._scheduler.cancel([str(tracked.id)])
             self._end(tracked, f"was cancelled because it ran for {state.seconds / 60:.0f} min, with a time limit of {limit} min")
@@ -293,6 +294,7 @@ class BatchHandler(Handler):
         if self._silent_since is None:
             self._silent_since = time.monotonic()
             self._tell(f"does not answer ({error}); its jobs are taken to go on, and it is asked again every {RETRY_S:g} s")
+            relay(f"{RELAYED} {self.name} does not answer ({error}); the run waits for it")
 
     def _answers(self) -> None:
         if self._silent_since is not None:

@@ -35,7 +35,7 @@ _ENDED = {
     "TIMEOUT": "was killed at its time limit (TIMEOUT)",
 }
 _STUCK = re.compile(
-    "Held|Hold|BadConstraints|NeverSatisfied|PartitionDown|PartitionInactive|PartitionNodeLimit|PartitionTimeLimit"
+    "Held|Hold|BadConstraints|NeverSatisfied|PartitionConfig|PartitionDown|PartitionInactive|PartitionNodeLimit|PartitionTimeLimit"
     "|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|PerJob|ReqNodeNotAvail"
 )
 _LATER = re.compile(

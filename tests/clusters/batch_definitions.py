@@ -109,6 +109,11 @@ def impossible() -> None:
     note("impossible")
 
 
+@dg.asset(op_tags=resources(memory_gb=100_000))
+def boundless() -> None:
+    note("boundless")
+
+
 @dg.asset(op_tags={**SMALL, BACKEND_TAG: "local"})
 def at_home() -> None:
     note("at_home")
@@ -151,6 +156,7 @@ defs = dg.Definitions(
         endless,
         on_gpu,
         impossible,
+        boundless,
         at_home,
         fanned,
     ],

@@ -88,6 +88,17 @@ def test_a_job_that_waits_long_is_healthy_and_a_held_one_is_reported(slurm, new_
     assert output.count(f"job {job} will not start by itself: JobHeldUser (see `scontrol show job {job}`)") == 1
 
 
+def test_a_job_that_no_node_can_run_is_reported_and_can_be_cancelled(slurm, toy):
+    process = toy.start("impossible")
+    line = next(line for line in process.stdout if line.startswith("aframe:"))
+    job = job_of(toy, "impossible.0")["id"]
+    assert line.startswith(f"aframe: step impossible waits: its slurm job {job} will not start by itself: PartitionConfig")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and f"job {job} was cancelled" in output
+    assert slurm.jobs()[job] == "CANCELLED"
+
+
 def test_running_out_of_memory_is_named_and_the_next_attempt_has_more(slurm, toy):
     code, output = toy.run("hungry", timeout=240)
     assert code == 0, output
@@ -104,7 +115,8 @@ def test_running_out_of_memory_is_named_and_the_next_attempt_has_more(slurm, toy
     ("asset", "site", "said"),
     [
         ("fine", SITE + "  partition: nowhere\n", "Invalid partition name specified (change slurm.partition"),
-        ("impossible", SITE, "(no node of the partition has as many cores, GPUs or as much memory: change slurm.partition"),
+        ("boundless", SITE, "Memory specification can not be satisfied"),
+        ("on_gpu", SITE.replace("{h200: 141}", "{other: 141}"), "(no node of the partition has as many cores, GPUs or as much memory: "),
         (
             "on_gpu",
             SITE.replace("{h200: 141}", "{small: 8}"),
@@ -121,6 +133,20 @@ def test_a_refused_job_fails_its_step_with_slurms_words_and_the_key_to_change(sl
     assert f"step {asset} failed: slurm refused the job of step {asset}: " in output
     assert not toy.notes(asset)
     assert not list((toy.path / "logs").glob("*/*.json")), "a start file with credentials was left"
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_commands_through_a_prefix_like_ssh(slurm, new_toy, tmp_path, shell):
+    """ssh joins its words and has a shell read them again."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\ncd / && echo "$*" >> {tmp_path}/asked && shift && exec {shell} -c "$*"\n')
+    ssh.chmod(0o755)
+    toy = new_toy(slurm, SITE + f"  command: [{ssh}, login]\n")
+    code, output = toy.run("fine", "killed", timeout=240)
+    assert code == 0, output
+    assert len(toy.notes("fine")) == 1 and len(toy.notes("killed")) == 2
+    asked = (tmp_path / "asked").read_text()
+    assert "login sbatch" in asked and "login squeue" in asked
 
 
 def test_gpu_steps_by_route_and_the_rest_here(slurm, new_toy):
@@ -149,6 +175,7 @@ def test_a_controller_away_for_30_seconds_fails_nothing(slurm, toy):
         if "answers again" in line:
             (toy.notes_dir / "go").touch()
     assert process.wait(60) == 0, output
+    assert output.count("aframe: slurm does not answer") == 1
     assert output.count("slurm: does not answer") == 1 and output.count("slurm: answers again") == 1
     assert len(toy.notes("waiting")) == len(toy.notes("after_waiting")) == 1
 
