@@ -316,23 +316,26 @@ class BatchHandler(Handler):
         for tracked in ended:
             if usage := used.get(str(tracked.id)):
                 message, metadata = describe_usage(tracked.job.request, usage)
-                self._tell(f"job {tracked.id} used {message}", tracked, {"job id": dg.MetadataValue.text(str(tracked.id)), **metadata})
+                if message:
+                    self._tell(f"job {tracked.id} used {message}", tracked, {"job id": dg.MetadataValue.text(str(tracked.id)), **metadata})
 
     def _tell(self, message: str, tracked: _Tracked | None = None, metadata: Mapping[str, Any] | None = None) -> None:
         context = self._plan if tracked is None else tracked.context
         DagsterEvent.engine_event(context, f"{self.name}: {message}", EngineEventData(metadata=metadata or {}))
 
 
-def describe_usage(request: Request, usage: Usage) -> tuple[str, dict[str, Any]]:
-    """`usage` beside what was asked for: in words, and as metadata (efficiencies from 0 to 1, GB, seconds)."""
-    words, metadata = [], {}
+def describe_usage(request: Request, usage: Usage) -> tuple[str, dict[str, dg.MetadataValue]]:
+    """`usage` beside what was asked for: in words, and as metadata (efficiencies from 0 to 1, GB, seconds); empty for nothing known."""
+    words: list[str] = []
+    metadata: dict[str, dg.MetadataValue] = {}
     if usage.cpu_s is not None and usage.elapsed_s:
         efficiency = usage.cpu_s / (usage.elapsed_s * request.cpus)
         words.append(f"{efficiency:.0%} of {request.cpus} core{'s' * (request.cpus > 1)} for {usage.elapsed_s:.0f} s")
-        metadata |= {"cpu efficiency": round(efficiency, 4), "elapsed (s)": round(usage.elapsed_s, 1)}
+        metadata["cpu efficiency"] = dg.MetadataValue.float(round(float(efficiency), 4))
+        metadata["elapsed (s)"] = dg.MetadataValue.float(round(float(usage.elapsed_s), 1))
     if usage.max_memory_gb is not None:
         words.append(f"{usage.max_memory_gb:.3g} of {request.memory_gb:.3g} GB")
-        metadata["max memory (GB)"] = round(usage.max_memory_gb, 4)
-    if usage.host:
-        metadata["host"] = usage.host
-    return ", ".join(words), {k: dg.MetadataValue.text(v) if isinstance(v, str) else dg.MetadataValue.float(v) for k, v in metadata.items()}
+        metadata["max memory (GB)"] = dg.MetadataValue.float(round(float(usage.max_memory_gb), 4))
+    if usage.host and words:
+        metadata["host"] = dg.MetadataValue.text(usage.host)
+    return ", ".join(words), metadata

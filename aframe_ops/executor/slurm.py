@@ -34,6 +34,7 @@ _ENDED = {
     "REVOKED": "was taken away by another cluster (REVOKED)",
     "TIMEOUT": "was killed at its time limit (TIMEOUT)",
 }
+_SIGNALS = {"SIGKILL": " (by hand, or because memory ran out)", "SIGUSR1": " (its time limit was near before Python had started)"}
 _STUCK = re.compile(
     "Held|Hold|BadConstraints|NeverSatisfied|PartitionConfig|PartitionDown|PartitionInactive|PartitionNodeLimit|PartitionTimeLimit"
     "|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|PerJob|ReqNodeNotAvail"
@@ -141,7 +142,7 @@ class Slurm(Scheduler):
             exit_code, _, number = code.partition(":")
             if number not in ("", "0"):
                 name = signal.Signals(int(number)).name if int(number) in signal.valid_signals() else f"signal {number}"
-                return f"was killed by {name}" + (" (by hand, or because memory ran out)" if name == "SIGKILL" else "")
+                return f"was killed by {name}{_SIGNALS.get(name, '')}"
             return f"ended with exit code {exit_code} without reporting a result"
         if request and state == "OUT_OF_MEMORY":
             return f"{_ENDED[state]}; it had {request.memory_gb:.3g} GB"

@@ -51,15 +51,15 @@ def _cgroups() -> bool:
 class SlurmCluster:
     """One node with `cpus` advertised cores, `memory_mb` of memory and `gpus` made-up GPUs of type h200.
 
-    Partitions: ``cpu`` (default) and ``gpu``.
+    Partitions: ``cpu`` (default) and ``gpu``. Jobs that ended are remembered for `memory_s` seconds and a little more.
     """
 
-    def __init__(self, *, cpus: int = 8, memory_mb: int = 16000, gpus: int = 2, accounting: bool = False):
+    def __init__(self, *, cpus: int = 8, memory_mb: int = 16000, gpus: int = 2, accounting: bool = False, memory_s: int = 900):
         # Not pytest's folder: munge's socket has a path of at most 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="aframe-slurm-"))
         self.folder.chmod(0o755)
         self.cpus, self.memory_mb, self.gpus, self.accounting = cpus, memory_mb, gpus, accounting
-        self.cgroups = _cgroups()
+        self.memory_s, self.cgroups = memory_s, _cgroups()
         self.host = socket.gethostname().split(".")[0]
         self.ports = _free_ports(3)
         self.conf = self.folder / "slurm.conf"
@@ -230,6 +230,7 @@ SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=100000
 KillWait=2
+MinJobAge={self.memory_s}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 ReturnToService=2
 MpiDefault=none
