@@ -85,7 +85,9 @@ def test_a_job_that_waits_long_is_healthy_and_a_held_one_is_reported(slurm, new_
     slurm.client("scontrol", "release", job)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert output.count(f"job {job} will not start by itself: JobHeldUser (see `scontrol show job {job}`)") == 1
+    said = f"slurm job {job} will not start by itself: JobHeldUser (see `scontrol show job {job}`)"
+    assert output.count(f"aframe: step fine waits: its {said}") == 1
+    assert output.count(said.replace("slurm job", "ENGINE_EVENT - slurm: job")) == 1
 
 
 def test_a_job_that_no_node_can_run_is_reported_and_can_be_cancelled(slurm, toy):
