@@ -226,15 +226,16 @@ class BatchHandler(Handler):
         if moment < self._next_poll and not now:
             return
         try:
-            live = self._live()
-            if any(t.id for t in live):
-                self._poll([t for t in live if t.id])
-            if self._stopping_since is None:
-                self._submit_waiting([t for t in live if t.id is None])
+            submitted = [t for t in self._live() if t.id]
+            waiting = [t for t in self._live() if t.id is None and self._stopping_since is None]
+            if submitted:
+                self._poll(submitted)
+            self._submit_waiting(waiting)
         except Unreachable as e:
             self._fell_silent(e)
         else:
-            self._answers()
+            if submitted or waiting:
+                self._answers()
             self._next_poll = time.monotonic() + self._options.poll_s
 
     def _submit_waiting(self, waiting: Sequence[_Tracked]) -> None:
@@ -255,7 +256,7 @@ class BatchHandler(Handler):
     def _note(self, tracked: _Tracked, state: JobState | None) -> None:
         limit = tracked.job.request.time_min
         if state is None:
-            if time.monotonic() - tracked.seen > LOST_S:
+            if time.monotonic() - tracked.seen > max(LOST_S, 3 * self._options.poll_s):
                 self._end(tracked, "is not known to the scheduler")
             return
         tracked.seen, tracked.phase = time.monotonic(), state.phase

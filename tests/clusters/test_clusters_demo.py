@@ -26,8 +26,7 @@ def test_the_demo_with_its_network_and_search_on_slurm_equals_the_local_run(slur
     run = new_run(env=slurm.env).init()
     (run.path / "site.yaml").write_text(yaml.safe_dump(SITE))
     run.run(timeout=1800)
-    records = [p for p in (run.path / "logs").glob("*/*.job")]
-    jobs = {json.loads(p.read_text())["id"]: p.name for p in records}
+    jobs = {json.loads(p.read_text())["id"]: p.name for p in (run.path / "logs").glob("*/*.job")}
     assert {name.split(".")[0] for name in jobs.values()} == {"model", "inference_results"}
     assert sum(name.startswith("inference_results.") for name in jobs.values()) > 2
     states = slurm.jobs()
