@@ -257,6 +257,7 @@ class BatchHandler(Handler):
         limit = tracked.job.request.time_min
         if state is None:
             if time.monotonic() - tracked.seen > max(LOST_S, 3 * self._options.poll_s):
+                self._scheduler.cancel([str(tracked.id)])  # should it live after all, it must not run beside the next attempt
                 self._end(tracked, "is not known to the scheduler")
             return
         tracked.seen, tracked.phase = time.monotonic(), state.phase

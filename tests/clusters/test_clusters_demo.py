@@ -13,6 +13,7 @@ SITE = {
         "backend": "local",
         "routes": {"model": "slurm", "inference_results": "slurm"},
         "max_memory_gb": 6,
+        "max_time_min": 600,
         "poll_seconds": 1,
         # the same threads as in the run that this one is compared with
         "env": ["OMP_NUM_THREADS"],
