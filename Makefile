@@ -6,13 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = ./.ci/install.sh "$(PYTHON)" $(VENV)
 
-.PHONY: help install install-dev demo test test-slow test-calibration test-triton test-tensorrt lint clean
+.PHONY: help install install-dev demo test test-slow test-calibration test-clusters test-clusters-quick test-triton test-tensorrt lint clean
 
 help:
 	@echo "make demo       install, then the whole graph on simulated data: runs/demo"
 	@echo "make test       install, then the test suite (about 20 minutes on 2 cores)"
 	@echo "make test-slow  the tests that take longer (faults injected into whole runs)"
 	@echo "make test-calibration  are false-alarm rates what they say (6 minutes); prints the figures"
+	@echo "make test-clusters  as root: installs SLURM from Debian, then every test of steps as batch jobs"
+	@echo "make test-clusters-quick  of these, success, retry, kill and cancel; needs the packages in .ci/packages"
 	@echo "make test-triton  installs NVIDIA's Triton server from PyPI and tests searches on it"
 	@echo "make test-tensorrt  installs NVIDIA's TensorRT-RTX (95 MB) and has its parser and builder accept the networks"
 	@echo "make lint       ruff"
@@ -40,6 +42,13 @@ test-slow: install-dev
 
 test-calibration: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rP tests/sensitivity/test_sensitivity_calibration*.py
+
+test-clusters: install-dev
+	apt-get install -y -qq --no-install-recommends $$(sed 's/#.*//' .ci/packages) slurmdbd mariadb-server >/dev/null
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clusters tests/clusters
+
+test-clusters-quick: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m quick tests/clusters
 
 # the server's environment is beside this project's: it needs another numpy
 test-triton: export AFRAME_TRITON_ENV ?= $(CURDIR)/.venv-triton

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from aframe_assets.config_load import ConfigError
+
+Backend = Literal["local", "slurm"]
+"""Names of the places where steps can run."""
 
 
 class _Part(BaseModel):
@@ -32,11 +36,91 @@ class StoreSite(_Part):
 class ExecutorSite(_Part):
     """Where steps run."""
 
-    backend: Literal["local"] = "local"
+    backend: Backend = Field(default="local", description="where a step runs that no tag and no route sends elsewhere")
+    routes: dict[str, Backend] = Field(
+        default={},
+        description="backend by asset or op name (* and ? allowed), or by the word gpus for steps that ask for a GPU; the first that fits",
+    )
     max_concurrent: int | None = Field(default=None, ge=1, description="steps at once; None: as many as fit")
     cores: int | None = Field(default=None, ge=1, description="cores for all local steps together; None: all of them")
     memory_gb: float | None = Field(default=None, gt=0, description="memory for all local steps together; None: all of it")
     fork: bool = Field(default=True, description="start local steps from one process that has the definitions loaded")
+    poll_seconds: float = Field(default=10, ge=0.2, description="how often a batch system is asked about all jobs of a run")
+    grace_seconds: float = Field(default=15, ge=0, description="from 'its job has ended' to 'the step failed', for results on their way")
+    max_memory_gb: float | None = Field(default=None, gt=0, description="most that a batch job asks for, however often it is tried again")
+    max_time_min: int | None = Field(default=None, ge=1, description="longest time limit of a batch job")
+    env: list[Annotated[str, Field(pattern=r"^[A-Za-z_*?][A-Za-z0-9_*?]*$")]] = Field(
+        default=[],
+        description="variables (* and ? allowed) that batch jobs get besides AFRAME_*, AWS_*, LIGO_*, DAGSTER_HOME, PYTHONPATH",
+    )
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The default and all that routes lead to."""
+        return tuple(dict.fromkeys([self.backend, *self.routes.values()]))
+
+
+_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,@:+-]*$")]
+
+OWN_DIRECTIVES = {
+    "partition": "slurm.partition",
+    "account": "slurm.account",
+    "qos": "slurm.qos",
+    "time": "the step's resources and executor.max_time_min",
+    "cpus-per-task": "the step's resources",
+    "mem": "the step's resources and executor.max_memory_gb",
+    "mem-per-cpu": "the step's resources and executor.max_memory_gb",
+    "mem-per-gpu": "the step's resources and executor.max_memory_gb",
+    "gres": "the step's resources and slurm.gpu.types",
+    "gpus": "the step's resources and slurm.gpu.types",
+    "signal": "slurm.signal_seconds",
+    "export": "executor.env",
+    "export-file": "executor.env",
+} | dict.fromkeys(
+    "array chdir error input job-name no-requeue nodes ntasks open-mode output parsable requeue test-only wait wrap".split(),
+    "the executor alone",
+)
+"""Options of sbatch that are not for `directives`, and what sets them."""
+
+
+def _directive(text: str) -> str:
+    found = re.fullmatch(r'--([a-z][a-z0-9-]*)(=[^\x00-\x1f\x7f"\\]+)?', text)
+    if not found:
+        raise ValueError('expected --option or --option=value, without quotes, backslashes and line ends, as in "--constraint=avx2"')
+    for option, owner in OWN_DIRECTIVES.items():
+        if option.startswith(found[1]):  # sbatch takes the beginning of a name for the name
+            raise ValueError(f"--{option} is set by {owner}")
+    return text
+
+
+class SlurmQueue(_Part):
+    """Where in SLURM a job goes. None leaves it to the cluster."""
+
+    partition: _Word | None = None
+    account: _Word | None = None
+    qos: _Word | None = None
+    directives: list[Annotated[str, AfterValidator(_directive)]] = Field(default=[], description="further #SBATCH lines: --option=value")
+
+
+class SlurmGpuQueue(SlurmQueue):
+    """What is different for steps that ask for a GPU; None and [] say: nothing."""
+
+    types: dict[_Word, Annotated[float, Field(gt=0)]] = Field(
+        default={},
+        description="gres types in order of preference, with their memory in GB; each attempt takes the next one that is large enough",
+    )
+
+
+class SlurmSite(SlurmQueue):
+    """How to use SLURM. The run directory, the store and the Python environment are on a disk that the nodes see."""
+
+    gpu: SlurmGpuQueue = SlurmGpuQueue()
+    command: list[str] = Field(default=[], description="words in front of sbatch, squeue, ...: [ssh, login] for a login node elsewhere")
+    python: str | None = Field(default=None, description="interpreter on the nodes; None: the one that submits")
+    setup: str = Field(
+        default="", description="shell lines that every job runs before Python, such as module loads; one that fails ends it"
+    )
+    signal_seconds: int = Field(default=120, ge=0, le=65535, description="how long before its time limit a step is interrupted; 0: not")
 
 
 class TritonSite(_Part):
@@ -66,6 +150,7 @@ class SiteConfig(_Part):
     directory: Path
     store: StoreSite = StoreSite()
     executor: ExecutorSite = ExecutorSite()
+    slurm: SlurmSite = SlurmSite()
     triton: TritonSite = TritonSite()
 
     @property

@@ -97,7 +97,7 @@ def _database(run: RunDirectory, site: SiteConfig) -> Iterator[Finding]:
     home = run.dagster_home if run.dagster_home.exists() else run.path
     kind = filesystem(home)
     if kind in _NETWORK:
-        remote = site.executor.backend != "local"
+        remote = site.executor.backends != ("local",)
         text = f"DAGSTER_HOME {home} is on {kind}, where SQLite may lose or lock its database"
         yield Finding(
             "error" if remote else "warning",

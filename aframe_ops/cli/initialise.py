@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -16,8 +16,9 @@ from aframe_assets.config_load import preset as preset_values
 from aframe_assets.model.importing import PRETRAINED, WeightsError, read_weights, settings_of
 from aframe_ops.cli import templates
 from aframe_ops.run_directory import RunDirectory
+from aframe_ops.site import Backend
 
-PROFILES = ("local",)
+PROFILES = get_args(Backend)
 
 
 def overrides_of(strain: str | None, weights: str | None, preset: str) -> dict[str, Any]:

@@ -78,6 +78,20 @@ executor:
   # cores: 2           # for all steps together; default: all of this machine
   # memory_gb: 6
   # max_concurrent: 2  # steps at once
+{SLURM if profile == "slurm" else ""}"""
+
+
+SLURM = """\
+  # backend: local       # or: only some steps there, the others here
+  # routes: {gpus: slurm, inference_results: slurm}
+# See docs/clusters.md; nodes need this folder, the store, this Python environment and Dagster's database.
+slurm:
+  # partition: normal    # each line as your cluster wants it
+  # account: my.project
+  # gpu: {partition: gpu, types: {a100: 40, h100: 80}}
+  # setup: module load python/3.11
+  # command: [ssh, login.example.org]   # where sbatch is, if not here
+  signal_seconds: 120    # steps are interrupted so long before their time limit
 """
 
 

@@ -7,6 +7,7 @@ attempt is part of every name, so that a retry overwrites nothing.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -83,15 +84,28 @@ class RunSetup:
 
 
 class Request(NamedTuple):
-    """What a step needs, from its neutral tag."""
+    """What a step needs, from its neutral tag: cores, GB (1e9 bytes), minutes."""
 
     cpus: int = 1
     memory_gb: float = 0.0
+    gpus: int = 0
+    gpu_memory_gb: float = 0.0
+    time_min: int = 60
+    disk_gb: float = 0.0
+    container: str = "cpu"
 
     @classmethod
     def of(cls, tags: Any) -> Request:
         wanted = json.loads(tags.get(RESOURCES_TAG, "{}"))
-        return cls(max(1, int(wanted.get("cpus", 1))), max(0.0, float(wanted.get("memory_gb", 0.0))))
+        return cls(
+            cpus=max(1, int(wanted.get("cpus", 1))),
+            memory_gb=max(0.0, float(wanted.get("memory_gb", 0.0))),
+            gpus=max(0, int(wanted.get("gpus", 0))),
+            gpu_memory_gb=max(0.0, float(wanted.get("gpu_memory_gb", 0.0))),
+            time_min=max(1, int(wanted.get("time_min", 60))),
+            disk_gb=max(0.0, float(wanted.get("disk_gb", 0.0))),
+            container=str(wanted.get("container", "cpu")),
+        )
 
 
 def relay(line: str) -> None:
@@ -108,6 +122,41 @@ def relay_to(stream: Any) -> None:
     """Sends relayed lines to `stream` from now on (None: stderr)."""
     global _relay_stream
     _relay_stream = stream
+
+
+def reported(instance: dg.DagsterInstance, attempt: Attempt) -> bool:
+    """Whether the event log holds this attempt's end. 'The process is gone' is not 'the step failed': reporting a
+    failure beside a success that is on its way would end the whole run."""
+    records = instance.get_records_for_run(attempt.run_id, of_type=_FINAL).records
+    return sum(r.event_log_entry.step_key == attempt.step for r in records) > attempt.number
+
+
+class Relayed:
+    """Repeats what a step adds to its ``.relay`` file, a line at a time and once each."""
+
+    def __init__(self, path: Path):
+        self._path, self._offset = path, 0
+
+    def pump(self) -> None:
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            return
+        if size <= self._offset:
+            return
+        with self._path.open("rb") as f:
+            f.seek(self._offset)
+            for line in f:
+                if not line.endswith(b"\n"):  # the rest of it is still being written
+                    break
+                self._offset += len(line)
+                relay(line.decode(errors="replace"))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner may read from its first byte on."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
+        f.write(text)
 
 
 class Handler(StepHandler):
@@ -159,7 +208,7 @@ class Handler(StepHandler):
     def check_step_health(self, step_handler_context: StepHandlerContext) -> CheckStepHealthResult:
         attempt = Attempt.of(step_handler_context)
         reason = self.state(attempt)
-        if reason is None or self._reported(step_handler_context, attempt):
+        if reason is None or reported(step_handler_context.instance, attempt):
             return CheckStepHealthResult.healthy()
         since = self._gone.setdefault(attempt, time.monotonic())
         if time.monotonic() - since < self.grace:
@@ -170,10 +219,3 @@ class Handler(StepHandler):
         attempt = Attempt.of(step_handler_context)
         message = self.stop(attempt)
         yield DagsterEvent.engine_event(step_handler_context.get_step_context(attempt.step), f"{self.name}: {message}", EngineEventData())
-
-    @staticmethod
-    def _reported(context: StepHandlerContext, attempt: Attempt) -> bool:
-        """Whether the event log holds this attempt's end. 'The process is gone' is not 'the step failed': reporting a
-        failure beside a success that is on its way would end the whole run."""
-        records = context.instance.get_records_for_run(attempt.run_id, of_type=_FINAL).records
-        return sum(r.event_log_entry.step_key == attempt.step for r in records) > attempt.number

@@ -33,7 +33,7 @@ class Budget:
 
     def share(self, request: Request) -> Request:
         """What a step with `request` really gets."""
-        return Request(min(request.cpus, self.cores), min(request.memory_gb, self.memory_gb))
+        return request._replace(cpus=min(request.cpus, self.cores), memory_gb=min(request.memory_gb, self.memory_gb))
 
     def take(self, attempt: Attempt, request: Request) -> bool:
         """Gives `attempt` its share if it is free now."""

@@ -18,6 +18,7 @@ from dagster._core.executor.step_delegating import StepDelegatingExecutor
 from dagster._serdes import serialize_value
 
 from aframe_ops.executor.base import Handler, Request, RunFiles, RunSetup
+from aframe_ops.executor.batch import BatchHandler, BatchOptions
 from aframe_ops.executor.budget import machine_cores, machine_memory_gb
 from aframe_ops.executor.local import LocalHandler
 from aframe_ops.executor.routing import RoutingHandler
@@ -42,7 +43,24 @@ def _local(setup: RunSetup, site: SiteConfig) -> Handler:
     )
 
 
-HANDLERS: dict[str, HandlerMaker] = {"local": _local}
+def _slurm(setup: RunSetup, site: SiteConfig) -> Handler:
+    from aframe_ops.executor.slurm import Slurm
+
+    return BatchHandler(setup, Slurm(site.slurm), _batch_options(site))
+
+
+def _batch_options(site: SiteConfig) -> BatchOptions:
+    executor = site.executor
+    return BatchOptions(
+        poll_s=executor.poll_seconds,
+        grace_s=executor.grace_seconds,
+        max_memory_gb=executor.max_memory_gb,
+        max_time_min=executor.max_time_min,
+        env=executor.env,
+    )
+
+
+HANDLERS: dict[str, HandlerMaker] = {"local": _local, "slurm": _slurm}
 """Every place where steps can run, by the name that a site or a tag gives it."""
 
 
@@ -72,7 +90,7 @@ class RoutingExecutor(StepDelegatingExecutor):
         computing = sum(Request.of(step.tags).memory_gb > 1 for step in execution_plan.step_dict.values())
         setup = RunSetup(RunFiles(folder), self._environment(), serialize_value(run), lock, science=computing >= MANY)
         makers = {name: lambda make=make: make(setup, self._site) for name, make in HANDLERS.items()}
-        self._step_handler = RoutingHandler(makers, self._site.executor.backend)
+        self._step_handler = RoutingHandler(makers, self._site.executor.backend, self._site.executor.routes)
         try:
             for event in super().execute(plan_context, execution_plan):
                 if event.is_step_failure:

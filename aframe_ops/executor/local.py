@@ -16,12 +16,10 @@ from pathlib import Path
 
 from dagster._core.executor.step_delegating import StepHandlerContext
 
-from aframe_ops.executor.base import Attempt, Handler, Request, RunSetup, relay
+from aframe_ops.executor.base import Attempt, Handler, Relayed, Request, RunSetup, write_private
 from aframe_ops.executor.budget import Budget
 from aframe_ops.executor.forkserver import end_group
-from aframe_ops.executor.worker import LOG_VARIABLE
-
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+from aframe_ops.executor.worker import LOG_VARIABLE, THREADS
 
 
 def describe(status: int) -> str:
@@ -165,8 +163,7 @@ class _Waiting:
 
 @dataclass
 class _Running:
-    relay: Path
-    offset: int = 0
+    relayed: Relayed
     ended: str | None = None
 
 
@@ -199,11 +196,9 @@ class LocalHandler(Handler):
         share = self._budget.share(request)
         log = self.setup.files.of(attempt, "err").with_suffix("")
         env = self.environment(context) | {LOG_VARIABLE: str(log)}
-        env |= {v: str(share.cpus) for v in _THREADS if v not in os.environ}
+        env |= {v: str(share.cpus) for v in THREADS if v not in os.environ}
         spec = self.setup.files.of(attempt, "json")
-        text = json.dumps({"env": env, "cwd": os.getcwd(), "parent": os.getpid()})
-        with open(os.open(spec, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
-            f.write(text)
+        write_private(spec, json.dumps({"env": env, "cwd": os.getcwd(), "parent": os.getpid()}))
         self._waiting.append(_Waiting(attempt, request, spec))
         self._pump()
         what = f"{share.cpus} of {self._budget.cores} cores, {share.memory_gb:g} of {self._budget.memory_gb:.3g} GB"
@@ -246,7 +241,7 @@ class LocalHandler(Handler):
         if self._workers:
             self._workers.close()
         for running in self._running.values():
-            self._relay(running)
+            running.relayed.pump()
 
     def _pump(self) -> None:
         """Takes note of what ended, repeats what steps have to say, and starts what fits."""
@@ -256,23 +251,10 @@ class LocalHandler(Handler):
                 self._running[attempt].ended = reason
                 self._budget.give_back(attempt)
         for running in self._running.values():
-            self._relay(running)
+            running.relayed.pump()
         while self._waiting and self._budget.take(self._waiting[0].attempt, self._waiting[0].request):
             first = self._waiting.popleft()
             if self._workers is None or not self._workers.alive:
                 self._workers = ForkedWorkers(self.setup) if self._fork else SpawnedWorkers(self.setup)
-            self._running[first.attempt] = _Running(self.setup.files.of(first.attempt, "relay"))
+            self._running[first.attempt] = _Running(Relayed(self.setup.files.of(first.attempt, "relay")))
             self._workers.start(str(first.attempt), first.spec)
-
-    def _relay(self, running: _Running) -> None:
-        try:
-            size = running.relay.stat().st_size
-        except FileNotFoundError:
-            return
-        if size <= running.offset:
-            return
-        with running.relay.open("rb") as f:
-            f.seek(running.offset)
-            for line in f:
-                running.offset += len(line)
-                relay(line.decode(errors="replace"))

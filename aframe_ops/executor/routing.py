@@ -1,16 +1,21 @@
-"""Which handler runs a step: its tag, else the site's choice."""
+"""Which handler runs a step: its tag, else the run's, else the site's choice."""
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterator, Mapping
 
-from dagster._core.events import DagsterEvent
+from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.executor.step_delegating import CheckStepHealthResult, StepHandler, StepHandlerContext
 
-from aframe_ops.executor.base import Attempt, Handler
+from aframe_ops.executor.base import Attempt, Handler, Request
 
 BACKEND_TAG = "aframe/backend"
 """Op tag or run tag that names a handler for one step or one run."""
+
+
+GPUS = "gpus"
+"""Key of ``executor.routes`` that stands for every step that asks for a GPU."""
 
 
 class RoutingHandler(StepHandler):
@@ -19,33 +24,49 @@ class RoutingHandler(StepHandler):
     Args:
         makers: name -> function that makes the handler.
         default: the site's backend.
+        routes: name of an asset or op, a pattern, or `GPUS` -> name of a handler; the first that fits counts.
     """
 
-    def __init__(self, makers: Mapping[str, Callable[[], Handler]], default: str):
-        if default not in makers:
-            raise ValueError(f"executor.backend = {default}: expected one of {', '.join(makers)}")
-        self._makers, self._default = dict(makers), default
+    def __init__(self, makers: Mapping[str, Callable[[], Handler]], default: str, routes: Mapping[str, str] | None = None):
+        self._makers, self._default, self._routes = dict(makers), default, dict(routes or {})
+        for key, name in {"executor.backend": default, **{f"executor.routes.{k}": v for k, v in self._routes.items()}}.items():
+            if name not in makers:
+                raise ValueError(f"{key} = {name}: expected one of {', '.join(makers)}")
         self._handlers: dict[str, Handler] = {}
+        self._chosen: dict[str, str] = {}
 
     @property
     def name(self) -> str:
         return f"aframe ({self._default})"
 
-    def choice(self, context: StepHandlerContext) -> str:
-        """Name of the handler for this step: op tag, then run tag, then the site's default."""
+    def choice(self, context: StepHandlerContext) -> tuple[str, str]:
+        """Name of the handler for this step, and what chose it: op tag, then run tag, then the site's routes, then its default."""
         step = Attempt.of(context).step
-        name = context.step_tags[step].get(BACKEND_TAG) or context.dagster_run.tags.get(BACKEND_TAG) or self._default
-        if name not in self._makers:
-            raise ValueError(f"step {step}: {BACKEND_TAG} = {name}: expected one of {', '.join(self._makers)}")
-        return name
+        tags = context.step_tags[step]
+        for who, name in (("its tag", tags.get(BACKEND_TAG)), ("the run's tag", context.dagster_run.tags.get(BACKEND_TAG))):
+            if name:
+                if name not in self._makers:
+                    raise ValueError(f"step {step}: {BACKEND_TAG} = {name} ({who}): expected one of {', '.join(self._makers)}")
+                return name, f"{who} {BACKEND_TAG}"
+        for key, name in self._routes.items():
+            if Request.of(tags).gpus > 0 if key == GPUS else fnmatch.fnmatchcase(named_by(step), key):
+                return name, f"executor.routes.{key}"
+        return self._default, "executor.backend"
 
     def _handler(self, context: StepHandlerContext) -> Handler:
-        name = self.choice(context)
+        step = Attempt.of(context).step
+        if step not in self._chosen:  # by a run worker before this one
+            self._chosen[step], _ = self.choice(context)
+        name = self._chosen[step]
         if name not in self._handlers:
             self._handlers[name] = self._makers[name]()
         return self._handlers[name]
 
     def launch_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
+        step = Attempt.of(step_handler_context).step
+        name, reason = self.choice(step_handler_context)
+        self._chosen[step] = name
+        yield DagsterEvent.engine_event(step_handler_context.get_step_context(step), f"runs on {name} ({reason})", EngineEventData())
         yield from self._handler(step_handler_context).launch_step(step_handler_context)
 
     def check_step_health(self, step_handler_context: StepHandlerContext) -> CheckStepHealthResult:
@@ -58,3 +79,8 @@ class RoutingHandler(StepHandler):
         """Ends what is left of the run in every handler that was used."""
         for handler in self._handlers.values():
             handler.close()
+
+
+def named_by(step: str) -> str:
+    """The asset or op that a step key belongs to: ``triggers`` for ``triggers.infer_chunk[c00001]``."""
+    return step.split(".")[0].split("[")[0]

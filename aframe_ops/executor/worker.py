@@ -16,6 +16,9 @@ from typing import Any
 LOG_VARIABLE = "AFRAME_STEP_LOG"
 """``FOLDER/STEP.ATTEMPT`` of this process's output files; also tells the compute-log manager that they exist."""
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Variables that limit the threads of what a step computes with."""
+
 _PR_SET_PDEATHSIG = 1
 
 

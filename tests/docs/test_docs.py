@@ -55,6 +55,8 @@ class Replaced:
 REPLACED = (
     Replaced("make demo", "installs from PyPI and then runs for a quarter of an hour", f"make -C {REPO} -n demo"),
     Replaced("make test", "installs from PyPI and would run this test again", f"make -C {REPO} -n test"),
+    Replaced("make test-clusters-quick", "needs root and SLURM's packages", f"make -C {REPO} -n test-clusters-quick"),
+    Replaced("make test-clusters", "installs Debian packages", f"make -C {REPO} -n test-clusters"),
     Replaced("aframe run runs/real", "two minutes; the parts that only real data have are tests of their rooms", "aframe plan runs/real"),
     Replaced("aframe run runs/ds1", "trains for hours; tests/ops/test_ops_mlgwsc1.py runs it at test size", "aframe plan runs/ds1"),
     Replaced("aframe run runs/o3", "fetches forty days of strain from GWOSC", "aframe plan runs/o3"),

@@ -1,0 +1,343 @@
+"""Steps as jobs of a batch system: what is the same on every one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.events import DagsterEvent, EngineEventData
+from dagster._core.execution.context.system import IStepContext
+from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.executor.step_delegating import StepHandlerContext
+from dagster._utils.error import SerializableErrorInfo
+
+from aframe_ops.executor.base import RELAYED, Attempt, Handler, Relayed, Request, RunSetup, relay, reported, write_private
+from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage
+from aframe_ops.executor.worker import LOG_VARIABLE
+
+MEMORY_PER_ATTEMPT = 1.5
+"""Each attempt at a step may use this much more memory than the one before it."""
+
+PASSED = ("AFRAME_*", "AWS_*", "DAGSTER_HOME", "LIGO_*", "PYTHONPATH")
+"""Variables of the submitting environment that every job gets; batch jobs start with none of it."""
+
+OVERTIME_S = 180.0
+"""The scheduler itself ends a job at its time limit; one that still runs so much later is cancelled by us."""
+
+LOST_S = 60.0
+"""A job that its scheduler has not known for so long is lost."""
+
+RETRY_S = 20.0
+"""Seconds until a scheduler that did not answer is asked again (each vain question may block for many seconds)."""
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What a site says about all its batch systems; `env` are names or patterns, as in `PASSED`."""
+
+    poll_s: float = 10.0
+    grace_s: float = 15.0
+    patience_s: float = 15.0
+    max_memory_gb: float | None = None
+    max_time_min: int | None = None
+    env: Sequence[str] = ()
+
+
+@dataclass
+class _Tracked:
+    attempt: Attempt
+    context: IStepContext
+    job: BatchJob
+    relayed: Relayed
+    id: str | None = None
+    doubtful: bool = False  # it was submitted without an answer, so it may exist
+    phase: Phase = Phase.PENDING
+    ended: str | None = None
+    seen: float = 0.0
+    told: str = ""
+
+
+def scaled(request: Request, number: int, options: BatchOptions) -> Request:
+    """What attempt `number` (from 0) asks for: memory grows from one to the next, and the site's caps hold."""
+    memory = request.memory_gb * MEMORY_PER_ATTEMPT**number
+    minutes = request.time_min
+    return request._replace(
+        memory_gb=min(memory, options.max_memory_gb or memory),
+        time_min=min(minutes, options.max_time_min or minutes),
+    )
+
+
+def job_name(attempt: Attempt) -> str:
+    """A name for the user's eyes that no other attempt of any run has."""
+    digest = hashlib.sha256(repr(tuple(attempt)).encode()).hexdigest()[:12]
+    return f"{attempt.filename[:50].lstrip('.-')}-{digest}"
+
+
+def passed_environment(patterns: Iterable[str]) -> dict[str, str]:
+    """The variables of this process whose names match one of `patterns`."""
+    patterns = tuple(patterns)
+    return {k: v for k, v in os.environ.items() if any(fnmatch.fnmatchcase(k, p) for p in patterns)}
+
+
+class BatchHandler(Handler):
+    """Runs each step as a job of `scheduler`.
+
+    Files of an attempt, beside its output: ``.json`` (the spec; gone once the job has read it), ``.job`` (backend and id,
+    there before anyone is told that the job exists), ``.usage`` and ``.relay`` (written by the job).
+    """
+
+    def __init__(self, setup: RunSetup, scheduler: Scheduler, options: BatchOptions):
+        super().__init__(setup)
+        self.grace = options.grace_s
+        self._scheduler, self._options = scheduler, options
+        self._tracked: dict[Attempt, _Tracked] = {}
+        self._instance: dg.DagsterInstance | None = None
+        self._plan: Any = None
+        self._next_poll = self._next_relay = 0.0
+        self._silent_since: float | None = None
+        self._stopping_since: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self._scheduler.name
+
+    def launch_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
+        try:
+            yield from super().launch_step(step_handler_context)
+        except Refused as e:
+            attempt = Attempt.of(step_handler_context)
+            self._forget_spec(attempt)
+            # A failure and not a retry: the same job would be refused again.
+            error = SerializableErrorInfo(f"{self.name} refused the job of step {attempt.step}: {e}", [], None)
+            yield DagsterEvent.step_failure_event(
+                step_handler_context.get_step_context(attempt.step), StepFailureData(error=error, user_failure_data=None)
+            )
+
+    def launch(self, context: StepHandlerContext, attempt: Attempt) -> str:
+        self._instance, self._plan = context.instance, context._plan_context
+        tracked = _Tracked(
+            attempt, context.get_step_context(attempt.step), self._write(context, attempt), Relayed(self.setup.files.of(attempt, "relay"))
+        )
+        if self._silent_since is None:
+            try:
+                self._submit(tracked)
+            except Unreachable as e:
+                self._fell_silent(e)
+        self._tracked[attempt] = tracked
+        request = tracked.job.request
+        gpus = f"{request.gpus} GPU{'s' * (request.gpus > 1)}, " if request.gpus else ""
+        wants = f"{request.cpus} core{'s' * (request.cpus > 1)}, {gpus}{request.memory_gb:.3g} GB, {request.time_min} min"
+        return f"job {tracked.id} ({wants})" if tracked.id else f"will be submitted when {self.name} answers ({wants})"
+
+    def state(self, attempt: Attempt) -> str | None:
+        self._tick()
+        tracked = self._tracked.get(attempt)
+        return "its job is not known to this run" if tracked is None else tracked.ended
+
+    def stop(self, attempt: Attempt) -> str:
+        if self._stopping_since is None:  # all at once, so that they end side by side
+            self._stopping_since = time.monotonic()
+            self._end_gently()
+        tracked = self._tracked.get(attempt)
+        if tracked is None or (tracked.id is None and not tracked.doubtful):
+            return "had not been submitted"
+        while tracked.ended is None and time.monotonic() - self._stopping_since < self._options.patience_s:
+            time.sleep(min(1.0, self._options.poll_s))
+            self._tick(now=True)
+        if tracked.ended is not None:
+            return f"job {tracked.id} was cancelled"
+        try:
+            self._find(tracked)
+            if tracked.id:
+                self._scheduler.cancel([tracked.id])
+        except Unreachable as e:
+            return f"job {tracked.id or tracked.job.name} may still run: {self.name} does not answer ({e}); cancel it by hand"
+        return f"job {tracked.id} was cancelled; it did not end within {self._options.patience_s:g} s of an interrupt"
+
+    def close(self) -> None:
+        for tracked in self._tracked.values():
+            if tracked.id is None:
+                self._forget_spec(tracked.attempt)
+        left = [t for t in self._live() if t.id]
+        with contextlib.suppress(Unreachable):  # stop() has said so
+            unreported = [t.id for t in left if t.id and not (self._instance and reported(self._instance, t.attempt))]
+            if unreported:
+                self._scheduler.cancel(unreported)
+            # Steps report before their job is over, and what it used is known only then.
+            deadline = time.monotonic() + self._options.patience_s
+            while self._silent_since is None and (live := [t for t in left if t.ended is None]) and time.monotonic() < deadline:
+                self._poll(live)
+                time.sleep(min(1.0, self._options.poll_s))
+        for tracked in self._tracked.values():
+            tracked.relayed.pump()
+            self._forget_spec(tracked.attempt)
+
+    def _write(self, context: StepHandlerContext, attempt: Attempt) -> BatchJob:
+        files, request = self.setup.files, scaled(Request.of(context.step_tags[attempt.step]), attempt.number, self._options)
+        log, spec = files.of(attempt, "err").with_suffix(""), files.of(attempt, "json")
+        passed = passed_environment((*PASSED, *self._options.env))
+        env = passed | self.environment(context) | {LOG_VARIABLE: str(log)}
+        write_private(spec, json.dumps({"env": env, "cwd": os.getcwd(), "cpus": request.cpus, "time_min": request.time_min}))
+        return BatchJob(
+            name=job_name(attempt),
+            request=request,
+            number=attempt.number,
+            argv=(self._scheduler.python, "-m", "aframe_ops.executor.job", str(spec)),
+            spec=spec,
+            log=log,
+            folder=Path.cwd(),
+            python_path=os.environ.get("PYTHONPATH"),
+        )
+
+    def _submit(self, tracked: _Tracked) -> None:
+        try:
+            self._find(tracked)
+            tracked.id = tracked.id or self._scheduler.submit(tracked.job)
+        except Unreachable:
+            tracked.doubtful = True
+            raise
+        tracked.seen = time.monotonic()
+        record = {"backend": self.name, "id": tracked.id, "name": tracked.job.name}
+        write_private(self.setup.files.of(tracked.attempt, "job"), json.dumps(record))
+
+    def _find(self, tracked: _Tracked) -> None:
+        if tracked.id is None and tracked.doubtful:
+            tracked.id = self._scheduler.find(tracked.job.name)
+
+    def _live(self) -> list[_Tracked]:
+        return [t for t in self._tracked.values() if t.ended is None]
+
+    def _tick(self, *, now: bool = False) -> None:
+        """Asks the scheduler about all jobs at once, if it is time to."""
+        moment = time.monotonic()
+        if moment >= self._next_relay:
+            self._next_relay = moment + 1.0
+            for tracked in self._live():
+                tracked.relayed.pump()
+        if moment < self._next_poll and not now:
+            return
+        try:
+            submitted = [t for t in self._live() if t.id]
+            waiting = [t for t in self._live() if t.id is None and self._stopping_since is None]
+            if submitted:
+                self._poll(submitted)
+            self._submit_waiting(waiting)
+        except Unreachable as e:
+            self._fell_silent(e)
+        else:
+            if submitted or waiting:
+                self._answers()
+            self._next_poll = time.monotonic() + self._options.poll_s
+
+    def _submit_waiting(self, waiting: Sequence[_Tracked]) -> None:
+        for tracked in waiting:
+            try:
+                self._submit(tracked)
+            except Refused as e:
+                self._end(tracked, f"was refused: {e}")
+            else:
+                self._tell(f"job {tracked.id} was submitted", tracked)
+
+    def _poll(self, asked: Sequence[_Tracked]) -> None:
+        states = self._scheduler.poll([t.id for t in asked if t.id])
+        for tracked in asked:
+            self._note(tracked, states.get(str(tracked.id)))
+        self._account([t for t in asked if t.ended is not None])
+
+    def _note(self, tracked: _Tracked, state: JobState | None) -> None:
+        limit = tracked.job.request.time_min
+        if state is None:
+            if time.monotonic() - tracked.seen > max(LOST_S, 3 * self._options.poll_s):
+                self._scheduler.cancel([str(tracked.id)])  # should it live after all, it must not run beside the next attempt
+                self._end(tracked, "is not known to the scheduler")
+            return
+        tracked.seen, tracked.phase = time.monotonic(), state.phase
+        if state.phase is Phase.ENDED:
+            self._end(tracked, state.words or "ended")
+        elif state.phase is Phase.PENDING and state.stuck and state.words != tracked.told:
+            tracked.told = state.words
+            self._tell(f"job {tracked.id} will not start by itself: {state.words}", tracked)
+            relay(f"{RELAYED} step {tracked.attempt.step} waits: its {self.name} job {tracked.id} will not start by itself: {state.words}")
+        elif state.phase is Phase.RUNNING and state.seconds > limit * 60 + OVERTIME_S:
+            self._scheduler.cancel([str(tracked.id)])
+            self._end(tracked, f"was cancelled because it ran for {state.seconds / 60:.0f} min, with a time limit of {limit} min")
+
+    def _end(self, tracked: _Tracked, words: str) -> None:
+        tracked.ended = f"its {self.name} job {tracked.id or ''} {words}".replace("  ", " ")
+        tracked.phase = Phase.ENDED
+        tracked.relayed.pump()
+        self._forget_spec(tracked.attempt)
+
+    def _forget_spec(self, attempt: Attempt) -> None:
+        """A job that never started has left its spec, and with it credentials."""
+        self.setup.files.of(attempt, "json").unlink(missing_ok=True)
+
+    def _end_gently(self) -> None:
+        ids = {phase: [t.id for t in self._live() if t.id and t.phase is phase] for phase in (Phase.PENDING, Phase.RUNNING)}
+        try:
+            if ids[Phase.PENDING]:
+                self._scheduler.cancel(ids[Phase.PENDING])
+            if ids[Phase.RUNNING]:
+                self._scheduler.interrupt(ids[Phase.RUNNING])
+        except Unreachable as e:
+            self._fell_silent(e)
+
+    def _fell_silent(self, error: Unreachable) -> None:
+        self._next_poll = time.monotonic() + max(RETRY_S, self._options.poll_s)
+        if self._silent_since is None:
+            self._silent_since = time.monotonic()
+            self._tell(f"does not answer ({error}); its jobs are taken to go on, and it is asked again every {RETRY_S:g} s")
+            relay(f"{RELAYED} {self.name} does not answer ({error}); the run waits for it")
+
+    def _answers(self) -> None:
+        if self._silent_since is not None:
+            self._tell(f"answers again, after {time.monotonic() - self._silent_since:.0f} s")
+            self._silent_since = None
+            for tracked in self._live():  # what was not asked about was not seen either
+                tracked.seen = time.monotonic()
+
+    def _account(self, ended: Sequence[_Tracked]) -> None:
+        """Reports what jobs used: from what they wrote themselves, else from the scheduler's books."""
+        used: dict[str, Usage] = {}
+        for tracked in ended:
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                used[str(tracked.id)] = Usage(**json.loads(self.setup.files.of(tracked.attempt, "usage").read_text()))
+        unknown = [str(t.id) for t in ended if str(t.id) not in used]
+        if unknown:
+            with contextlib.suppress(Unreachable):
+                used |= self._scheduler.usage(unknown)
+        for tracked in ended:
+            if usage := used.get(str(tracked.id)):
+                message, metadata = describe_usage(tracked.job.request, usage)
+                if message:
+                    self._tell(f"job {tracked.id} used {message}", tracked, {"job id": dg.MetadataValue.text(str(tracked.id)), **metadata})
+
+    def _tell(self, message: str, tracked: _Tracked | None = None, metadata: Mapping[str, Any] | None = None) -> None:
+        context = self._plan if tracked is None else tracked.context
+        DagsterEvent.engine_event(context, f"{self.name}: {message}", EngineEventData(metadata=metadata or {}))
+
+
+def describe_usage(request: Request, usage: Usage) -> tuple[str, dict[str, dg.MetadataValue]]:
+    """`usage` beside what was asked for: in words, and as metadata (efficiencies from 0 to 1, GB, seconds); empty for nothing known."""
+    words: list[str] = []
+    metadata: dict[str, dg.MetadataValue] = {}
+    if usage.cpu_s is not None and usage.elapsed_s:
+        efficiency = usage.cpu_s / (usage.elapsed_s * request.cpus)
+        words.append(f"{efficiency:.0%} of {request.cpus} core{'s' * (request.cpus > 1)} for {usage.elapsed_s:.0f} s")
+        metadata["cpu efficiency"] = dg.MetadataValue.float(round(float(efficiency), 4))
+        metadata["elapsed (s)"] = dg.MetadataValue.float(round(float(usage.elapsed_s), 1))
+    if usage.max_memory_gb is not None:
+        words.append(f"{usage.max_memory_gb:.3g} of {request.memory_gb:.3g} GB")
+        metadata["max memory (GB)"] = dg.MetadataValue.float(round(float(usage.max_memory_gb), 4))
+    if usage.host and words:
+        metadata["host"] = dg.MetadataValue.text(usage.host)
+    return ", ".join(words), metadata

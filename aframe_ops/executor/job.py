@@ -1,0 +1,64 @@
+"""The process of one step inside a batch job: ``python -m aframe_ops.executor.job SPEC``.
+
+Its output is where the scheduler put it (``{log}.out`` and ``{log}.err``). The spec is a JSON object that only its owner
+may read: ``env``, ``cwd``, ``cpus``, ``time_min``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from aframe_ops.executor.worker import LOG_VARIABLE, THREADS, execute, read_spec
+
+WARNING_SIGNAL = signal.SIGUSR1
+"""Sent by a scheduler when the time limit is near; an interrupt alone would look like a cancelled run."""
+
+
+def main() -> None:
+    """Runs the step once and writes what it used to ``{log}.usage``."""
+    try:
+        spec = read_spec(sys.argv[1])
+    except FileNotFoundError:
+        sys.exit(f"{sys.argv[1]} is gone: this job has been started before, and a step's attempt runs once")
+    start = time.monotonic()
+    signal.signal(WARNING_SIGNAL, lambda *_: _warn(spec["time_min"]))
+    for name in THREADS:
+        os.environ.setdefault(name, str(spec["cpus"]))
+    try:
+        code = execute(spec)
+    finally:
+        _write_usage(Path(spec["env"][LOG_VARIABLE] + ".usage"), time.monotonic() - start)
+    sys.exit(code)
+
+
+def _warn(time_min: int) -> None:
+    sys.stderr.write(f"aframe: the job's time limit of {time_min} min is near; the step is interrupted\n")
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _write_usage(path: Path, elapsed_s: float) -> None:
+    import resource
+
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    used: dict[str, Any] = {
+        "elapsed_s": elapsed_s,
+        "cpu_s": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
+        # of the largest process; Linux counts in KiB
+        "max_memory_gb": max(own.ru_maxrss, children.ru_maxrss) * 1024 / 1e9,
+        "host": socket.gethostname(),
+    }
+    temporary = path.with_suffix(".usage.part")
+    temporary.write_text(json.dumps(used))
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main()

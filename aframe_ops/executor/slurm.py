@@ -1,0 +1,291 @@
+"""SLURM by its commands: sbatch, squeue, sacct, scancel, here or behind a prefix such as ``ssh login``.
+
+Scripts go in through standard input, and every other word that is passed means the same with and without a shell in
+between, so that a prefix may quote or not as it likes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from aframe_ops.executor.base import Request, write_private
+from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage
+from aframe_ops.site import SlurmSite
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.,:=%/+-]+")
+
+_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+_ENDED = {
+    "BOOT_FAIL": "did not start, because its node did not boot",
+    "CANCELLED": "was cancelled by someone, and not by this run",
+    "COMPLETED": "ended with exit code 0 without reporting a result",
+    "DEADLINE": "was ended at its deadline",
+    "FAILED": "failed",
+    "NODE_FAIL": "was lost with its node (NODE_FAIL)",
+    "OUT_OF_MEMORY": "was killed because memory ran out (OUT_OF_MEMORY)",
+    "PREEMPTED": "had to make room for another job (PREEMPTED)",
+    "REVOKED": "was taken away by another cluster (REVOKED)",
+    "TIMEOUT": "was killed at its time limit (TIMEOUT)",
+}
+_SIGNALS = {"SIGKILL": " (by hand, or because memory ran out)", "SIGUSR1": " (its time limit was near before Python had started)"}
+_STUCK = re.compile(
+    "Held|Hold|BadConstraints|NeverSatisfied|PartitionConfig|PartitionDown|PartitionInactive|PartitionNodeLimit|PartitionTimeLimit"
+    "|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|PerJob|ReqNodeNotAvail"
+)
+_LATER = re.compile(
+    "unable to contact|connect failure|connection (refused|reset|timed out)|timed out|zero bytes|temporarily|try again"
+    "|communication|authentication|credential|MaxSubmitJob|submit limit|not responding",
+    re.IGNORECASE,
+)
+_HINTS = {
+    "partition name": "change slurm.partition or slurm.gpu.partition",
+    "account/partition": "change slurm.account and slurm.partition to a pair that `sacctmgr show associations` lists",
+    "qos": "change slurm.qos",
+    "time limit": "lower executor.max_time_min",
+    "memory specification": "lower executor.max_memory_gb, or take a partition with larger nodes",
+    "node configuration": "no node of the partition has as many cores, GPUs or as much memory: "
+    "change slurm.partition, slurm.gpu, or executor.max_memory_gb",
+    "gres": "change slurm.gpu.types to types that `sinfo -o %G` lists",
+    "option": "change slurm.directives",
+}
+
+
+class _NotFound(Unreachable):
+    """The command is not there."""
+
+
+class Slurm(Scheduler):
+    """The SLURM that `site` describes."""
+
+    name = "slurm"
+
+    def __init__(self, site: SlurmSite):
+        self._site = site
+        self.python = site.python or sys.executable
+        self._requests: dict[str, Request] = {}
+        self._accounting = True
+
+    def submit(self, job: BatchJob) -> str:
+        text = script(job, self._site)
+        write_private(job.log.with_name(job.log.name + ".sbatch"), text)
+        # On the command line these prevail over SBATCH_EXPORT and its like.
+        try:
+            done = self._call("sbatch", "--parsable", "--export=NONE", "--no-requeue", text=text)
+        except _NotFound as e:
+            raise Refused(str(e)) from None
+        if done.returncode:
+            said = _words(done)
+            raise Unreachable(said) if _LATER.search(said) else Refused(said + _hint(said))
+        found = re.search(r"^(\d+)(;\S+)?\s*$", done.stdout, re.MULTILINE)
+        if not found:
+            raise Unreachable(f"sbatch answered {done.stdout.strip()[:200]!r} where the id of a job was expected")
+        self._requests[found[1]] = job.request
+        return found[1]
+
+    def find(self, name: str) -> str | None:
+        done = self._ask("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%A")
+        return next(iter(done.stdout.split()), None)
+
+    def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:
+        # Fixed widths, because no separator is plain in every shell.
+        widths = {"JobID": 20, "State": 20, "exit_code": 12, "TimeUsed": 20, "Reason": 120}
+        columns = ",".join(f"{name}:{width}" for name, width in widths.items())
+        done = self._ask("squeue", "--noheader", "--states=all", f"--jobs={','.join(ids)}", f"--Format={columns}")
+        states = {}
+        for line in done.stdout.splitlines():
+            cells = list(_cut(line, widths.values()))
+            if cells[0] in ids:
+                code = cells[2] if ":" in cells[2] else _from_status(cells[2])
+                states[cells[0]] = self._state(cells[0], cells[1], code, _seconds(cells[3]), cells[4])
+        gone = [i for i in ids if i not in states]
+        for row in self._books(gone, "JobIDRaw", "State", "ExitCode", "ElapsedRaw") if gone else ():
+            if row[0] in gone:
+                states[row[0]] = self._state(row[0], row[1], row[2], float(row[3] or 0), "")
+        return states
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        self._ask("scancel", *ids)
+
+    def interrupt(self, ids: Sequence[str]) -> None:
+        self._ask("scancel", "--signal=INT", "--full", *ids)
+
+    def usage(self, ids: Sequence[str]) -> Mapping[str, Usage]:
+        used: dict[str, Usage] = {}
+        for job, elapsed, cpu, memory, host in self._books(ids, "JobIDRaw", "ElapsedRaw", "TotalCPU", "MaxRSS", "NodeList"):
+            id, _, step = job.partition(".")
+            if not step:  # the job as a whole has no memory, its steps do
+                used[id] = Usage(float(elapsed or 0), _seconds(cpu), None, host)
+            elif id in used and memory:
+                largest = max(used[id].max_memory_gb or 0.0, _gigabytes(memory))
+                used[id] = Usage(used[id].elapsed_s, used[id].cpu_s, largest, host)
+        return used
+
+    def _state(self, id: str, word: str, code: str, seconds: float, reason: str) -> JobState:
+        state = word.split()[0].rstrip("+") if word else ""
+        if state in _ENDED:
+            return JobState(Phase.ENDED, self._ending(id, state, code), seconds)
+        if state in _RUNNING:
+            return JobState(Phase.RUNNING, seconds=seconds)
+        stuck = bool(_STUCK.search(reason))
+        return JobState(Phase.PENDING, reason + (f" (see `scontrol show job {id}`)" if stuck else ""), stuck=stuck)
+
+    def _ending(self, id: str, state: str, code: str) -> str:
+        request = self._requests.get(id)
+        if state == "FAILED":
+            exit_code, _, number = code.partition(":")
+            if number not in ("", "0"):
+                name = signal.Signals(int(number)).name if int(number) in signal.valid_signals() else f"signal {number}"
+                return f"was killed by {name}{_SIGNALS.get(name, '')}"
+            return f"ended with exit code {exit_code} without reporting a result"
+        if request and state == "OUT_OF_MEMORY":
+            return f"{_ENDED[state]}; it had {request.memory_gb:.3g} GB"
+        if request and state == "TIMEOUT":
+            return f"{_ENDED[state]} of {request.time_min} min"
+        return _ENDED[state]
+
+    def _books(self, ids: Sequence[str], *columns: str) -> Iterator[list[str]]:
+        """Rows of sacct; none where the cluster keeps no accounts."""
+        if not self._accounting:
+            return
+        done = self._call("sacct", "--noheader", "--parsable2", f"--jobs={','.join(ids)}", f"--format={','.join(columns)}")
+        if done.returncode:
+            if "disabled" not in done.stderr:
+                raise Unreachable(_words(done))
+            self._accounting = False
+        for line in done.stdout.splitlines():
+            if len(row := line.split("|")) == len(columns):
+                yield row
+
+    def _ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command that can only fail because the controller does not answer, or does not know a job."""
+        done = self._call(*words)
+        if done.returncode and not re.search("invalid job id|already (completing|completed|finished)", done.stderr, re.IGNORECASE):
+            raise Unreachable(_words(done))
+        return done
+
+    def _call(self, *words: str, text: str = "", timeout: float = 40.0) -> subprocess.CompletedProcess[str]:
+        unsafe = [w for w in words if not _PLAIN.fullmatch(w)]
+        if unsafe:
+            raise ValueError(f"{words[0]}: {unsafe[0]!r} is not plain enough to be passed on")
+        # A run worker may itself be a job: what describes that one must not describe those that it submits.
+        env = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_"))}
+        try:
+            done = subprocess.run(
+                [*self._site.command, *words], input=text, env=env, capture_output=True, text=True, errors="replace", timeout=timeout
+            )
+        except subprocess.TimeoutExpired:
+            raise Unreachable(f"{words[0]} took longer than {timeout:g} s") from None
+        except OSError as e:
+            where = f"slurm.command = {self._site.command}" if self._site.command else "slurm.command can name a login node that has it"
+            raise _NotFound(f"{e.filename or words[0]}: {e.strerror}; {where}") from None
+        if done.returncode == 255 and self._site.command:  # ssh says so when it cannot connect
+            raise Unreachable(_words(done))
+        return done
+
+
+def script(job: BatchJob, site: SlurmSite) -> str:
+    """The sbatch script of `job`. It holds nothing secret; variables come from the job's spec.
+
+    Raises:
+        Refused: a path of the run directory cannot be written into a directive.
+    """
+    lines = ["#!/bin/bash", *(f"#SBATCH {line}" for line in directives(job, site)), "export SLURM_EXPORT_ENV=ALL"]
+    lines.append(f"cd -- {shlex.quote(str(job.folder))}")
+    if site.setup.strip():
+        lines.append("set -e")
+        lines.append("trap 'echo \"aframe: slurm.setup of site.yaml failed: $BASH_COMMAND\" >&2' ERR")
+        lines.append(site.setup.rstrip("\n"))
+        lines.append("trap - ERR")
+    if job.python_path:
+        lines.append(f"export PYTHONPATH={shlex.quote(job.python_path)}${{PYTHONPATH:+:$PYTHONPATH}}")
+    lines.append(f"exec {shlex.join(job.argv)}")
+    return "\n".join(lines) + "\n"
+
+
+def directives(job: BatchJob, site: SlurmSite) -> Iterator[str]:
+    """What follows ``#SBATCH``, in sbatch's own quoting."""
+    request, gpu = job.request, site.gpu
+    yield f"--job-name={job.name}"
+    for option, suffix in (("output", "out"), ("error", "err")):
+        yield f"--{option}={_quoted_path(f'{job.log}.{suffix}')}"
+    yield "--chdir=/"
+    yield "--open-mode=append"
+    yield "--nodes=1"
+    yield "--ntasks=1"
+    yield f"--cpus-per-task={request.cpus}"
+    if request.memory_gb:
+        yield f"--mem={math.ceil(request.memory_gb * 1e9 / 2**20)}M"
+    yield f"--time={request.time_min}"
+    if site.signal_seconds:
+        # A limit of a few minutes must leave the step some time to work: SLURM may be a minute early.
+        yield f"--signal=B:USR1@{min(site.signal_seconds, 15 * request.time_min)}"
+    queue = {name: (request.gpus and getattr(gpu, name)) or getattr(site, name) for name in ("partition", "account", "qos")}
+    yield from (f"--{option}={value}" for option, value in queue.items() if value)
+    if request.gpus:
+        kind = _gpu_type(request, job.number, site)
+        yield f"--gres=gpu:{kind + ':' if kind else ''}{request.gpus}"
+    for text in site.directives + (gpu.directives if request.gpus else []):
+        option, equals, value = text.partition("=")
+        yield f'{option}="{value}"' if equals else option
+
+
+def _gpu_type(request: Request, number: int, site: SlurmSite) -> str | None:
+    types = site.gpu.types
+    if not types:
+        return None
+    large = [name for name, memory_gb in types.items() if memory_gb >= request.gpu_memory_gb]
+    if not large:
+        raise Refused(f"the step needs a GPU with {request.gpu_memory_gb:g} GB, and slurm.gpu.types has none: {types}")
+    return large[number % len(large)]
+
+
+def _quoted_path(path: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f\\]", path):
+        raise Refused(f"{path!r}: SLURM cannot write to a path with a backslash or a control character; move the run directory")
+    return '"' + path.replace("%", "%%").replace('"', '\\"') + '"'
+
+
+def _cut(line: str, widths: Iterable[int]) -> Iterator[str]:
+    start = 0
+    for width in widths:
+        yield line[start : start + width].strip()
+        start += width
+
+
+def _from_status(status: str) -> str:
+    """``exit code:signal`` of a wait status."""
+    number = int(status) if status.isdigit() else 0
+    return f"{number >> 8}:{number & 127}"
+
+
+def _seconds(text: str) -> float:
+    """Seconds of ``[days-][[hours:]minutes:]seconds``; 0 for what is no time."""
+    days, _, clock = text.rpartition("-")
+    try:
+        parts = [float(p) for p in clock.split(":")]
+        return 86400 * int(days or 0) + sum(p * 60**i for i, p in enumerate(reversed(parts)))
+    except ValueError:
+        return 0.0
+
+
+def _gigabytes(text: str) -> float:
+    """GB (1e9 bytes) of sacct's ``1234K``."""
+    found = re.fullmatch(r"([\d.]+)([KMGTP]?)", text)
+    return float(found[1]) * 1024 ** " KMGTP".index(found[2] or " ") / 1e9 if found else 0.0
+
+
+def _words(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command complained about, in one line."""
+    lines = [re.sub(r"^\w+: (error: )?", "", line.strip()) for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    return "; ".join(lines)[:500] or f"exit code {done.returncode} without a word"
+
+
+def _hint(said: str) -> str:
+    return next((f" ({hint})" for word, hint in _HINTS.items() if word in said.lower()), "")

@@ -1,0 +1,75 @@
+"""A SLURM cluster of this machine's own, and run directories that use it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from toy_run import Toy
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from slurm_cluster import SlurmCluster, missing
+
+SITE = """\
+executor:
+  backend: slurm
+  poll_seconds: 0.5
+  grace_seconds: 2
+  env: [TOY, TOY_*, PLANTED]
+slurm:
+  gpu: {partition: gpu, types: {h200: 141}}
+  setup: |
+    export FROM_SETUP='from the set-up'
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.clusters)
+
+
+def started(**options) -> Iterator[SlurmCluster]:
+    # Nobody comes here without having asked for clusters, so what is missing is an error and no skip.
+    if reason := missing(accounting=options.get("accounting", False)):
+        pytest.fail(reason)
+    cluster = SlurmCluster(**options).start()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[SlurmCluster]:
+    """A cluster that keeps no accounts; tests leave it running and idle."""
+    yield from started()
+
+
+@pytest.fixture
+def new_toy(tmp_path) -> Iterator[Callable[..., Toy]]:
+    """Makes run directories around ``batch_definitions.py`` whose steps are jobs of a cluster."""
+    made: list[Toy] = []
+
+    def make(cluster: SlurmCluster, site: str = SITE, **variables: str) -> Toy:
+        graph = Path(__file__).with_name("batch_definitions.py")
+        made.append(Toy(tmp_path / str(len(made)), graph, site, {**cluster.env, **variables}))
+        return made[-1]
+
+    yield make
+    for toy in made:
+        toy.close()
+
+
+@pytest.fixture
+def toy(slurm, new_toy) -> Toy:
+    return new_toy(slurm)
+
+
+def wait_until(condition: Callable[[], object], timeout: float, what: str) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(0.1)
