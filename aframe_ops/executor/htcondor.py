@@ -247,12 +247,7 @@ def commands(job: BatchJob, site: HTCondorSite, env: Mapping[str, str]) -> Itera
     yield "initialdir", _path(job.log.parent)
     for name, suffix in (("log", "condor"), ("output", "out"), ("error", "err")):
         yield name, _path(_beside(job, suffix))
-    if site.shared_disk:
-        yield from (("should_transfer_files", "NO"), ("transfer_executable", "false"))
-    else:
-        yield from (("should_transfer_files", "YES"), ("when_to_transfer_output", "ON_EXIT"), ("transfer_executable", "true"))
-        yield from (("stream_output", "true"), ("stream_error", "true"))
-        yield "transfer_input_files", ", ".join(_listed(p) for p in (job.spec, *job.files))
+    yield from _transfer(job, site)
     yield "request_cpus", str(request.cpus)
     if request.memory_gb:
         yield "request_memory", f"{math.ceil(request.memory_gb * 1e9 / 2**20)} MB"
@@ -273,6 +268,25 @@ def commands(job: BatchJob, site: HTCondorSite, env: Mapping[str, str]) -> Itera
     yield from (("getenv", "false"), ("notification", "never"))
     yield from site.commands.items()
     yield from _policies(request, site)
+
+
+def _transfer(job: BatchJob, site: HTCondorSite) -> Iterator[tuple[str, str]]:
+    """What HTCondor moves to the node and back."""
+    yield "transfer_executable", "false" if site.shared_disk else "true"
+    if site.shared_disk and not site.container_image:
+        yield "should_transfer_files", "NO"
+        return
+    # images are transferred too
+    yield from (
+        ("should_transfer_files", "YES"),
+        ("when_to_transfer_output", "ON_EXIT"),
+        ("stream_output", "true"),
+        ("stream_error", "true"),
+    )
+    if site.shared_disk:
+        yield "transfer_output_files", '""'  # what a step leaves in its scratch folder is not wanted among the logs
+    else:
+        yield "transfer_input_files", ", ".join(_listed(p) for p in (job.spec, *job.files))
 
 
 def _policies(request: Request, site: HTCondorSite) -> Iterator[tuple[str, str]]:
