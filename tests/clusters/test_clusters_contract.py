@@ -20,7 +20,7 @@ CONDOR = CondorPool.site
 
 @pytest.mark.quick
 def test_success_exception_with_retry_and_kill(cluster, toy):
-    code, output = toy.run("fine", "flaky", "killed", timeout=240)
+    code, output = toy.run("fine", "flaky", "killed", timeout=400)
     assert code == 0, output
     assert {n: len(toy.notes(n)) for n in ("fine", "flaky", "killed")} == {"fine": 1, "flaky": 2, "killed": 2}
     record = job_of(toy, "fine.0")
@@ -46,27 +46,27 @@ def test_a_cancelled_run_cancels_its_running_and_pending_jobs(cluster, new_toy):
     with cluster.one_at_a_time() as site:
         toy = new_toy(cluster, site)
         process = toy.start("waiting", "fine")
-        wait_until(lambda: len(list((toy.path / "logs").glob("*/*.job"))) == 2, 60, "both jobs submitted")
-        wait_until(lambda: toy.notes("waiting") or toy.notes("fine"), 60, "one job running")
+        wait_until(lambda: len(list((toy.path / "logs").glob("*/*.job"))) == 2, 300, "both jobs submitted")
+        wait_until(lambda: toy.notes("waiting") or toy.notes("fine"), 300, "one job running")
         if toy.notes("fine"):
-            toy.wait_for("waiting")
+            toy.wait_for("waiting", timeout=300)
         os.kill(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode == 1, output
-        assert toy.wait_for("interrupted"), output
+        assert toy.wait_for("interrupted", timeout=60), output
         assert "was cancelled" in output
-        wait_until(lambda: not cluster.active(), 20, "no job left")
+        wait_until(lambda: not cluster.active(), 60, "no job left")
 
 
 def test_an_exception_for_ever_fails_the_step_alone(cluster, toy):
-    code, output = toy.run("hopeless", "fine", timeout=240)
+    code, output = toy.run("hopeless", "fine", timeout=400)
     assert code == 1
     assert len(toy.notes("hopeless")) == 2 and len(toy.notes("fine")) == 1
     assert "step hopeless failed" in output and "step fine failed" not in output
 
 
 def test_exit_code_0_without_a_result_is_a_failure(cluster, toy):
-    code, output = toy.run("vanishing")
+    code, output = toy.run("vanishing", timeout=400)
     assert code == 1
     assert f"its {cluster.name} job {job_of(toy, 'vanishing.0')['id']} ended with exit code 0 without reporting a result" in output
     assert str(toy.log("vanishing.0.err")) in output
@@ -75,18 +75,18 @@ def test_exit_code_0_without_a_result_is_a_failure(cluster, toy):
 def test_a_job_that_waits_long_is_healthy_and_a_held_one_is_reported(cluster, new_toy):
     toy = new_toy(cluster, cluster.held)
     process = toy.start("fine")
-    wait_until(lambda: list((toy.path / "logs").glob("*/fine.0.job")), 60, "the job submitted")
+    wait_until(lambda: list((toy.path / "logs").glob("*/fine.0.job")), 300, "the job submitted")
     job = job_of(toy, "fine.0")["id"]
     time.sleep(10)
     assert process.poll() is None and cluster.waits(job)
     cluster.release(job)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert output.count(f"{cluster.name}: {cluster.held_words.format(job)}") == 1
 
 
 def test_running_out_of_memory_is_named_and_the_next_attempt_has_more(cluster, toy):
-    code, output = toy.run("hungry", timeout=240)
+    code, output = toy.run("hungry", timeout=400)
     assert code == 0, output
     assert len(toy.notes("hungry")) == 2
     if cluster.cgroups:
@@ -130,7 +130,7 @@ def test_running_out_of_memory_is_named_and_the_next_attempt_has_more(cluster, t
 def test_a_refused_job_fails_its_step_with_the_schedulers_words_and_the_key_to_change(request, new_toy, name, asset, site, said):
     cluster = request.getfixturevalue(name)
     toy = new_toy(cluster, site)
-    code, output = toy.run(asset)
+    code, output = toy.run(asset, timeout=400)
     assert code == 1 and said in output, output
     assert f"step {asset} failed: {name} refused the job of step {asset}: " in output
     assert not toy.notes(asset)
@@ -144,7 +144,7 @@ def test_commands_through_a_prefix_like_ssh(cluster, new_toy, tmp_path, shell):
     ssh.write_text(f'#!/bin/sh\ncd / && echo "$*" >> {tmp_path}/asked && shift && exec {shell} -c "$*"\n')
     ssh.chmod(0o755)
     toy = new_toy(cluster, cluster.site + f"  command: [{ssh}, login]\n")
-    code, output = toy.run("fine", "killed", timeout=240)
+    code, output = toy.run("fine", "killed", timeout=400)
     assert code == 0, output
     assert len(toy.notes("fine")) == 1 and len(toy.notes("killed")) == 2
     asked = (tmp_path / "asked").read_text()
@@ -155,7 +155,7 @@ def test_gpu_steps_by_route_and_the_rest_here(cluster, new_toy):
     routes = f"backend: local\n  routes: {{gpus: {cluster.name}, 'flak?': {cluster.name}}}"
     site = cluster.site.replace(f"backend: {cluster.name}", routes)
     toy = new_toy(cluster, site)
-    code, output = toy.run("on_gpu", "fine", "flaky", "at_home", timeout=240)
+    code, output = toy.run("on_gpu", "fine", "flaky", "at_home", timeout=400)
     assert code == 0, output
     assert f"on_gpu - ENGINE_EVENT - runs on {cluster.name} (executor.routes.gpus)" in output
     assert "fine - ENGINE_EVENT - runs on local (executor.backend)" in output
@@ -168,7 +168,7 @@ def test_gpu_steps_by_route_and_the_rest_here(cluster, new_toy):
 
 def test_a_controller_away_for_30_seconds_fails_nothing(cluster, toy):
     process = toy.start("waiting", "after_waiting")
-    toy.wait_for("waiting")
+    toy.wait_for("waiting", timeout=300)
     cluster.stop_controller()
     time.sleep(30)
     cluster.start_controller()
@@ -177,7 +177,7 @@ def test_a_controller_away_for_30_seconds_fails_nothing(cluster, toy):
         output += line
         if "answers again" in line:
             (toy.notes_dir / "go").touch()
-    assert process.wait(60) == 0, output
+    assert process.wait(300) == 0, output
     assert output.count(f"aframe: {cluster.name} does not answer") == 1
     assert output.count(f"{cluster.name}: does not answer") == 1 and output.count(f"{cluster.name}: answers again") == 1
     assert len(toy.notes("waiting")) == len(toy.notes("after_waiting")) == 1
@@ -187,11 +187,11 @@ def test_a_controller_away_when_a_job_is_submitted(cluster, toy):
     cluster.stop_controller()
     try:
         process = toy.start("fine")
-        wait_until(lambda: list((toy.path / "logs").glob(f"*/fine.0.{cluster.description}")), 60, "a try")
+        wait_until(lambda: list((toy.path / "logs").glob(f"*/fine.0.{cluster.description}")), 300, "a try")
         time.sleep(12)
     finally:
         cluster.start_controller()
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert f"{cluster.name}: will be submitted when {cluster.name} answers (1 core, 0.6 GB, 10 min)" in output
     assert f"{cluster.name}: job {job_of(toy, 'fine.0')['id']} was submitted" in output
@@ -200,7 +200,7 @@ def test_a_controller_away_when_a_job_is_submitted(cluster, toy):
 
 def test_two_runs_at_once(cluster, toy):
     first, second = toy.start("fine"), toy.start("flaky")
-    outputs = [p.communicate(timeout=240)[0] for p in (first, second)]
+    outputs = [p.communicate(timeout=400)[0] for p in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), outputs
     assert len(toy.notes("fine")) == 1 and len(toy.notes("flaky")) == 2
 
