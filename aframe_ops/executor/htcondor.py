@@ -317,9 +317,10 @@ def _beside(job: BatchJob, suffix: str) -> Path:
 def _path(path: Path) -> str:
     """`path` as the value of a submit command."""
     text = str(path)
-    # two dollars are expanded once more when the job has found its node, and no quoting helps against that
-    if re.search(r"[\x00-\x1f\x7f]|\$\$|\\$|\s$", text) or not text.startswith("/"):
-        raise Refused(f"{text!r}: HTCondor cannot take a path with $$ or a control character; move the run directory")
+    # The parser takes one of two backslashes away, expands what follows its own word for a dollar, and expands two dollars
+    # once more when the job has found its node; no quoting helps against any of it.
+    if re.search(r"[\x00-\x1f\x7f\\]|\$\$|\$\(dollar\)|\s$", text, re.IGNORECASE) or not text.startswith("/"):
+        raise Refused(f"{text!r}: HTCondor cannot take a path with $$, a backslash or a control character; move the run directory")
     return text.replace("$", "$(DOLLAR)")
 
 
