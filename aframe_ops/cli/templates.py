@@ -78,7 +78,7 @@ executor:
   # cores: 2           # for all steps together; default: all of this machine
   # memory_gb: 6
   # max_concurrent: 2  # steps at once
-{SLURM if profile == "slurm" else ""}"""
+{BATCH.get(profile, "")}"""
 
 
 SLURM = """\
@@ -93,6 +93,24 @@ slurm:
   # command: [ssh, login.example.org]   # where sbatch is, if not here
   signal_seconds: 120    # steps are interrupted so long before their time limit
 """
+
+HTCONDOR = """\
+  # backend: local       # or: only some steps there, the others here
+  # routes: {gpus: htcondor, inference_results: htcondor}
+# See docs/clusters.md and docs/htcondor.md; nodes need this folder, the store, this Python environment and Dagster's database.
+htcondor:
+  # accounting_group: ligo.dev.o4.cbc.allsky.aframe   # default: $LIGO_GROUP
+  # accounting_group_user: albert.einstein            # default: $LIGO_USERNAME
+  # container_image: osdf:///igwn/cit/staging/albert.einstein/aframe.sif
+  # requirements: HasSingularity
+  # gpu: {minimum_capability: 7.0}
+  # oauth_services: [scitokens]
+  # command: [ssh, login.example.org]   # where condor_submit is, if not here
+  signal_seconds: 120    # steps are interrupted so long before their time limit
+"""
+
+BATCH = {"slurm": SLURM, "htcondor": HTCONDOR}
+"""What `site` adds for each batch system."""
 
 
 def activation(prefix: Path, env: Mapping[str, str]) -> str:

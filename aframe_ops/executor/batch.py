@@ -30,6 +30,12 @@ MEMORY_PER_ATTEMPT = 1.5
 PASSED = ("AFRAME_*", "AWS_*", "DAGSTER_HOME", "LIGO_*", "PYTHONPATH")
 """Variables of the submitting environment that every job gets; batch jobs start with none of it."""
 
+BROUGHT = ("AFRAME_CONFIG", "AFRAME_SITE")
+"""Variables that name a file which every step reads."""
+
+WARN_SHARE = 0.25
+"""A step is never interrupted earlier before its time limit than this share of it: a short one must leave it time to work."""
+
 OVERTIME_S = 180.0
 """The scheduler itself ends a job at its time limit; one that still runs so much later is cancelled by us."""
 
@@ -186,7 +192,16 @@ class BatchHandler(Handler):
         log, spec = files.of(attempt, "err").with_suffix(""), files.of(attempt, "json")
         passed = passed_environment((*PASSED, *self._options.env))
         env = passed | self.environment(context) | {LOG_VARIABLE: str(log)}
-        write_private(spec, json.dumps({"env": env, "cwd": os.getcwd(), "cpus": request.cpus, "time_min": request.time_min}))
+        brought = [] if self._scheduler.shared_disk else [name for name in BROUGHT if name in env]
+        carried = tuple(Path(env[name]) for name in brought)
+        cwd = os.getcwd()
+        if not self._scheduler.shared_disk:
+            brought.append(LOG_VARIABLE)
+            # below the folder whose new files are brought back
+            env, cwd = env | {name: Path(env[name]).name for name in brought}, "work"
+        warn_s = min(self._scheduler.warn_s, WARN_SHARE * 60 * request.time_min)
+        limits = {"cpus": request.cpus, "time_min": request.time_min, "warn_s": warn_s}
+        write_private(spec, json.dumps({"env": env, "cwd": cwd, "brought": brought, **limits}))
         return BatchJob(
             name=job_name(attempt),
             request=request,
@@ -196,6 +211,7 @@ class BatchHandler(Handler):
             log=log,
             folder=Path.cwd(),
             python_path=os.environ.get("PYTHONPATH"),
+            files=carried,
         )
 
     def _submit(self, tracked: _Tracked) -> None:

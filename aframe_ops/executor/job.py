@@ -1,7 +1,8 @@
 """The process of one step inside a batch job: ``python -m aframe_ops.executor.job SPEC``.
 
 Its output is where the scheduler put it (``{log}.out`` and ``{log}.err``). The spec is a JSON object that only its owner
-may read: ``env``, ``cwd``, ``cpus``, ``time_min``.
+may read: ``env``, ``cwd``, ``cpus``, ``time_min``, ``warn_s`` (seconds before the time limit at which the job interrupts
+itself; 0: never), ``brought`` (variables whose values are files in the folder that the job starts in).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,11 @@ def main() -> None:
         sys.exit(f"{sys.argv[1]} is gone: this job has been started before, and a step's attempt runs once")
     start = time.monotonic()
     signal.signal(WARNING_SIGNAL, lambda *_: _warn(spec["time_min"]))
+    if spec["warn_s"]:
+        timer = threading.Timer(60 * spec["time_min"] - spec["warn_s"], os.kill, (os.getpid(), WARNING_SIGNAL))
+        timer.daemon = True
+        timer.start()
+    _settle(spec)
     for name in THREADS:
         os.environ.setdefault(name, str(spec["cpus"]))
     try:
@@ -36,6 +43,14 @@ def main() -> None:
     finally:
         _write_usage(Path(spec["env"][LOG_VARIABLE] + ".usage"), time.monotonic() - start)
     sys.exit(code)
+
+
+def _settle(spec: dict[str, Any]) -> None:
+    """Makes the paths of `spec` absolute where they are relative: to the folder that this process was started in."""
+    for name in spec["brought"]:
+        spec["env"][name] = os.path.abspath(spec["env"][name])
+    if spec["brought"]:
+        os.makedirs(spec["cwd"], exist_ok=True)
 
 
 def _warn(time_min: int) -> None:

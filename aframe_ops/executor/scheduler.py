@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,7 @@ class BatchJob:
         log: output goes to ``{log}.out`` and ``{log}.err``.
         folder: working directory.
         python_path: value that PYTHONPATH needs before `argv` can start; None for none.
+        files: what else has to be brought to a job that sees no disk of the submitting machine.
     """
 
     name: str
@@ -90,6 +92,18 @@ class BatchJob:
     log: Path
     folder: Path
     python_path: str | None = None
+    files: tuple[Path, ...] = ()
+
+
+_SIGNALS = {"SIGKILL": " (by hand, or because memory ran out)", "SIGUSR1": " (its time limit was near before Python had started)"}
+
+
+def exit_words(code: int | str, number: int = 0) -> str:
+    """`JobState.words` of a job whose process ended with exit code `code`, or by signal `number` if that is not 0."""
+    if not number:
+        return f"ended with exit code {code} without reporting a result"
+    name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+    return f"was killed by {name}{_SIGNALS.get(name, '')}"
 
 
 class Scheduler(ABC):
@@ -119,6 +133,13 @@ class Scheduler(ABC):
 
     python: str = sys.executable
     """The interpreter that `BatchJob.argv` starts with, where the job runs."""
+
+    warn_s: float = 0.0
+    """Seconds before its time limit at which a job interrupts itself; 0 where the scheduler does that, or nobody."""
+
+    shared_disk: bool = True
+    """False: jobs start in a folder of their own, to which the scheduler brings `BatchJob.spec` and `BatchJob.files`, and
+    from which it brings back new files beside `BatchJob.log`."""
 
     @abstractmethod
     def submit(self, job: BatchJob) -> str:

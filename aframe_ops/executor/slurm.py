@@ -7,19 +7,15 @@ between, so that a prefix may quote or not as it likes.
 from __future__ import annotations
 
 import math
-import os
 import re
-import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from aframe_ops.executor.base import Request, write_private
-from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage
+from aframe_ops.executor.commands import Commands, NotFound, complaint, launcher
+from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage, exit_words
 from aframe_ops.site import SlurmSite
-
-_PLAIN = re.compile(r"[A-Za-z0-9_.,:=%/+-]+")
 
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _ENDED = {
@@ -34,7 +30,6 @@ _ENDED = {
     "REVOKED": "was taken away by another cluster (REVOKED)",
     "TIMEOUT": "was killed at its time limit (TIMEOUT)",
 }
-_SIGNALS = {"SIGKILL": " (by hand, or because memory ran out)", "SIGUSR1": " (its time limit was near before Python had started)"}
 _STUCK = re.compile(
     "Held|Hold|BadConstraints|NeverSatisfied|PartitionConfig|PartitionDown|PartitionInactive|PartitionNodeLimit|PartitionTimeLimit"
     "|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|PerJob|ReqNodeNotAvail"
@@ -57,10 +52,6 @@ _HINTS = {
 }
 
 
-class _NotFound(Unreachable):
-    """The command is not there."""
-
-
 class Slurm(Scheduler):
     """The SLURM that `site` describes."""
 
@@ -68,6 +59,7 @@ class Slurm(Scheduler):
 
     def __init__(self, site: SlurmSite):
         self._site = site
+        self._call = Commands(site.command, "slurm.command", dropped=("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_"), kept=("SLURM_CONF",))
         self.python = site.python or sys.executable
         self._requests: dict[str, Request] = {}
         self._accounting = True
@@ -78,10 +70,10 @@ class Slurm(Scheduler):
         # On the command line these prevail over SBATCH_EXPORT and its like.
         try:
             done = self._call("sbatch", "--parsable", "--export=NONE", "--no-requeue", text=text)
-        except _NotFound as e:
+        except NotFound as e:
             raise Refused(str(e)) from None
         if done.returncode:
-            said = _words(done)
+            said = complaint(done)
             raise Unreachable(said) if _LATER.search(said) else Refused(said + _hint(said))
         found = re.search(r"^(\d+)(;\S+)?\s*$", done.stdout, re.MULTILINE)
         if not found:
@@ -140,10 +132,7 @@ class Slurm(Scheduler):
         request = self._requests.get(id)
         if state == "FAILED":
             exit_code, _, number = code.partition(":")
-            if number not in ("", "0"):
-                name = signal.Signals(int(number)).name if int(number) in signal.valid_signals() else f"signal {number}"
-                return f"was killed by {name}{_SIGNALS.get(name, '')}"
-            return f"ended with exit code {exit_code} without reporting a result"
+            return exit_words(exit_code, int(number or 0))
         if request and state == "OUT_OF_MEMORY":
             return f"{_ENDED[state]}; it had {request.memory_gb:.3g} GB"
         if request and state == "TIMEOUT":
@@ -157,7 +146,7 @@ class Slurm(Scheduler):
         done = self._call("sacct", "--noheader", "--parsable2", f"--jobs={','.join(ids)}", f"--format={','.join(columns)}")
         if done.returncode:
             if "disabled" not in done.stderr:
-                raise Unreachable(_words(done))
+                raise Unreachable(complaint(done))
             self._accounting = False
         for line in done.stdout.splitlines():
             if len(row := line.split("|")) == len(columns):
@@ -167,26 +156,7 @@ class Slurm(Scheduler):
         """Runs a command that can only fail because the controller does not answer, or does not know a job."""
         done = self._call(*words)
         if done.returncode and not re.search("invalid job id|already (completing|completed|finished)", done.stderr, re.IGNORECASE):
-            raise Unreachable(_words(done))
-        return done
-
-    def _call(self, *words: str, text: str = "", timeout: float = 40.0) -> subprocess.CompletedProcess[str]:
-        unsafe = [w for w in words if not _PLAIN.fullmatch(w)]
-        if unsafe:
-            raise ValueError(f"{words[0]}: {unsafe[0]!r} is not plain enough to be passed on")
-        # A run worker may itself be a job: what describes that one must not describe those that it submits.
-        env = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_"))}
-        try:
-            done = subprocess.run(
-                [*self._site.command, *words], input=text, env=env, capture_output=True, text=True, errors="replace", timeout=timeout
-            )
-        except subprocess.TimeoutExpired:
-            raise Unreachable(f"{words[0]} took longer than {timeout:g} s") from None
-        except OSError as e:
-            where = f"slurm.command = {self._site.command}" if self._site.command else "slurm.command can name a login node that has it"
-            raise _NotFound(f"{e.filename or words[0]}: {e.strerror}; {where}") from None
-        if done.returncode == 255 and self._site.command:  # ssh says so when it cannot connect
-            raise Unreachable(_words(done))
+            raise Unreachable(complaint(done))
         return done
 
 
@@ -196,17 +166,8 @@ def script(job: BatchJob, site: SlurmSite) -> str:
     Raises:
         Refused: a path of the run directory cannot be written into a directive.
     """
-    lines = ["#!/bin/bash", *(f"#SBATCH {line}" for line in directives(job, site)), "export SLURM_EXPORT_ENV=ALL"]
-    lines.append(f"cd -- {shlex.quote(str(job.folder))}")
-    if site.setup.strip():
-        lines.append("set -e")
-        lines.append("trap 'echo \"aframe: slurm.setup of site.yaml failed: $BASH_COMMAND\" >&2' ERR")
-        lines.append(site.setup.rstrip("\n"))
-        lines.append("trap - ERR")
-    if job.python_path:
-        lines.append(f"export PYTHONPATH={shlex.quote(job.python_path)}${{PYTHONPATH:+:$PYTHONPATH}}")
-    lines.append(f"exec {shlex.join(job.argv)}")
-    return "\n".join(lines) + "\n"
+    lines = ["#!/bin/bash", *(f"#SBATCH {line}" for line in directives(job, site)), "export SLURM_EXPORT_ENV=ALL", ""]
+    return "\n".join(lines) + launcher(job, site.setup, "slurm.setup")
 
 
 def directives(job: BatchJob, site: SlurmSite) -> Iterator[str]:
@@ -279,12 +240,6 @@ def _gigabytes(text: str) -> float:
     """GB (1e9 bytes) of sacct's ``1234K``."""
     found = re.fullmatch(r"([\d.]+)([KMGTP]?)", text)
     return float(found[1]) * 1024 ** " KMGTP".index(found[2] or " ") / 1e9 if found else 0.0
-
-
-def _words(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command complained about, in one line."""
-    lines = [re.sub(r"^\w+: (error: )?", "", line.strip()) for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    return "; ".join(lines)[:500] or f"exit code {done.returncode} without a word"
 
 
 def _hint(said: str) -> str:

@@ -19,6 +19,7 @@ NOTES = Path(os.environ["TOY"])
 ONCE = dg.RetryPolicy(max_retries=1)
 SMALL = resources(memory_gb=0.6, time_min=10)
 SHOWN = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_PARTITION", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "FROM_SETUP", "PLANTED")
+SHOWN += ("BATCH_SYSTEM", "AFRAME_CONFIG", "AFRAME_STEP_LOG")
 
 
 def note(file: str, /, **values) -> int:
@@ -27,7 +28,7 @@ def note(file: str, /, **values) -> int:
     before = len(path.read_text().splitlines()) if path.exists() else 0
     seen = {name: os.environ[name] for name in SHOWN if name in os.environ}
     with path.open("a") as f:
-        f.write(json.dumps({"pid": os.getpid(), "time": time.time(), **seen, **values}) + "\n")
+        f.write(json.dumps({"pid": os.getpid(), "time": time.time(), "cwd": os.getcwd(), **seen, **values}) + "\n")
     return before
 
 

@@ -1,7 +1,8 @@
-"""A SLURM cluster of this machine's own, and run directories that use it."""
+"""Batch systems of this machine's own, and run directories that use them."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,19 +13,10 @@ from toy_run import Toy
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import condor_pool
 from slurm_cluster import SlurmCluster, missing
 
-SITE = """\
-executor:
-  backend: slurm
-  poll_seconds: 0.5
-  grace_seconds: 2
-  env: [TOY, TOY_*, PLANTED]
-slurm:
-  gpu: {partition: gpu, types: {h200: 141}}
-  setup: |
-    export FROM_SETUP='from the set-up'
-"""
+SITE = SlurmCluster.site
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,14 +40,32 @@ def slurm() -> Iterator[SlurmCluster]:
     yield from started()
 
 
+@pytest.fixture(scope="session")
+def htcondor() -> Iterator[condor_pool.CondorPool]:
+    """A pool that stands in for HTCondor; tests leave it running and idle."""
+    if reason := condor_pool.absent():
+        pytest.skip(reason)
+    if reason := condor_pool.missing():
+        pytest.fail(reason)
+    pool = condor_pool.CondorPool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(params=["slurm", "htcondor"])
+def cluster(request) -> SlurmCluster | condor_pool.CondorPool:
+    """Every batch system in turn."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture
 def new_toy(tmp_path) -> Iterator[Callable[..., Toy]]:
     """Makes run directories around ``batch_definitions.py`` whose steps are jobs of a cluster."""
     made: list[Toy] = []
 
-    def make(cluster: SlurmCluster, site: str = SITE, **variables: str) -> Toy:
+    def make(cluster: SlurmCluster | condor_pool.CondorPool, site: str | None = None, **variables: str) -> Toy:
         graph = Path(__file__).with_name("batch_definitions.py")
-        made.append(Toy(tmp_path / str(len(made)), graph, site, {**cluster.env, **variables}))
+        made.append(Toy(tmp_path / str(len(made)), graph, site or cluster.site, {**cluster.env, **variables}))
         return made[-1]
 
     yield make
@@ -64,8 +74,8 @@ def new_toy(tmp_path) -> Iterator[Callable[..., Toy]]:
 
 
 @pytest.fixture
-def toy(slurm, new_toy) -> Toy:
-    return new_toy(slurm)
+def toy(cluster, new_toy) -> Toy:
+    return new_toy(cluster)
 
 
 def wait_until(condition: Callable[[], object], timeout: float, what: str) -> None:
@@ -73,3 +83,8 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str) -> No
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
         time.sleep(0.1)
+
+
+def job_of(toy: Toy, name: str) -> dict:
+    """What the handler has recorded about the one job of attempt `name`."""
+    return json.loads(toy.log(f"{name}.job").read_text())

@@ -5,6 +5,7 @@ Needs root and the Debian packages ``slurm-wlm munge slurm-wlm-basic-plugins``; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CGROUPS = ("memory", "freezer", "devices", "cpuset")
@@ -54,6 +55,25 @@ class SlurmCluster:
     Partitions: ``cpu`` (default) and ``gpu``. Jobs that ended are remembered for `memory_s` seconds and a little more.
     """
 
+    name = "slurm"
+    site = """\
+executor:
+  backend: slurm
+  poll_seconds: 0.5
+  grace_seconds: 2
+  env: [TOY, TOY_*, PLANTED]
+slurm:
+  gpu: {partition: gpu, types: {h200: 141}}
+  setup: |
+    export FROM_SETUP='from the set-up'
+"""
+    held = site + "  directives: [--hold]\n"
+    held_words = "job {0} will not start by itself: JobHeldUser (see `scontrol show job {0}`)"
+    memory_words = "was killed because memory ran out (OUT_OF_MEMORY); it had 0.7 GB"
+    memory_lines = ("--mem=668M", "--mem=1002M")
+    asked = ("sbatch", "squeue")
+    description = "sbatch"
+
     def __init__(self, *, cpus: int = 8, memory_mb: int = 16000, gpus: int = 2, accounting: bool = False, memory_s: int = 900):
         # Not pytest's folder: munge's socket has a path of at most 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="aframe-slurm-"))
@@ -94,6 +114,31 @@ class SlurmCluster:
         """Id -> state of every job that the controller remembers."""
         lines = self.client("squeue", "-h", "--states=all", "-o", "%A %T").stdout.splitlines()
         return dict(line.split() for line in lines)
+
+    def active(self) -> set[str]:
+        """Ids of the jobs that have not ended."""
+        return {job for job, state in self.jobs().items() if state in ("PENDING", "RUNNING", "COMPLETING")}
+
+    def ended_well(self, id: str) -> bool:
+        return self.jobs()[id] == "COMPLETED"
+
+    def ran(self, note: dict, record: dict) -> bool:
+        """Whether what a step noted shows that it ran as the job of `record`."""
+        return (note["SLURM_JOB_ID"], note["SLURM_JOB_NAME"]) == (record["id"], record["name"])
+
+    def ran_on_gpu(self, note: dict) -> bool:
+        return note["CUDA_VISIBLE_DEVICES"] in ("0", "1") and note["SLURM_JOB_PARTITION"] == "gpu"
+
+    def waits(self, id: str) -> bool:
+        return self.jobs()[id] == "PENDING"
+
+    def release(self, id: str) -> None:
+        self.client("scontrol", "release", id)
+
+    @contextlib.contextmanager
+    def one_at_a_time(self) -> Iterator[str]:
+        """A site whose jobs run one after the other."""
+        yield self.site + "  directives: [--exclusive]\n"
 
     def start_controller(self) -> None:
         self._spawn("slurmctld", "/usr/sbin/slurmctld", "-D", "-f", self.conf, env=self.env)

@@ -119,6 +119,11 @@ def test_the_asset_of_a_step():
         ("slurm: {gpu: {types: {a100: 0}}}", "slurm.gpu.types.a100 = 0"),
         ("slurm: {directives: [--mem=1G]}", "--mem is set by the step's resources and executor.max_memory_gb"),
         ("slurm: {directives: ['-p gpu']}", "expected --option or --option=value"),
+        ("htcondor: {accounting_group: 'a b'}", "htcondor.accounting_group = 'a b'"),
+        ("htcondor: {requirements: '(x'}", "whose brackets and quotes are closed"),
+        ("htcondor: {container_image: 'a$(b)'}", "htcondor.container_image = 'a$(b)'"),
+        ("htcondor: {commands: {queue: '2'}}", "queue is set by the executor alone"),
+        ("executor: {routes: {gpus: htcondor}}\nhtcondor: {shared_disk: false}", "expected s3://bucket/prefix"),
         ("slurm: {partitions: a}", "slurm.partitions = 'a'"),
     ],
 )
