@@ -1,7 +1,8 @@
 """The process of one step inside a batch job: ``python -m aframe_ops.executor.job SPEC``.
 
 Its output is where the scheduler put it (``{log}.out`` and ``{log}.err``). The spec is a JSON object that only its owner
-may read: ``env``, ``cwd``, ``cpus``, ``time_min``.
+may read: ``env``, ``cwd``, ``cpus``, ``time_min``; in a container also ``container``, with ``files`` (variable -> text of
+the file that it names) and ``warn_after_s`` (seconds, or null).
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import os
 import signal
 import socket
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from aframe_ops.executor.worker import LOG_VARIABLE, THREADS, execute, read_spec
+from aframe_ops.executor.worker import LOG_VARIABLE, THREADS, execute, open_output, read_spec
 
 WARNING_SIGNAL = signal.SIGUSR1
 """Sent by a scheduler when the time limit is near; an interrupt alone would look like a cancelled run."""
@@ -28,6 +31,8 @@ def main() -> None:
     except FileNotFoundError:
         sys.exit(f"{sys.argv[1]} is gone: this job has been started before, and a step's attempt runs once")
     start = time.monotonic()
+    if "container" in spec:
+        _settle(spec)
     signal.signal(WARNING_SIGNAL, lambda *_: _warn(spec["time_min"]))
     for name in THREADS:
         os.environ.setdefault(name, str(spec["cpus"]))
@@ -36,6 +41,35 @@ def main() -> None:
     finally:
         _write_usage(Path(spec["env"][LOG_VARIABLE] + ".usage"), time.monotonic() - start)
     sys.exit(code)
+
+
+def _settle(spec: dict[str, Any]) -> None:
+    """Does for a process in a container what elsewhere the batch system does, or the disk that all share."""
+    # The first process of a container is deaf to signals that it does not ask for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if after := spec["container"]["warn_after_s"]:
+        timer = threading.Timer(after, os.kill, (os.getpid(), WARNING_SIGNAL))
+        timer.daemon = True
+        timer.start()
+    env = spec["env"]
+    log = Path(env[LOG_VARIABLE])
+    if log.parent.is_dir():
+        try:
+            Path(f"{log}.started").touch(exist_ok=False)
+        except FileExistsError:
+            sys.exit(f"{log}.started is there: this job has been started before, and a step's attempt runs once")
+        open_output(spec)
+        return
+    # The run directory is not to be seen from here: output stays with the container, whose log is read at its end.
+    folder = Path(tempfile.mkdtemp(prefix="aframe-"))
+    (folder / "resolved").mkdir()
+    env[LOG_VARIABLE] = str(folder / log.name)
+    for variable, text in spec["container"]["files"].items():
+        path = folder / "resolved" / Path(env[variable]).name
+        path.write_text(text)
+        env[variable] = str(path)
+    if not os.path.isdir(spec["cwd"]):
+        spec["cwd"] = str(folder)
 
 
 def _warn(time_min: int) -> None:
