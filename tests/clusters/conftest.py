@@ -11,20 +11,10 @@ import pytest
 from toy_run import Toy
 
 sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("contract")
 
+import kube_cluster
 from slurm_cluster import SlurmCluster, missing
-
-SITE = """\
-executor:
-  backend: slurm
-  poll_seconds: 0.5
-  grace_seconds: 2
-  env: [TOY, TOY_*, PLANTED]
-slurm:
-  gpu: {partition: gpu, types: {h200: 141}}
-  setup: |
-    export FROM_SETUP='from the set-up'
-"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,14 +38,25 @@ def slurm() -> Iterator[SlurmCluster]:
     yield from started()
 
 
+@pytest.fixture(scope="session")
+def kubernetes() -> Iterator[kube_cluster.KubeCluster]:
+    """The executing stand-in for Kubernetes; tests leave it idle."""
+    if reason := kube_cluster.missing():
+        print(reason)
+        pytest.skip(reason)
+    cluster = kube_cluster.KubeCluster().start()
+    yield cluster
+    cluster.close()
+
+
 @pytest.fixture
 def new_toy(tmp_path) -> Iterator[Callable[..., Toy]]:
     """Makes run directories around ``batch_definitions.py`` whose steps are jobs of a cluster."""
     made: list[Toy] = []
 
-    def make(cluster: SlurmCluster, site: str = SITE, **variables: str) -> Toy:
+    def make(cluster: SlurmCluster | kube_cluster.KubeCluster, site: str | None = None, **variables: str) -> Toy:
         graph = Path(__file__).with_name("batch_definitions.py")
-        made.append(Toy(tmp_path / str(len(made)), graph, site, {**cluster.env, **variables}))
+        made.append(Toy(tmp_path / str(len(made)), graph, site or cluster.site, {**cluster.env, **variables}))
         return made[-1]
 
     yield make
@@ -64,8 +65,9 @@ def new_toy(tmp_path) -> Iterator[Callable[..., Toy]]:
 
 
 @pytest.fixture
-def toy(slurm, new_toy) -> Toy:
-    return new_toy(slurm)
+def toy(cluster, new_toy) -> Toy:
+    """A run directory that uses the module's `cluster`."""
+    return new_toy(cluster)
 
 
 def wait_until(condition: Callable[[], object], timeout: float, what: str) -> None:

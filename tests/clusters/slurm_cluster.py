@@ -5,6 +5,7 @@ Needs root and the Debian packages ``slurm-wlm munge slurm-wlm-basic-plugins``; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -12,10 +13,22 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CGROUPS = ("memory", "freezer", "devices", "cpuset")
+
+SITE = """\
+executor:
+  backend: slurm
+  poll_seconds: 0.5
+  grace_seconds: 2
+  env: [TOY, TOY_*, PLANTED]
+slurm:
+  gpu: {partition: gpu, types: {h200: 141}}
+  setup: |
+    export FROM_SETUP='from the set-up'
+"""
 
 
 def missing(*, accounting: bool = False) -> str | None:
@@ -53,6 +66,8 @@ class SlurmCluster:
 
     Partitions: ``cpu`` (default) and ``gpu``. Jobs that ended are remembered for `memory_s` seconds and a little more.
     """
+
+    name, site = "slurm", SITE
 
     def __init__(self, *, cpus: int = 8, memory_mb: int = 16000, gpus: int = 2, accounting: bool = False, memory_s: int = 900):
         # Not pytest's folder: munge's socket has a path of at most 107 characters.
@@ -94,6 +109,18 @@ class SlurmCluster:
         """Id -> state of every job that the controller remembers."""
         lines = self.client("squeue", "-h", "--states=all", "-o", "%A %T").stdout.splitlines()
         return dict(line.split() for line in lines)
+
+    def active(self) -> set[str]:
+        return {job for job, state in self.jobs().items() if state in ("PENDING", "RUNNING", "COMPLETING")}
+
+    def ended(self, job: str) -> bool:
+        """Whether this job ended with success."""
+        return self.jobs()[job] == "COMPLETED"
+
+    @contextlib.contextmanager
+    def one_at_a_time(self) -> Iterator[str]:
+        """`site.yaml` for jobs that have the node to themselves."""
+        yield self.site + "  directives: [--exclusive]\n"
 
     def start_controller(self) -> None:
         self._spawn("slurmctld", "/usr/sbin/slurmctld", "-D", "-f", self.conf, env=self.env)

@@ -1,78 +1,34 @@
-"""What every step may do on SLURM: succeed, fail, be killed, vanish, wait, be cancelled. Against the real daemons."""
+"""Steps on SLURM, against the real daemons: the contract of all batch systems, and what only SLURM has."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import signal
 import time
 
 import pytest
-from conftest import SITE, wait_until
-
-ACTIVE = {"PENDING", "RUNNING", "COMPLETING"}
-
-
-def job_of(toy, name: str) -> dict:
-    """What the handler has recorded about the one job of attempt `name`."""
-    return json.loads(toy.log(f"{name}.job").read_text())
+from conftest import wait_until
+from contract import Contract, job_of
+from slurm_cluster import SITE, SlurmCluster
 
 
-def active(slurm) -> set[str]:
-    return {job for job, state in slurm.jobs().items() if state in ACTIVE}
+@pytest.fixture
+def cluster(slurm) -> SlurmCluster:
+    return slurm
 
 
-@pytest.mark.quick
-def test_success_exception_with_retry_and_kill(slurm, toy):
-    code, output = toy.run("fine", "flaky", "killed", timeout=240)
-    assert code == 0, output
-    assert {n: len(toy.notes(n)) for n in ("fine", "flaky", "killed")} == {"fine": 1, "flaky": 2, "killed": 2}
-    record = job_of(toy, "fine.0")
-    assert record["backend"] == "slurm" and slurm.jobs()[record["id"]] == "COMPLETED"
-    (ran,) = toy.notes("fine")
-    assert ran["SLURM_JOB_ID"] == record["id"] and ran["SLURM_JOB_NAME"] == record["name"]
-    assert ran["FROM_SETUP"] == "from the set-up" and ran["OMP_NUM_THREADS"] == "1" and ran["seed"] == 7
-    assert "runs on slurm (executor.backend)" in output
-    assert f"its slurm job {job_of(toy, 'killed.0')['id']} was killed by SIGKILL" in output
-    # output: the step's files, and the line that is meant for the user
-    assert toy.log("fine.0.out").read_text() == "fine says hello\n"
-    assert "first time unlucky" in toy.log("flaky.0.err").read_text()
-    assert [line for line in output.splitlines() if line.startswith("aframe:")] == ["aframe: fine speaks to the user"]
-    # what it used, from the job itself, since this cluster keeps no accounts
-    assert re.search(rf"fine - ENGINE_EVENT - slurm: job {record['id']} used \d+% of 1 core for \d+ s, 0\.\d+ of 0\.6 GB", output), output
-    assert not active(slurm)
+class TestSlurm(Contract):
+    out_of_memory = "was killed because memory ran out (OUT_OF_MEMORY); it had 0.7 GB"
+    impossible = "PartitionConfig"
 
+    def check_environment(self, note, record):
+        assert note["SLURM_JOB_ID"] == record["id"] and note["SLURM_JOB_NAME"] == record["name"]
+        assert note["FROM_SETUP"] == "from the set-up" and note["SLURM_JOB_PARTITION"] == "cpu"
 
-@pytest.mark.quick
-def test_a_cancelled_run_cancels_its_running_and_pending_jobs(slurm, new_toy):
-    toy = new_toy(slurm, SITE + "  directives: [--exclusive]\n")
-    process = toy.start("waiting", "fine")
-    wait_until(lambda: len(list((toy.path / "logs").glob("*/*.job"))) == 2, 60, "both jobs submitted")
-    # one has the node to itself
-    wait_until(lambda: toy.notes("waiting") or toy.notes("fine"), 60, "one job running")
-    if toy.notes("fine"):
-        toy.wait_for("waiting")
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1, output
-    assert toy.notes("interrupted"), output
-    assert "was cancelled" in output
-    wait_until(lambda: not active(slurm), 20, "no job left")
+    def check_gpu(self, note):
+        assert note["SLURM_JOB_PARTITION"] == "gpu"
 
-
-def test_an_exception_for_ever_fails_the_step_alone(slurm, toy):
-    code, output = toy.run("hopeless", "fine", timeout=240)
-    assert code == 1
-    assert len(toy.notes("hopeless")) == 2 and len(toy.notes("fine")) == 1
-    assert "step hopeless failed" in output and "step fine failed" not in output
-
-
-def test_exit_code_0_without_a_result_is_a_failure(slurm, toy):
-    code, output = toy.run("vanishing")
-    assert code == 1
-    assert f"its slurm job {job_of(toy, 'vanishing.0')['id']} ended with exit code 0 without reporting a result" in output
-    assert str(toy.log("vanishing.0.err")) in output
+    def check_requests(self, toy, cluster, ids):
+        assert "--mem=668M" in toy.log("hungry.0.sbatch").read_text()
+        assert "--mem=1002M" in toy.log("hungry.1.sbatch").read_text()
 
 
 def test_a_job_that_waits_long_is_healthy_and_a_held_one_is_reported(slurm, new_toy):
@@ -86,29 +42,6 @@ def test_a_job_that_waits_long_is_healthy_and_a_held_one_is_reported(slurm, new_
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert output.count(f"job {job} will not start by itself: JobHeldUser (see `scontrol show job {job}`)") == 1
-
-
-def test_a_job_that_no_node_can_run_is_reported_and_can_be_cancelled(slurm, toy):
-    process = toy.start("impossible")
-    line = next(line for line in process.stdout if line.startswith("aframe:"))
-    job = job_of(toy, "impossible.0")["id"]
-    assert line.startswith(f"aframe: step impossible waits: its slurm job {job} will not start by itself: PartitionConfig")
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and f"job {job} was cancelled" in output
-    assert slurm.jobs()[job] == "CANCELLED"
-
-
-def test_running_out_of_memory_is_named_and_the_next_attempt_has_more(slurm, toy):
-    code, output = toy.run("hungry", timeout=240)
-    assert code == 0, output
-    assert len(toy.notes("hungry")) == 2
-    if slurm.cgroups:
-        assert "was killed because memory ran out (OUT_OF_MEMORY); it had 0.7 GB" in output
-    else:  # SLURM then only sees a kill
-        assert "was killed by SIGKILL (by hand, or because memory ran out)" in output
-    assert "--mem=668M" in toy.log("hungry.0.sbatch").read_text()
-    assert "--mem=1002M" in toy.log("hungry.1.sbatch").read_text()
 
 
 @pytest.mark.parametrize(
@@ -147,73 +80,3 @@ def test_commands_through_a_prefix_like_ssh(slurm, new_toy, tmp_path, shell):
     assert len(toy.notes("fine")) == 1 and len(toy.notes("killed")) == 2
     asked = (tmp_path / "asked").read_text()
     assert "login sbatch" in asked and "login squeue" in asked
-
-
-def test_gpu_steps_by_route_and_the_rest_here(slurm, new_toy):
-    site = SITE.replace("backend: slurm", "backend: local\n  routes: {gpus: slurm, 'flak?': slurm}")
-    toy = new_toy(slurm, site)
-    code, output = toy.run("on_gpu", "fine", "flaky", "at_home", timeout=240)
-    assert code == 0, output
-    assert "on_gpu - ENGINE_EVENT - runs on slurm (executor.routes.gpus)" in output
-    assert "fine - ENGINE_EVENT - runs on local (executor.backend)" in output
-    assert "flaky - ENGINE_EVENT - runs on slurm (executor.routes.flak?)" in output
-    assert "at_home - ENGINE_EVENT - runs on local (its tag aframe/backend)" in output
-    (note,) = toy.notes("on_gpu")
-    assert note["CUDA_VISIBLE_DEVICES"] in ("0", "1") and note["SLURM_JOB_PARTITION"] == "gpu"
-    assert "SLURM_JOB_ID" not in toy.notes("fine")[0] and "SLURM_JOB_ID" in toy.notes("flaky")[0]
-
-
-def test_a_controller_away_for_30_seconds_fails_nothing(slurm, toy):
-    process = toy.start("waiting", "after_waiting")
-    toy.wait_for("waiting")
-    slurm.stop_controller()
-    time.sleep(30)
-    slurm.start_controller()
-    output = ""
-    for line in process.stdout:
-        output += line
-        if "answers again" in line:
-            (toy.notes_dir / "go").touch()
-    assert process.wait(60) == 0, output
-    assert output.count("aframe: slurm does not answer") == 1
-    assert output.count("slurm: does not answer") == 1 and output.count("slurm: answers again") == 1
-    assert len(toy.notes("waiting")) == len(toy.notes("after_waiting")) == 1
-
-
-def test_a_controller_away_when_a_job_is_submitted(slurm, toy):
-    slurm.stop_controller()
-    try:
-        process = toy.start("fine")
-        wait_until(lambda: list((toy.path / "logs").glob("*/fine.0.sbatch")), 60, "a try")
-        time.sleep(12)
-    finally:
-        slurm.start_controller()
-    output, _ = process.communicate(timeout=180)
-    assert process.returncode == 0, output
-    assert "slurm: will be submitted when slurm answers (1 core, 0.6 GB, 10 min)" in output
-    assert f"slurm: job {job_of(toy, 'fine.0')['id']} was submitted" in output
-    assert len(toy.notes("fine")) == 1
-
-
-def test_two_runs_at_once(slurm, toy):
-    first, second = toy.start("fine"), toy.start("flaky")
-    outputs = [p.communicate(timeout=240)[0] for p in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0), outputs
-    assert len(toy.notes("fine")) == 1 and len(toy.notes("flaky")) == 2
-
-
-def test_a_job_past_its_time_limit_is_warned_and_tried_again(slurm, toy):
-    code, output = toy.run("endless", timeout=300)
-    assert code == 0, output
-    assert len(toy.notes("endless")) == 2
-    assert "aframe: the job's time limit of 1 min is near; the step is interrupted" in output
-
-
-def test_fan_out_of_50(slurm, new_toy):
-    toy = new_toy(slurm, SITE, TOY_PARTS="50")
-    code, output = toy.run("fanned", timeout=580)
-    assert code == 0, output
-    (result,) = toy.notes("collected")
-    assert (result["count"], result["total"]) == (50, sum(range(50)))
-    assert len(toy.notes("part3")) == 2
-    assert len(list((toy.path / "logs").glob("*/*.job"))) == 53

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SITE, wait_until
+from conftest import wait_until
 from pydantic import ValidationError
+from slurm_cluster import SITE
 
 from aframe_ops.executor.base import Request
 from aframe_ops.executor.scheduler import BatchJob, Phase, Refused
