@@ -11,10 +11,11 @@ import pytest
 from toy_run import Toy
 
 sys.path.insert(0, str(Path(__file__).parent))
-pytest.register_assert_rewrite("contract")
 
 import kube_cluster
 from slurm_cluster import SlurmCluster, missing
+
+pytest.register_assert_rewrite("contract")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import wait_until
+from hostile_strings import ECHO, holding, hostile
 from pydantic import ValidationError
 from slurm_cluster import SITE
 
@@ -18,34 +18,6 @@ from aframe_ops.executor.base import Request
 from aframe_ops.executor.scheduler import BatchJob, Phase, Refused
 from aframe_ops.executor.slurm import Slurm
 from aframe_ops.site import SlurmSite
-
-PIECES = [
-    "'",
-    '"',
-    "`touch {}`",
-    "$(touch {})",
-    "${{IFS}}",
-    "; touch {} ;",
-    "&& touch {}",
-    "| touch {}",
-    "\n touch {}",
-    "\r",
-    "\t",
-    "*",
-    "?",
-]
-PIECES += ["[a-z]", "{{a,b}}", "~root", "../../..", "-rf", "--wrap=x", "#SBATCH --hold", "# c", "%j", "%%", "\\", "\\'", "!!"]
-PIECES += ["$HOME", "é💥", "<(touch {})", "> {}", "2>&1", "\x01", "\x7f", "(a)", "a b", "''", '""', "$'x'", "\\n"]
-
-ECHO = "import json, os, sys; json.dump([sys.argv[2:], os.getcwd(), os.environ.get('PYTHONPATH', '')], open(sys.argv[1], 'w'))"
-
-
-def hostile(marker: Path) -> list[str]:
-    """200 strings, each of which would make the file `marker` or another mess in one shell or another."""
-    single = [p.format(marker) for p in PIECES]
-    pairs = [a + b for i, a in enumerate(single) for b in (single[(7 * i + 3) % len(single)], single[(11 * i + 5) % len(single)])]
-    around = [f"ok{p}ok" for p in single if p != "-rf"] + [f"x={p} y{p}" for p in single]
-    return list(dict.fromkeys(single + around + pairs + [p + p for p in single]))[:200]
 
 
 def job_for(tmp_path: Path, number: int, argv: tuple[str, ...], **changes) -> BatchJob:
@@ -143,17 +115,17 @@ def test_a_secret_is_only_in_a_file_that_its_owner_can_read_and_that_goes_when_t
     assert secret in spec.read_text()
     assert stat.S_IMODE(spec.stat().st_mode) == 0o600
     assert stat.S_IMODE(toy.log("waiting.0.sbatch").stat().st_mode) == 0o600
-    assert _holding(secret, toy.path) == [spec]
+    assert holding(secret, toy.path) == [spec]
     slurm.client("scontrol", "release", job)
     (note,) = toy.wait_for("waiting")
     assert note["PLANTED"] == secret
-    assert _holding(secret, toy.path, slurm.folder) == []
+    assert holding(secret, toy.path, slurm.folder) == []
     for words in (["scontrol", "show", "job", "-dd", job], ["scontrol", "write", "batch_script", job, "-"], ["ps", "axww"]):
         assert secret not in slurm.client(*words).stdout
     (toy.notes_dir / "go").touch()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and secret not in output
-    assert _holding(secret, toy.path) == []
+    assert holding(secret, toy.path) == []
 
 
 def test_a_cancelled_job_leaves_no_secret(slurm, new_toy):
@@ -162,10 +134,4 @@ def test_a_cancelled_job_leaves_no_secret(slurm, new_toy):
     wait_until(lambda: list((toy.path / "logs").glob("*/fine.0.job")), 60, "the job submitted")
     process.terminate()
     process.communicate(timeout=60)
-    assert _holding("planted-secret-77ab", toy.path) == []
-
-
-def _holding(text: str, *folders: Path) -> list[Path]:
-    """Files below `folders` with `text` in them."""
-    found = subprocess.run(["grep", "-rlaF", "--", text, *map(str, folders)], capture_output=True, text=True)
-    return [Path(line) for line in found.stdout.splitlines()]
+    assert holding("planted-secret-77ab", toy.path) == []
