@@ -78,7 +78,7 @@ executor:
   # cores: 2           # for all steps together; default: all of this machine
   # memory_gb: 6
   # max_concurrent: 2  # steps at once
-{SLURM if profile == "slurm" else ""}"""
+{PROFILES.get(profile, "")}"""
 
 
 SLURM = """\
@@ -93,6 +93,22 @@ slurm:
   # command: [ssh, login.example.org]   # where sbatch is, if not here
   signal_seconds: 120    # steps are interrupted so long before their time limit
 """
+
+KUBERNETES = """\
+  # backend: local       # or: only some steps there, the others here
+  # routes: {gpus: kubernetes}
+# See docs/kubernetes.md; pods need Dagster's database, and this folder or a store on S3.
+kubernetes:
+  image: registry.example.org/aframe:latest   # yours, with this project in it
+  # namespace: my-group
+  # context: my-cluster  # of the kubeconfig
+  # secrets: [s3-credentials]   # their keys are variables of each step
+  # volumes: [{claim: aframe-runs, path: /runs}]
+  # gpu: {tolerations: [{key: nvidia.com/gpu}], products: {NVIDIA-A100-SXM4-80GB: 80}}
+"""
+
+PROFILES = {"slurm": SLURM, "kubernetes": KUBERNETES}
+"""What `--profile` adds to `site.yaml`."""
 
 
 def activation(prefix: Path, env: Mapping[str, str]) -> str:

@@ -22,6 +22,9 @@ LOG_BYTES = 20_000_000
 EVENTS_S = 30.0
 """Events are not asked for more often than this."""
 
+STEADY_S = 15.0
+"""A container that has been broken for so long is reported: its Secret is made after its Job, and pulls are tried again."""
+
 _HINTS = {
     "namespace": "change kubernetes.namespace",
     "priorityclass": "change kubernetes.priority_class",
@@ -136,8 +139,11 @@ class Kubernetes(Scheduler):
         if now == "Running":
             return JobState(Phase.RUNNING, seconds=self._since(id, "runs"))
         if reason in BROKEN:
+            lasts, limit = self._since(id, "broken"), 60 * self._site.start_minutes
+            if lasts < min(STEADY_S, limit):
+                return JobState(Phase.PENDING, words)
             words = self._once(id, "broken", words)
-            if self._since(id, "broken") < 60 * self._site.start_minutes:
+            if lasts < limit:
                 return JobState(Phase.PENDING, words, stuck=True)
             return self._give_up(id, f"could not start within {self._site.start_minutes:g} min ({words})")
         if self._since(id, reason) < 60 * self._site.start_minutes:
