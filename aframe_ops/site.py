@@ -126,7 +126,7 @@ class SlurmSite(SlurmQueue):
 _KubeName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 _KubeKey = Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")]
 _KubeValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
-_Image = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=500)]
+_Image = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+((\.|_{1,2}|-+|[:/@])[A-Za-z0-9]+)*$", max_length=500)]
 _PodPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f:]*$")]
 _Program = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-][^\x00-\x1f\x7f]*$")]
 

@@ -74,7 +74,7 @@ def test_200_hostile_strings_as_arguments_and_variables(kubernetes, scheduler, j
     answers: dict[str, tuple[str, Path]] = {}
     for number, text in enumerate(texts):
         answer = tmp_path / f"{number}.json"
-        made = job("/usr/bin/python3", "-c", ECHO, str(answer), text, python_path=text, name=f"{text}-{number}")
+        made = job("/usr/bin/python3", "-S", "-c", ECHO, str(answer), text, python_path=text, name=f"{text}-{number}")
         answers[scheduler.submit(replace(made, request=made.request._replace(memory_gb=0.05)))] = (text, answer)
     assert len(answers) == 200
     ended: set[str] = set()
