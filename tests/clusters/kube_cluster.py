@@ -17,9 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[2]
-PLACES = (REPO.parent / "shared", Path("/work/shared"))
-
+DOUBLE = Path(__file__).resolve().parents[3] / "shared" / "services" / "kubernetes" / "kube_double.py"
+"""The stand-in, in the `shared` folder beside the repository."""
 
 SITE = f"""\
 executor:
@@ -34,16 +33,10 @@ kubernetes:
 """
 
 
-def double_path() -> Path | None:
-    """The stand-in's file; None where there is no ``shared`` folder beside the repository."""
-    paths = (place / "services" / "kubernetes" / "kube_double.py" for place in PLACES)
-    return next((p for p in paths if p.exists()), None)
-
-
 def missing() -> str | None:
     """What keeps the stand-in from being started here, in words; None if nothing does."""
-    if double_path() is None:
-        return f"no Kubernetes to test with: {PLACES[0]}/services/kubernetes/kube_double.py is not there"
+    if not DOUBLE.exists():
+        return f"no Kubernetes to test with: {DOUBLE} is not there"
     if os.geteuid() != 0:
         return "the stand-in for Kubernetes mounts volumes, which needs root"
     if absent := [name for name in ("openssl", "unshare") if not shutil.which(name)]:
@@ -61,7 +54,7 @@ class KubeCluster:
     name, site = "kubernetes", SITE
 
     def __init__(self, *, cpus: int = 8, gpus: int = 2, images: set[str] | None = None):
-        spec = importlib.util.spec_from_file_location("kube_double", double_path())
+        spec = importlib.util.spec_from_file_location("kube_double", DOUBLE)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         self.schemas = module.kubernetes_validate is not None
