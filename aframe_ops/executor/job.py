@@ -64,6 +64,8 @@ def _settle(spec: dict[str, Any]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="aframe-"))
     (folder / "resolved").mkdir()
     env[LOG_VARIABLE] = str(folder / log.name)
+    for suffix in ("out", "err"):  # what is there is not captured a second time (see `compute_logs`)
+        Path(f"{env[LOG_VARIABLE]}.{suffix}").touch()
     for variable, text in spec["container"]["files"].items():
         path = folder / "resolved" / Path(env[variable]).name
         path.write_text(text)
