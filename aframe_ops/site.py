@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from aframe_assets.config_load import ConfigError
+from aframe_ops.sites.htcondor import HTCondorSite
+from aframe_ops.sites.kubernetes import KubernetesSite
+from aframe_ops.sites.part import Part
+from aframe_ops.sites.slurm import SlurmSite
 
-Backend = Literal["local", "slurm", "htcondor"]
+Backend = Literal["local", "slurm", "htcondor", "kubernetes"]
 """Names of the places where steps can run."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StoreSite(_Part):
+class StoreSite(Part):
     """Where artifacts are."""
 
     root: str = Field(default="store", description="folder, file:// URL or s3://bucket/prefix")
@@ -33,7 +32,7 @@ class StoreSite(_Part):
     cache_gb: float = Field(default=20.0, gt=0, description="size cap of that cache")
 
 
-class ExecutorSite(_Part):
+class ExecutorSite(Part):
     """Where steps run."""
 
     backend: Backend = Field(default="local", description="where a step runs that no tag and no route sends elsewhere")
@@ -60,158 +59,7 @@ class ExecutorSite(_Part):
         return tuple(dict.fromkeys([self.backend, *self.routes.values()]))
 
 
-_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,@:+-]*$")]
-
-OWN_DIRECTIVES = {
-    "partition": "slurm.partition",
-    "account": "slurm.account",
-    "qos": "slurm.qos",
-    "time": "the step's resources and executor.max_time_min",
-    "cpus-per-task": "the step's resources",
-    "mem": "the step's resources and executor.max_memory_gb",
-    "mem-per-cpu": "the step's resources and executor.max_memory_gb",
-    "mem-per-gpu": "the step's resources and executor.max_memory_gb",
-    "gres": "the step's resources and slurm.gpu.types",
-    "gpus": "the step's resources and slurm.gpu.types",
-    "signal": "slurm.signal_seconds",
-    "export": "executor.env",
-    "export-file": "executor.env",
-} | dict.fromkeys(
-    "array chdir error input job-name no-requeue nodes ntasks open-mode output parsable requeue test-only wait wrap".split(),
-    "the executor alone",
-)
-"""Options of sbatch that are not for `directives`, and what sets them."""
-
-
-def _directive(text: str) -> str:
-    found = re.fullmatch(r'--([a-z][a-z0-9-]*)(=[^\x00-\x1f\x7f"\\]+)?', text)
-    if not found:
-        raise ValueError('expected --option or --option=value, without quotes, backslashes and line ends, as in "--constraint=avx2"')
-    for option, owner in OWN_DIRECTIVES.items():
-        if option.startswith(found[1]):  # sbatch takes the beginning of a name for the name
-            raise ValueError(f"--{option} is set by {owner}")
-    return text
-
-
-class SlurmQueue(_Part):
-    """Where in SLURM a job goes. None leaves it to the cluster."""
-
-    partition: _Word | None = None
-    account: _Word | None = None
-    qos: _Word | None = None
-    directives: list[Annotated[str, AfterValidator(_directive)]] = Field(default=[], description="further #SBATCH lines: --option=value")
-
-
-class SlurmGpuQueue(SlurmQueue):
-    """What is different for steps that ask for a GPU; None and [] say: nothing."""
-
-    types: dict[_Word, Annotated[float, Field(gt=0)]] = Field(
-        default={},
-        description="gres types in order of preference, with their memory in GB; each attempt takes the next one that is large enough",
-    )
-
-
-class SlurmSite(SlurmQueue):
-    """How to use SLURM. The run directory, the store and the Python environment are on a disk that the nodes see."""
-
-    gpu: SlurmGpuQueue = SlurmGpuQueue()
-    command: list[str] = Field(default=[], description="words in front of sbatch, squeue, ...: [ssh, login] for a login node elsewhere")
-    python: str | None = Field(default=None, description="interpreter on the nodes; None: the one that submits")
-    setup: str = Field(
-        default="", description="shell lines that every job runs before Python, such as module loads; one that fails ends it"
-    )
-    signal_seconds: int = Field(default=120, ge=0, le=65535, description="how long before its time limit a step is interrupted; 0: not")
-
-
-ACCOUNT = r"[A-Za-z0-9_][A-Za-z0-9_.@-]*"
-"""Pattern of an accounting group and of its user."""
-
-OWN_COMMANDS = {
-    "accounting_group": "htcondor.accounting_group",
-    "accounting_group_user": "htcondor.accounting_group_user",
-    "request_cpus": "the step's resources",
-    "request_memory": "the step's resources and executor.max_memory_gb",
-    "request_disk": "the step's resources and htcondor.disk_gb",
-    "request_gpus": "the step's resources",
-    "gpus_minimum_memory": "the step's resources",
-    "gpus_minimum_capability": "htcondor.gpu.minimum_capability",
-    "require_gpus": "htcondor.gpu.require",
-    "container_image": "htcondor.container_image",
-    "docker_image": "htcondor.container_image",
-    "requirements": "htcondor.requirements",
-    "use_oauth_services": "htcondor.oauth_services",
-    "environment": "executor.env",
-    "env": "executor.env",
-    "getenv": "executor.env",
-    "allowed_job_duration": "the step's resources and executor.max_time_min",
-    "allowed_execute_duration": "the step's resources and executor.max_time_min",
-} | dict.fromkeys(
-    "args arguments batch_name cmd dollar else elif endif err error executable if in include initialdir input iwd kill_sig "
-    "kill_sig_timeout log log_xml max_materialize max_retries num_job_starts on_exit_hold on_exit_remove out output "
-    "periodic_release periodic_remove queue retry_until should_transfer_files stream_error stream_output transfer_executable "
-    "transfer_input_files transfer_output_files transfer_output_remaps universe use user_log when_to_transfer_output".split(),
-    "the executor alone",
-)
-"""Submit commands that are not for `HTCondorSite.commands`, and what sets them."""
-
-
-def _command(name: str) -> str:
-    bare = name.lower().removeprefix("+").removeprefix("my.")
-    for own, owner in OWN_COMMANDS.items():
-        if bare.replace("_", "") == own.replace("_", ""):  # request_cpus is the attribute RequestCpus
-            raise ValueError(f"{own} is set by {owner}")
-    return name
-
-
-def _expression(text: str) -> str:
-    depth = 0
-    for mark in re.findall(r'"[^"]*"|[()"]', text):
-        depth += {"(": 1, ")": -1}.get(mark, 0)
-        if depth < 0 or mark == '"':
-            break
-    else:
-        if depth == 0:
-            return text
-    raise ValueError("expected a ClassAd expression whose brackets and quotes are closed")
-
-
-_Value = Annotated[str, Field(pattern=r"^[^\x00-\x20\x7f$\\]([^\x00-\x1f\x7f$\\]*[^\x00-\x20\x7f$\\])?$")]
-"""One line without $ (which starts a macro of HTCondor) and backslashes."""
-
-_Expression = Annotated[_Value, AfterValidator(_expression)]
-_Command = Annotated[str, Field(pattern=r"^(\+|[Mm][Yy]\.)?[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_command)]
-_Account = Annotated[str, Field(pattern=f"^{ACCOUNT}$")]
-
-
-class HTCondorGpu(_Part):
-    """What GPUs have to be, besides having the memory that the step asks for."""
-
-    minimum_capability: float | None = Field(default=None, gt=0, description="CUDA compute capability, such as 7.0")
-    require: _Expression | None = Field(default=None, description='ClassAd expression, such as DeviceName == "NVIDIA A100-SXM4-40GB"')
-
-
-class HTCondorSite(_Part):
-    """How to use HTCondor. Values are written into submit descriptions as they are."""
-
-    accounting_group: _Account | None = Field(default=None, description="None: $LIGO_GROUP")
-    accounting_group_user: _Account | None = Field(default=None, description="None: $LIGO_USERNAME")
-    container_image: _Value | None = Field(default=None, description="a .sif file, docker://... or osdf://... with this project in it")
-    requirements: _Expression | None = Field(default=None, description="ClassAd expression that nodes must fulfil")
-    disk_gb: float = Field(default=2.0, gt=0, description="disk for steps that do not say what they need")
-    gpu: HTCondorGpu = HTCondorGpu()
-    oauth_services: list[_Word] = Field(default=[], description="tokens that jobs get, as in [scitokens]")
-    commands: dict[_Command, _Value] = Field(default={}, description="further submit commands, such as +WantIGWN: 'true'")
-    shared_disk: bool = Field(
-        default=True,
-        description="nodes see the run directory; false: the step's files are transferred, and the store has to be on S3",
-    )
-    command: list[str] = Field(default=[], description="words in front of condor_submit, condor_q, ...: [ssh, login]")
-    python: str | None = Field(default=None, description="interpreter on the nodes or in the container; None: the one that submits")
-    setup: str = Field(default="", description="shell lines that every job runs before Python; one that fails ends it")
-    signal_seconds: int = Field(default=120, ge=0, description="how long before its time limit a step is interrupted; 0: not")
-
-
-class TritonSite(_Part):
+class TritonSite(Part):
     """The Triton server of ``inference.mode: triton`` and of `aframe serve`."""
 
     url: str | None = Field(default=None, description="host:port (gRPC) of a server that already runs; None starts one for each step")
@@ -232,7 +80,7 @@ class TritonSite(_Part):
     ready_seconds: float = Field(default=180, gt=0, description="seconds that a server has until all its models are ready")
 
 
-class SiteConfig(_Part):
+class SiteConfig(Part):
     """A site. `directory` is the run directory that relative paths are relative to."""
 
     directory: Path
@@ -240,7 +88,14 @@ class SiteConfig(_Part):
     executor: ExecutorSite = ExecutorSite()
     slurm: SlurmSite = SlurmSite()
     htcondor: HTCondorSite = HTCondorSite()
+    kubernetes: KubernetesSite = KubernetesSite()
     triton: TritonSite = TritonSite()
+
+    @model_validator(mode="after")
+    def _has_image(self) -> SiteConfig:
+        if "kubernetes" in self.executor.backends and not (self.kubernetes.image or self.kubernetes.images):
+            raise ValueError("executor sends steps to kubernetes, and kubernetes.image is not set: name an image with this project in it")
+        return self
 
     @model_validator(mode="after")
     def _reaches_store(self) -> SiteConfig:

@@ -109,7 +109,20 @@ htcondor:
   signal_seconds: 120    # steps are interrupted so long before their time limit
 """
 
-BATCH = {"slurm": SLURM, "htcondor": HTCONDOR}
+KUBERNETES = """\
+  # backend: local       # or: only some steps there, the others here
+  # routes: {gpus: kubernetes}
+# See docs/kubernetes.md; pods need Dagster's database, and this folder or a store on S3.
+kubernetes:
+  image: registry.example.org/aframe:latest   # yours, with this project in it
+  # namespace: my-group
+  # context: my-cluster  # of the kubeconfig
+  # secrets: [s3-credentials]   # their keys are variables of each step
+  # volumes: [{claim: aframe-runs, path: /runs}]
+  # gpu: {tolerations: [{key: nvidia.com/gpu}], products: {NVIDIA-A100-SXM4-80GB: 80}}
+"""
+
+BATCH = {"slurm": SLURM, "htcondor": HTCONDOR, "kubernetes": KUBERNETES}
 """What `site` adds for each batch system."""
 
 

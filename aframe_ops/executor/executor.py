@@ -55,6 +55,12 @@ def _htcondor(setup: RunSetup, site: SiteConfig) -> Handler:
     return BatchHandler(setup, HTCondor(site.htcondor), _batch_options(site))
 
 
+def _kubernetes(setup: RunSetup, site: SiteConfig) -> Handler:
+    from aframe_ops.executor.kubernetes import Kubernetes
+
+    return BatchHandler(setup, Kubernetes(site.kubernetes, setup.files.folder.name), _batch_options(site))
+
+
 def _batch_options(site: SiteConfig) -> BatchOptions:
     executor = site.executor
     return BatchOptions(
@@ -66,7 +72,7 @@ def _batch_options(site: SiteConfig) -> BatchOptions:
     )
 
 
-HANDLERS: dict[str, HandlerMaker] = {"local": _local, "slurm": _slurm, "htcondor": _htcondor}
+HANDLERS: dict[str, HandlerMaker] = {"local": _local, "slurm": _slurm, "htcondor": _htcondor, "kubernetes": _kubernetes}
 """Every place where steps can run, by the name that a site or a tag gives it."""
 
 

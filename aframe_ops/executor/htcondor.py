@@ -22,7 +22,7 @@ from aframe_ops.executor import userlog
 from aframe_ops.executor.base import Request, write_private
 from aframe_ops.executor.commands import Commands, NotFound, complaint, launcher
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage, exit_words
-from aframe_ops.site import ACCOUNT, HTCondorSite
+from aframe_ops.sites.htcondor import ACCOUNT, HTCondorSite
 
 IDLE, RUNNING, REMOVED, COMPLETED, HELD = 1, 2, 3, 4, 5
 

@@ -2,7 +2,8 @@
 
 Its output is where the scheduler put it (``{log}.out`` and ``{log}.err``). The spec is a JSON object that only its owner
 may read: ``env``, ``cwd``, ``cpus``, ``time_min``, ``warn_s`` (seconds before the time limit at which the job interrupts
-itself; 0: never), ``brought`` (variables whose values are files in the folder that the job starts in).
+itself; 0: never), ``brought`` (variables whose values are files in the folder that the job starts in); in a container also
+``files`` (variable -> text of the file that it names).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from aframe_ops.executor.worker import LOG_VARIABLE, THREADS, execute, read_spec
+from aframe_ops.executor.worker import LOG_VARIABLE, THREADS, execute, open_output, read_spec
 
 WARNING_SIGNAL = signal.SIGUSR1
 """Sent by a scheduler when the time limit is near; an interrupt alone would look like a cancelled run."""
@@ -30,6 +32,8 @@ def main() -> None:
     except FileNotFoundError:
         sys.exit(f"{sys.argv[1]} is gone: this job has been started before, and a step's attempt runs once")
     start = time.monotonic()
+    if "files" in spec:
+        _settle_in_container(spec)
     signal.signal(WARNING_SIGNAL, lambda *_: _warn(spec["time_min"]))
     if spec["warn_s"]:
         timer = threading.Timer(60 * spec["time_min"] - spec["warn_s"], os.kill, (os.getpid(), WARNING_SIGNAL))
@@ -51,6 +55,33 @@ def _settle(spec: dict[str, Any]) -> None:
         spec["env"][name] = os.path.abspath(spec["env"][name])
     if spec["brought"]:
         os.makedirs(spec["cwd"], exist_ok=True)
+
+
+def _settle_in_container(spec: dict[str, Any]) -> None:
+    """Does for a process in a container what elsewhere the batch system does, or the disk that all share."""
+    # The first process of a container is deaf to signals that it does not ask for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    env = spec["env"]
+    log = Path(env[LOG_VARIABLE])
+    if log.parent.is_dir():
+        try:
+            Path(f"{log}.started").touch(exist_ok=False)
+        except FileExistsError:
+            sys.exit(f"{log}.started is there: this job has been started before, and a step's attempt runs once")
+        open_output(spec)
+        return
+    # The run directory is not to be seen from here: output stays with the container, whose log is read at its end.
+    folder = Path(tempfile.mkdtemp(prefix="aframe-"))
+    (folder / "resolved").mkdir()
+    env[LOG_VARIABLE] = str(folder / log.name)
+    for suffix in ("out", "err"):  # what is there is not captured a second time (see `compute_logs`)
+        Path(f"{env[LOG_VARIABLE]}.{suffix}").touch()
+    for variable, text in spec["files"].items():
+        path = folder / "resolved" / Path(env[variable]).name
+        path.write_text(text)
+        env[variable] = str(path)
+    if not os.path.isdir(spec["cwd"]):
+        spec["cwd"] = str(folder)
 
 
 def _warn(time_min: int) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from aframe_ops.executor.base import Request, write_private
 from aframe_ops.executor.commands import Commands, NotFound, complaint, launcher
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage, exit_words
-from aframe_ops.site import SlurmSite
+from aframe_ops.sites.slurm import SlurmSite
 
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _ENDED = {

@@ -19,7 +19,7 @@ NOTES = Path(os.environ["TOY"])
 ONCE = dg.RetryPolicy(max_retries=1)
 SMALL = resources(memory_gb=0.6, time_min=10)
 SHOWN = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_PARTITION", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "FROM_SETUP", "PLANTED")
-SHOWN += ("BATCH_SYSTEM", "AFRAME_CONFIG", "AFRAME_STEP_LOG")
+SHOWN += ("BATCH_SYSTEM", "HOSTNAME", "AFRAME_CONFIG", "AFRAME_STEP_LOG")
 
 
 def note(file: str, /, **values) -> int:

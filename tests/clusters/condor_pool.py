@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -48,13 +49,11 @@ htcondor:
   setup: |
     export FROM_SETUP='from the set-up'
 """
-    held = site + "  commands: {hold: 'true'}\n"
     held_words = "job {0} will not start by itself: submitted on hold at user's request (`condor_release {0}` lets it go on)"
     cgroups = os.geteuid() == 0 and Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists()
     memory_words = "was stopped because memory ran out; it had 0.7 GB: "
-    memory_lines = ("request_memory = 668 MB", "request_memory = 1002 MB")
+    memory = ("request_memory = 668 MB", "request_memory = 1002 MB")
     asked = ("condor_submit", "condor_q")
-    description = "submit"
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="aframe-condor-"))
@@ -97,13 +96,26 @@ htcondor:
 
     def ran(self, note: dict, record: dict) -> bool:
         """Whether what a step noted shows that it ran as the job of `record`."""
-        return note["BATCH_SYSTEM"] == "HTCondor" and self.ads(record["id"])["JobBatchName"] == record["name"]
+        return (
+            note.get("FROM_SETUP") == "from the set-up"
+            and note["BATCH_SYSTEM"] == "HTCondor"
+            and self.ads(record["id"])["JobBatchName"] == record["name"]
+        )
 
     def ran_on_gpu(self, note: dict) -> bool:
         return note["CUDA_VISIBLE_DEVICES"].startswith("GPU-")
 
     def waits(self, id: str) -> bool:
         return self.ads(id)["JobStatus"] in (1, 5)
+
+    def memory_of(self, id: str, description: Path) -> str:
+        """The words in which this job asked for memory."""
+        return re.search(r"request_memory = .*", description.with_suffix(".submit").read_text())[0]
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[str]:
+        """A site whose jobs wait until they are released."""
+        yield self.site + "  commands: {hold: 'true'}\n"
 
     def release(self, id: str) -> None:
         self.client("condor_release", id)

@@ -14,9 +14,11 @@ from toy_run import Toy
 sys.path.insert(0, str(Path(__file__).parent))
 
 import condor_pool
+import kube_cluster
 from slurm_cluster import SlurmCluster, missing
 
 SITE = SlurmCluster.site
+Cluster = SlurmCluster | condor_pool.CondorPool | kube_cluster.KubeCluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,8 +54,18 @@ def htcondor() -> Iterator[condor_pool.CondorPool]:
     pool.close()
 
 
-@pytest.fixture(params=["slurm", "htcondor"])
-def cluster(request) -> SlurmCluster | condor_pool.CondorPool:
+@pytest.fixture(scope="session")
+def kubernetes() -> Iterator[kube_cluster.KubeCluster]:
+    """The executing stand-in for Kubernetes; tests leave it idle."""
+    if reason := kube_cluster.missing():
+        pytest.skip(reason)
+    cluster = kube_cluster.KubeCluster().start()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(params=["slurm", "htcondor", "kubernetes"])
+def cluster(request) -> Cluster:
     """Every batch system in turn."""
     return request.getfixturevalue(request.param)
 
@@ -63,7 +75,7 @@ def new_toy(tmp_path) -> Iterator[Callable[..., Toy]]:
     """Makes run directories around ``batch_definitions.py`` whose steps are jobs of a cluster."""
     made: list[Toy] = []
 
-    def make(cluster: SlurmCluster | condor_pool.CondorPool, site: str | None = None, **variables: str) -> Toy:
+    def make(cluster: Cluster, site: str | None = None, **variables: str) -> Toy:
         graph = Path(__file__).with_name("batch_definitions.py")
         made.append(Toy(tmp_path / str(len(made)), graph, site or cluster.site, {**cluster.env, **variables}))
         return made[-1]

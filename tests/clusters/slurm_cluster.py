@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -67,12 +68,12 @@ slurm:
   setup: |
     export FROM_SETUP='from the set-up'
 """
-    held = site + "  directives: [--hold]\n"
     held_words = "job {0} will not start by itself: JobHeldUser (see `scontrol show job {0}`)"
     memory_words = "was killed because memory ran out (OUT_OF_MEMORY); it had 0.7 GB"
-    memory_lines = ("--mem=668M", "--mem=1002M")
+    memory = ("--mem=668M", "--mem=1002M")
     asked = ("sbatch", "squeue")
-    description = "sbatch"
+    impossible = "PartitionConfig"
+    impatient = ""
 
     def __init__(self, *, cpus: int = 8, memory_mb: int = 16000, gpus: int = 2, accounting: bool = False, memory_s: int = 900):
         # Not pytest's folder: munge's socket has a path of at most 107 characters.
@@ -124,13 +125,27 @@ slurm:
 
     def ran(self, note: dict, record: dict) -> bool:
         """Whether what a step noted shows that it ran as the job of `record`."""
-        return (note["SLURM_JOB_ID"], note["SLURM_JOB_NAME"]) == (record["id"], record["name"])
+        if note.get("FROM_SETUP") != "from the set-up":
+            return False
+        return (note["SLURM_JOB_ID"], note["SLURM_JOB_NAME"]) == (
+            record["id"],
+            record["name"],
+        )
 
     def ran_on_gpu(self, note: dict) -> bool:
         return note["CUDA_VISIBLE_DEVICES"] in ("0", "1") and note["SLURM_JOB_PARTITION"] == "gpu"
 
     def waits(self, id: str) -> bool:
         return self.jobs()[id] == "PENDING"
+
+    def memory_of(self, id: str, description: Path) -> str:
+        """The words in which this job asked for memory."""
+        return re.search(r"--mem=\S+", description.with_suffix(".sbatch").read_text())[0]
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[str]:
+        """A site whose jobs wait until they are released."""
+        yield self.site + "  directives: [--hold]\n"
 
     def release(self, id: str) -> None:
         self.client("scontrol", "release", id)

@@ -1,7 +1,7 @@
 """What every step may do on every batch system: succeed, fail, be killed, vanish, wait, be cancelled.
 
-SLURM is the real daemons. HTCondor is the executing stand-in of `condor_pool`: its submit language and logs are real, its
-queue is not.
+SLURM is the real daemons. HTCondor and Kubernetes are the executing stand-ins of `condor_pool` and `kube_cluster`, which say
+what in them is real.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import time
 import pytest
 from condor_pool import CondorPool
 from conftest import SITE, job_of, wait_until
+from kube_cluster import KubeCluster
 
-CONDOR = CondorPool.site
+CONDOR, KUBE = CondorPool.site, KubeCluster.site
 
 
 @pytest.mark.quick
@@ -27,7 +28,7 @@ def test_success_exception_with_retry_and_kill(cluster, toy):
     assert record["backend"] == cluster.name and cluster.ended_well(record["id"])
     (ran,) = toy.notes("fine")
     assert cluster.ran(ran, record)
-    assert ran["FROM_SETUP"] == "from the set-up" and ran["OMP_NUM_THREADS"] == "1" and ran["seed"] == 7
+    assert ran["OMP_NUM_THREADS"] == "1" and ran["seed"] == 7
     assert f"runs on {cluster.name} (executor.backend)" in output
     assert f"its {cluster.name} job {job_of(toy, 'killed.0')['id']} was killed by SIGKILL" in output
     # output: the step's files, and the line that is meant for the user
@@ -73,18 +74,33 @@ def test_exit_code_0_without_a_result_is_a_failure(cluster, toy):
 
 
 def test_a_job_that_waits_long_is_healthy_and_a_held_one_is_reported(cluster, new_toy):
-    toy = new_toy(cluster, cluster.held)
-    process = toy.start("fine")
-    wait_until(lambda: list((toy.path / "logs").glob("*/fine.0.job")), 300, "the job submitted")
-    job = job_of(toy, "fine.0")["id"]
-    time.sleep(10)
-    assert process.poll() is None and cluster.waits(job)
-    cluster.release(job)
-    output, _ = process.communicate(timeout=300)
+    with cluster.hold() as site:
+        toy = new_toy(cluster, site)
+        process = toy.start("fine")
+        wait_until(lambda: list((toy.path / "logs").glob("*/fine.0.job")), 300, "the job submitted")
+        job = job_of(toy, "fine.0")["id"]
+        time.sleep(10)
+        assert process.poll() is None and cluster.waits(job)
+        cluster.release(job)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     said = cluster.held_words.format(job)
     assert output.count(f"aframe: step fine waits: its {cluster.name} {said}") == 1
     assert output.count(f"ENGINE_EVENT - {cluster.name}: {said}") == 1
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "kubernetes"], indirect=True)
+def test_a_job_that_no_node_can_run_is_reported_and_can_be_cancelled(cluster, new_toy):
+    toy = new_toy(cluster, cluster.site + cluster.impatient)
+    process = toy.start("impossible")
+    line = next(line for line in process.stdout if line.startswith("aframe:"))
+    job = job_of(toy, "impossible.0")["id"]
+    assert line.startswith(f"aframe: step impossible waits: its {cluster.name} job {job} will not start by itself: {cluster.impossible}")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and f"job {job} was cancelled" in output
+    wait_until(lambda: job not in cluster.active(), 20, "the job gone")
+    assert not cluster.ended_well(job)
 
 
 def test_running_out_of_memory_is_named_and_the_next_attempt_has_more(cluster, toy):
@@ -93,10 +109,11 @@ def test_running_out_of_memory_is_named_and_the_next_attempt_has_more(cluster, t
     assert len(toy.notes("hungry")) == 2
     if cluster.cgroups:
         assert cluster.memory_words in output
-    elif cluster.name == "slurm":  # it then only sees a kill
+    elif cluster.name != "htcondor":  # then there is only a kill to be seen
         assert "was killed by SIGKILL (by hand, or because memory ran out)" in output
-    for number, line in enumerate(cluster.memory_lines):
-        assert line in toy.log(f"hungry.{number}.{cluster.description}").read_text()
+    for number, words in enumerate(cluster.memory):
+        record = toy.log(f"hungry.{number}.job")
+        assert cluster.memory_of(job_of(toy, f"hungry.{number}")["id"], record) == words
 
 
 @pytest.mark.parametrize(
@@ -127,6 +144,8 @@ def test_running_out_of_memory_is_named_and_the_next_attempt_has_more(cluster, t
             CONDOR + "  command: [/nonexistent/ssh, login]\n",
             "/nonexistent/ssh: No such file or directory; htcondor.",
         ),
+        ("kubernetes", "fine", KUBE + "  namespace: nowhere\n", 'namespaces "nowhere" not found (change kubernetes.namespace)'),
+        ("kubernetes", "fine", KUBE.replace("image: ", "images: {gpu: x}\n  #"), "no image for it: set kubernetes.image"),
     ],
 )
 def test_a_refused_job_fails_its_step_with_the_schedulers_words_and_the_key_to_change(request, new_toy, name, asset, site, said):
@@ -140,6 +159,7 @@ def test_a_refused_job_fails_its_step_with_the_schedulers_words_and_the_key_to_c
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize("cluster", ["slurm", "htcondor"], indirect=True)
 def test_commands_through_a_prefix_like_ssh(cluster, new_toy, tmp_path, shell):
     """ssh joins its words and has a shell read them again."""
     ssh = tmp_path / "ssh"
@@ -165,7 +185,8 @@ def test_gpu_steps_by_route_and_the_rest_here(cluster, new_toy):
     assert "at_home - ENGINE_EVENT - runs on local (its tag aframe/backend)" in output
     (note,) = toy.notes("on_gpu")
     assert cluster.ran_on_gpu(note)
-    assert "FROM_SETUP" not in toy.notes("fine")[0] and "FROM_SETUP" in toy.notes("flaky")[0]
+    assert cluster.ran(toy.notes("flaky")[0], job_of(toy, "flaky.0"))
+    assert {path.name for path in (toy.path / "logs").glob("*/*.job")} == {"on_gpu.0.job", "flaky.0.job", "flaky.1.job"}
 
 
 def test_a_controller_away_for_30_seconds_fails_nothing(cluster, toy):
@@ -189,7 +210,7 @@ def test_a_controller_away_when_a_job_is_submitted(cluster, toy):
     cluster.stop_controller()
     try:
         process = toy.start("fine")
-        wait_until(lambda: list((toy.path / "logs").glob(f"*/fine.0.{cluster.description}")), 300, "a try")
+        wait_until(lambda: list((toy.path / "logs").glob("*/fine.0.json")), 300, "a try")
         time.sleep(12)
     finally:
         cluster.start_controller()

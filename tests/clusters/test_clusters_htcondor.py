@@ -17,7 +17,7 @@ from aframe_ops.executor.base import Request
 from aframe_ops.executor.htcondor import HTCondor, description
 from aframe_ops.executor.scheduler import Phase, Refused, Unreachable
 from aframe_ops.executor.userlog import parse
-from aframe_ops.site import HTCondorSite
+from aframe_ops.sites.htcondor import HTCondorSite
 
 TRANSCRIPTS = condor_pool.SHARED / "transcripts"
 

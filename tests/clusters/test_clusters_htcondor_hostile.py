@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from aframe_ops.executor.htcondor import HTCondor, description
 from aframe_ops.executor.scheduler import Phase, Refused
-from aframe_ops.site import HTCondorSite
+from aframe_ops.sites.htcondor import HTCondorSite
 
 MACROS = [
     "$(HOME)",

@@ -12,7 +12,7 @@ from slurm_cluster import SlurmCluster
 from aframe_ops.executor.base import Request
 from aframe_ops.executor.scheduler import BatchJob, Phase
 from aframe_ops.executor.slurm import Slurm
-from aframe_ops.site import SlurmSite
+from aframe_ops.sites.slurm import SlurmSite
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from aframe_ops.executor.scheduler import Phase, Refused
 from aframe_ops.executor.slurm import Slurm
-from aframe_ops.site import SlurmSite
+from aframe_ops.sites.slurm import SlurmSite
 
 
 def test_200_hostile_strings_as_arguments_paths_and_directives(slurm, tmp_path, monkeypatch):

@@ -17,7 +17,8 @@ from aframe_ops.executor.batch import BatchOptions, describe_usage, job_name, pa
 from aframe_ops.executor.routing import named_by
 from aframe_ops.executor.scheduler import BatchJob, Refused, Usage
 from aframe_ops.executor.slurm import _seconds, directives, script
-from aframe_ops.site import SlurmSite, load_site
+from aframe_ops.site import load_site
+from aframe_ops.sites.slurm import SlurmSite
 
 JOB = BatchJob(
     "step.0-abc", Request(cpus=2, memory_gb=4, time_min=30), 0, ("python", "-c", "pass"), Path("s.json"), Path("/x/log"), Path("/x")
