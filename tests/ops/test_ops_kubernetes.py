@@ -195,7 +195,7 @@ def test_answers_of_the_server(status, reason, message, kind):
     [
         ("executor: {backend: kubernetes}", "kubernetes.image is not set"),
         ("kubernetes: {namespace: 'A b'}", "kubernetes.namespace = 'A b'"),
-        ("kubernetes: {volumes: [{path: /d}]}", "kubernetes.volumes.0: Value error, expected exactly one of claim, secret, empty_gb"),
+        ("kubernetes: {volumes: [{path: /d}]}", "Value error, expected exactly one of claim, secret, empty_gb"),
         ("kubernetes: {volumes: [{path: /d/../e, claim: c}]}", "'..' is not allowed"),
         ("kubernetes: {volumes: [{path: /dev/shm/, claim: c}]}", "mounted by the executor itself"),
         ("kubernetes: {volumes: [{path: /d, claim: c}, {path: /d/, claim: e}]}", "more than one at /d"),
