@@ -113,6 +113,11 @@ class TriggerChooser:
         """With these thresholds."""
         return cls(thresholds.filtered.value, thresholds.joint.value, Reach.of(inference))
 
+    @property
+    def span(self) -> int:
+        """See `Chooser`."""
+        return self.reach.boxcar - 1
+
     def triggers(self, scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Triggers among the outputs [slide, output], bool.
 

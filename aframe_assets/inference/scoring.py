@@ -168,7 +168,13 @@ class NetworkScorer(ABC):
 
 
 class Chooser(Protocol):
-    """Which outputs are worth a cascade's second network."""
+    """Which outputs are worth a cascade's second network.
+
+    Attributes:
+        span: a changed score changes what is said of a trigger, and what is looked at for it, at most so many outputs away.
+    """
+
+    span: int
 
     def look(self, scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Outputs (slide, output), bool, that the second network scores to judge what the first found.
@@ -226,10 +232,13 @@ class CascadeScorer:
         filtering = self.first.rescored(plain, offsets, wanted, change)
         look = (self.chooser.look(filtering[None], wanted[None]) & wanted)[0]
         unknown = change.reached | (before == NOT_KEPT)
-        after = self.second.replaced(before, offsets, look & unknown, change)
+        # a trigger further away is what it was: quiet, if anything behind it was not kept
+        near = np.convolve(change.reached, np.ones(2 * self.chooser.span + 1))[self.chooser.span :][: len(wanted)] > 0.5
+        judged = look & unknown & near
+        after = self.second.replaced(before, offsets, judged, change)
         keep = (self.chooser.keep(filtering[None], np.where(look, after, np.nan)[None], wanted[None]) & wanted)[0]
         keep |= _broken(filtering, wanted) | _broken(after, look)
-        after = self.second.replaced(after, offsets, keep & ~look & unknown, change)
+        after = self.second.replaced(after, offsets, keep & unknown & ~judged, change)
         return np.where(wanted & ~keep, NOT_KEPT, after)
 
 

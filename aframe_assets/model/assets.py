@@ -84,8 +84,14 @@ def _train(job: Job, config: Config):
 
     leader = None
     if job.asset == "filter_model":
+        from aframe_assets.inference.cascade import Thresholds
+        from aframe_assets.model.background_scores import BackgroundScores
         from aframe_assets.model.bundle import load_bundle
+        from aframe_assets.model.importing import BACKGROUND_SCORES
 
+        # too little background for a cascade's thresholds is told here, and not by the search after this training
+        scores = BackgroundScores.read(job.path("model", BACKGROUND_SCORES)).slides
+        Thresholds.of(scores, scores, job.config.inference)
         leader = load_bundle(job.path("model")).network
     return train(
         config,

@@ -100,22 +100,9 @@ class Follower(Detector):
         return nn.functional.smooth_l1_loss(logits.float(), target)
 
     def more_metrics(self, scores: Scores, data: ValidationSet) -> dict[str, float]:
-        """Of validation background: `valid_correlation` of the two scores (Pearson), and `valid_agreement`, see `agreement`."""
+        """Of validation background: `valid_correlation` of the two scores (Pearson)."""
         if self._leads is None:
             self._leads = score_noise(self._leader[0].to(self.device), data, self.training_config.batch_size)
         ours, theirs = np.concatenate(scores.background), np.concatenate(self._leads)
         alike = float(np.corrcoef(ours, theirs)[0, 1]) if ours.std() > 0 < theirs.std() else 0.0
-        return {"valid_correlation": alike, "valid_agreement": agreement(ours, theirs)}
-
-
-def agreement(followers: np.ndarray, leaders: np.ndarray, loud: float = 0.01, kept: float = 0.04) -> float:
-    """Of the share `loud` of background windows that are loudest for the leader, how many are among the share `kept` of the follower.
-
-    Args:
-        followers, leaders: scores of the same windows (n,), n > 0; of equal scores of the follower at the edge none is kept.
-        loud, kept: 0 ... 1.
-    """
-    count = max(1, round(loud * len(leaders)))
-    chosen = np.argsort(-leaders, kind="stable")[:count]
-    first_lost = min(len(followers) - 1, max(1, round(kept * len(followers))))
-    return float((followers[chosen] > np.sort(followers)[::-1][first_lost]).mean())
+        return {"valid_correlation": alike}

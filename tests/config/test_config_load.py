@@ -264,6 +264,10 @@ def test_a_filter_needs_background_for_its_threshold_and_weights_need_a_filter(t
     assert build_config(data | {"inference": {"cascade": {"keep": 0.07}}}).model.trains
     given = build_config({"preset": "demo", "model": data["model"] | {"weights": "w", "filter_weights": "f"}})
     assert not given.model.trains
+    # the joint network is given and its filter is trained here
+    half = {"preset": "demo", "model": model | {"weights": "w", "training": {"background_livetime": 900}}}
+    with pytest.raises(ConfigError, match=r"cascade\.keep = 0\.05: expected a share of .* 900 s"):
+        build_config(half)
     with pytest.raises(ConfigError, match=r"filter_weights = f: expected a network in model\.filter"):
         build_config({"preset": "demo", "model": {"filter_weights": "f"}})
     path = tmp_path / "aframe.yaml"

@@ -8,7 +8,7 @@ import pytest
 from aframe_assets.config import Inference
 from aframe_assets.inference.cascade import AROUND, MARGIN, Reach, Threshold, Thresholds, TriggerChooser
 from aframe_assets.inference.clustering import cluster_slides, detection_statistic
-from aframe_assets.inference.scoring import NOT_KEPT
+from aframe_assets.inference.scoring import NOT_KEPT, CascadeScorer, Change, Layout, NetworkScorer
 from aframe_assets.inference.windows import needed
 
 RATES = [(4, 1.5, 8.0), (16, 1.0, 4.0), (2, 0.0, 1.0)]
@@ -194,3 +194,43 @@ def test_background_too_short_for_a_threshold_is_refused():
         Threshold.of([np.zeros(20)], Reach.of(settings()), 4.0, 0.05)
     with pytest.raises(ValueError, match=r"cascade.keep: the share 0.0018 of 250 s .* less than the 9.75 s around one trigger"):
         Thresholds.of([np.zeros(1000)], [np.zeros(1000)], settings(keep=0.01))
+
+
+class Table(NetworkScorer):
+    """A scorer of one slide whose scores are given; it notes for which outputs it was asked."""
+
+    layout = Layout(kernel=8, context=0, stride=1, size=1000)
+
+    def __init__(self, scores: np.ndarray, later: np.ndarray | None = None) -> None:
+        self.table, self.later, self.asked = scores, later, np.zeros(len(scores), bool)
+
+    def scores(self, offsets, wanted):
+        self.asked |= wanted[0]
+        return np.where(wanted, self.table, np.nan)
+
+    def changed(self, change):
+        other = Table(self.later)
+        other.asked = self.asked
+        return other
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_after_a_change_only_what_it_can_alter_is_judged_again(seed):
+    rng, n, shift = np.random.default_rng(seed), 900, np.zeros((1, 2))
+    (joint,), (filtering,) = slides(1, n, rng, 0.3)
+    first, stop = 400, 430
+    reached = (np.arange(n) >= first) & (np.arange(n) < stop)
+    bump = np.where(reached, rng.exponential(4, n), 0.0)
+    reach, wanted = Reach(half=12, boxcar=5), np.ones((1, n), bool)
+    chooser = TriggerChooser(0.4, 0.8, reach)
+    second = Table(joint, joint + bump)
+    run = CascadeScorer(Table(filtering, filtering + bump), second, chooser)
+    (before,) = run.scores(shift, wanted)
+    second.asked[:] = False
+    after = run.rescored(before, shift[0], wanted[0], Change([], [], reached))
+    (fresh,) = CascadeScorer(Table(filtering + bump), Table(joint + bump), chooser).scores(shift, wanted)
+    assert np.array_equal(after, fresh) and not np.array_equal(before, after)
+    near = np.arange(n)
+    near = (near >= first - chooser.span - reach.before) & (near < stop + chooser.span + reach.after)
+    quiet = chooser.look(filtering[None], wanted)[0] & (before == NOT_KEPT)
+    assert second.asked.any() and not second.asked[~near].any() and quiet[~near].sum() > 20

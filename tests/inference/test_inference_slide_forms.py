@@ -194,6 +194,8 @@ def test_slides_are_handled_together_as_memory_allows(engines):
 class Everything:
     """A chooser that keeps all, or of each slide what is above a threshold."""
 
+    span = 0
+
     def __init__(self, threshold=-np.inf):
         self.threshold = threshold
 

@@ -60,7 +60,7 @@ def test_the_filter_is_trained_with_its_own_architecture_and_imported_with_its_s
     assert bundle.architecture == config.model.filter
     assert bundle.description["provenance"]["inputs"]["model"] == store.manifest("model").handle.identity
     rows = (folder / "metrics.csv").read_text().splitlines()
-    assert "valid_agreement" in rows[0] and len(rows) == 2
+    assert "valid_correlation" in rows[0] and len(rows) == 2
     assert {c["name"] for c in manifest.checks} == {"validation_metric_above_chance", "training_loss_finite"}
     scores = BackgroundScores.read(folder / BACKGROUND_SCORES)
     joint = BackgroundScores.read(store.open_local(store.manifest("model").handle) / BACKGROUND_SCORES)

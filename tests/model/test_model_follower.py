@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aframe_assets.config_load import build_config
-from aframe_assets.model.lightning_module import Follower, agreement
+from aframe_assets.model.lightning_module import Follower
 from aframe_assets.model.training import newest_checkpoint, train
 from aframe_assets.model.validation import ValidationSet, score
 
@@ -55,14 +55,3 @@ def test_labels_are_not_asked_and_loud_differences_count_linearly(tiny_config):
     for labels in (torch.zeros(4, 1), torch.ones(4, 1)):
         # x^2 / 2 below a difference of 1, |x| - 1 / 2 above
         assert module.compare(x, logits, labels).item() == pytest.approx((0 + 0.125 + 2.5 + 99.5) / 4, rel=1e-5)
-
-
-def test_agreement_counts_the_leader_s_loudest_among_what_the_follower_keeps():
-    leader = np.arange(1000.0)
-    assert agreement(leader, leader) == 1 and agreement(-leader, leader) == 0
-    follower = np.zeros(1000)
-    follower[-10:-4] = 5.0
-    follower[:60] = 1.0
-    # of the leader's 10 loudest 6 are loud; the follower keeps 40, of which 34 are elsewhere
-    assert agreement(follower, leader) == 0.6
-    assert agreement(follower, leader, loud=0.004) == 0 and agreement(np.ones(1000), leader) == 0
