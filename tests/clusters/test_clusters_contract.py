@@ -11,6 +11,7 @@ import re
 import signal
 import time
 
+import dagster as dg
 import pytest
 from condor_pool import CondorPool
 from conftest import SITE, job_of, wait_until
@@ -201,8 +202,10 @@ def test_a_controller_away_for_30_seconds_fails_nothing(cluster, toy):
         if "answers again" in line:
             (toy.notes_dir / "go").touch()
     assert process.wait(300) == 0, output
-    assert output.count(f"aframe: {cluster.name} does not answer") == 1
-    assert output.count(f"{cluster.name}: does not answer") == 1 and output.count(f"{cluster.name}: answers again") == 1
+    # once, unless a slow machine makes it silent again
+    told = output.count(f"aframe: {cluster.name} does not answer")
+    assert 1 <= told <= 2
+    assert output.count(f"{cluster.name}: does not answer") == output.count(f"{cluster.name}: answers again") == told
     assert len(toy.notes("waiting")) == len(toy.notes("after_waiting")) == 1
 
 
@@ -222,6 +225,9 @@ def test_a_controller_away_when_a_job_is_submitted(cluster, toy):
 
 
 def test_two_runs_at_once(cluster, toy):
+    # two that both make Dagster's tables would be a test of Dagster
+    with dg.DagsterInstance.from_config(str(toy.path / "dagster_home")):
+        pass
     first, second = toy.start("fine"), toy.start("flaky")
     outputs = [p.communicate(timeout=400)[0] for p in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), outputs
