@@ -22,6 +22,7 @@ from dagster._utils.error import SerializableErrorInfo
 
 from aframe_ops.executor.base import RELAYED, Attempt, Handler, Relayed, Request, RunSetup, relay, reported, write_private
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage
+from aframe_ops.executor.usage import describe_usage
 from aframe_ops.executor.worker import LOG_VARIABLE
 
 MEMORY_PER_ATTEMPT = 1.5
@@ -41,6 +42,9 @@ OVERTIME_S = 180.0
 
 LOST_S = 60.0
 """A job that its scheduler has not known for so long is lost."""
+
+GATHER_S = 1.0
+"""Steps of a fan-out that start within so many seconds of each other are submitted together."""
 
 RETRY_S = 20.0
 """Seconds until a scheduler that did not answer is asked again (each vain question may block for many seconds)."""
@@ -110,6 +114,7 @@ class BatchHandler(Handler):
         self._plan: Any = None
         self._next_poll = self._next_relay = 0.0
         self._silent_since: float | None = None
+        self._gathering_until: float | None = None
         self._stopping_since: float | None = None
 
     @property
@@ -133,7 +138,10 @@ class BatchHandler(Handler):
         tracked = _Tracked(
             attempt, context.get_step_context(attempt.step), self._write(context, attempt), Relayed(self.setup.files.of(attempt, "relay"))
         )
-        if self._silent_since is None:
+        gathered = self._scheduler.together > 1 and "[" in attempt.step
+        if gathered:
+            self._gathering_until = time.monotonic() + GATHER_S
+        elif self._silent_since is None:
             try:
                 self._submit(tracked)
             except Unreachable as e:
@@ -142,7 +150,9 @@ class BatchHandler(Handler):
         request = tracked.job.request
         gpus = f"{request.gpus} GPU{'s' * (request.gpus > 1)}, " if request.gpus else ""
         wants = f"{request.cpus} core{'s' * (request.cpus > 1)}, {gpus}{request.memory_gb:.3g} GB, {request.time_min} min"
-        return f"job {tracked.id} ({wants})" if tracked.id else f"will be submitted when {self.name} answers ({wants})"
+        if tracked.id:
+            return f"job {tracked.id} ({wants})"
+        return f"will be submitted {'with others' if gathered else f'when {self.name} answers'} ({wants})"
 
     def state(self, attempt: Attempt) -> str | None:
         self._tick()
@@ -221,6 +231,9 @@ class BatchHandler(Handler):
         except Unreachable:
             tracked.doubtful = True
             raise
+        self._submitted(tracked)
+
+    def _submitted(self, tracked: _Tracked) -> None:
         tracked.seen = time.monotonic()
         record = {"backend": self.name, "id": tracked.id, "name": tracked.job.name}
         write_private(self.setup.files.of(tracked.attempt, "job"), json.dumps(record))
@@ -239,11 +252,14 @@ class BatchHandler(Handler):
             self._next_relay = moment + 1.0
             for tracked in self._live():
                 tracked.relayed.pump()
-        if moment < self._next_poll and not now:
+        gathered = self._gathering_until is not None and moment >= self._gathering_until and self._silent_since is None
+        if gathered:
+            self._gathering_until = None
+        if moment < self._next_poll and not now and not gathered:
             return
         try:
             submitted = [t for t in self._live() if t.id]
-            waiting = [t for t in self._live() if t.id is None and self._stopping_since is None]
+            waiting = [t for t in self._live() if t.id is None and self._stopping_since is None and self._gathering_until is None]
             if submitted:
                 self._poll(submitted)
             self._submit_waiting(waiting)
@@ -255,13 +271,38 @@ class BatchHandler(Handler):
             self._next_poll = time.monotonic() + self._options.poll_s
 
     def _submit_waiting(self, waiting: Sequence[_Tracked]) -> None:
-        for tracked in waiting:
+        for group in self._groups(waiting):
             try:
-                self._submit(tracked)
+                if len(group) == 1:
+                    self._submit(group[0])
+                else:
+                    self._submit_together(group)
             except Refused as e:
-                self._end(tracked, f"was refused: {e}")
+                for tracked in group:
+                    self._end(tracked, f"was refused: {e}")
             else:
-                self._tell(f"job {tracked.id} was submitted", tracked)
+                for tracked in group:
+                    self._tell(f"job {tracked.id} was submitted", tracked)
+
+    def _groups(self, waiting: Sequence[_Tracked]) -> Iterator[Sequence[_Tracked]]:
+        """Those that may be submitted together."""
+        alike: dict[Any, list[_Tracked]] = {}
+        for tracked in waiting:
+            job = tracked.job
+            # one that may exist is asked for by itself
+            alike.setdefault((job.request, job.number, job.folder, job.python_path, tracked.doubtful and job.name), []).append(tracked)
+        for group in alike.values():
+            yield from (group[i : i + self._scheduler.together] for i in range(0, len(group), self._scheduler.together))
+
+    def _submit_together(self, group: Sequence[_Tracked]) -> None:
+        try:
+            ids = self._scheduler.submit_together([t.job for t in group])
+        except Unreachable:
+            for tracked in group:
+                tracked.doubtful = True
+            raise
+        for tracked, tracked.id in zip(group, ids, strict=True):
+            self._submitted(tracked)
 
     def _poll(self, asked: Sequence[_Tracked]) -> None:
         states = self._scheduler.poll([t.id for t in asked if t.id])
@@ -340,20 +381,3 @@ class BatchHandler(Handler):
     def _tell(self, message: str, tracked: _Tracked | None = None, metadata: Mapping[str, Any] | None = None) -> None:
         context = self._plan if tracked is None else tracked.context
         DagsterEvent.engine_event(context, f"{self.name}: {message}", EngineEventData(metadata=metadata or {}))
-
-
-def describe_usage(request: Request, usage: Usage) -> tuple[str, dict[str, dg.MetadataValue]]:
-    """`usage` beside what was asked for: in words, and as metadata (efficiencies from 0 to 1, GB, seconds); empty for nothing known."""
-    words: list[str] = []
-    metadata: dict[str, dg.MetadataValue] = {}
-    if usage.cpu_s is not None and usage.elapsed_s:
-        efficiency = usage.cpu_s / (usage.elapsed_s * request.cpus)
-        words.append(f"{efficiency:.0%} of {request.cpus} core{'s' * (request.cpus > 1)} for {usage.elapsed_s:.0f} s")
-        metadata["cpu efficiency"] = dg.MetadataValue.float(round(float(efficiency), 4))
-        metadata["elapsed (s)"] = dg.MetadataValue.float(round(float(usage.elapsed_s), 1))
-    if usage.max_memory_gb is not None:
-        words.append(f"{usage.max_memory_gb:.3g} of {request.memory_gb:.3g} GB")
-        metadata["max memory (GB)"] = dg.MetadataValue.float(round(float(usage.max_memory_gb), 4))
-    if usage.host and words:
-        metadata["host"] = dg.MetadataValue.text(usage.host)
-    return ", ".join(words), metadata

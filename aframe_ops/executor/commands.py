@@ -63,10 +63,13 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
     return "; ".join(lines)[:500] or f"exit code {done.returncode} without a word"
 
 
-def launcher(job: BatchJob, setup: str, key: str) -> str:
+def launcher(job: BatchJob, setup: str, key: str, command: str | None = None) -> str:
     """Lines of bash that become `job`'s process: its folder, the site's set-up lines (of `key`), its command.
 
     They hold nothing secret; variables come from the job's spec.
+
+    Args:
+        command: bash for another command than `job`'s.
     """
     lines = [f"cd -- {shlex.quote(str(job.folder))}"]
     if setup.strip():
@@ -76,5 +79,5 @@ def launcher(job: BatchJob, setup: str, key: str) -> str:
         lines.append("trap - ERR")
     if job.python_path:
         lines.append(f"export PYTHONPATH={shlex.quote(job.python_path)}${{PYTHONPATH:+:$PYTHONPATH}}")
-    lines.append(f"exec {shlex.join(job.argv)}")
+    lines.append(f"exec {command or shlex.join(job.argv)}")
     return "\n".join(lines) + "\n"

@@ -137,6 +137,9 @@ class Scheduler(ABC):
     warn_s: float = 0.0
     """Seconds before its time limit at which a job interrupts itself; 0 where the scheduler does that, or nobody."""
 
+    together: int = 1
+    """How many jobs that differ in nothing but their command `submit_together` takes at once; 1: it is not asked to."""
+
     shared_disk: bool = True
     """False: jobs start in a folder of their own, to which the scheduler brings `BatchJob.spec` and `BatchJob.files`, and
     from which it brings back new files beside `BatchJob.log`."""
@@ -149,6 +152,15 @@ class Scheduler(ABC):
             Refused: it will never be taken.
             Unreachable: not now. `find` is asked before the same job is submitted again.
         """
+
+    def submit_together(self, jobs: Sequence[BatchJob]) -> Sequence[str]:
+        """Submits jobs with the same request, number, folder and interpreter in one request; their ids, in their order.
+
+        Raises:
+            Refused: none of them will ever be taken.
+            Unreachable: not now; either all of them have been submitted or none. `find` knows each by its own name.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def find(self, name: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,6 +53,10 @@ _HINTS = {
 }
 
 
+ARRAY = 500
+"""Jobs of one array; SLURM's own limit (MaxArraySize) is 1001 unless a cluster sets another."""
+
+
 class Slurm(Scheduler):
     """The SLURM that `site` describes."""
 
@@ -61,11 +66,25 @@ class Slurm(Scheduler):
         self._site = site
         self._call = Commands(site.command, "slurm.command", dropped=("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_"), kept=("SLURM_CONF",))
         self.python = site.python or sys.executable
+        self.together = ARRAY if site.arrays else 1
         self._requests: dict[str, Request] = {}
+        self._places: dict[str, tuple[str, int]] = {}
         self._accounting = True
 
     def submit(self, job: BatchJob) -> str:
-        text = script(job, self._site)
+        id = self._sbatch(script(job, self._site), job)
+        self._requests[id] = job.request
+        return id
+
+    def submit_together(self, jobs: Sequence[BatchJob]) -> Sequence[str]:
+        text = array_script(jobs, self._site)
+        self._places |= {job.name: (jobs[0].name, place) for place, job in enumerate(jobs)}
+        array = self._sbatch(text, jobs[0])
+        ids = [f"{array}_{place}" for place in range(len(jobs))]
+        self._requests |= {id: job.request for id, job in zip(ids, jobs, strict=True)}
+        return ids
+
+    def _sbatch(self, text: str, job: BatchJob) -> str:
         write_private(job.log.with_name(job.log.name + ".sbatch"), text)
         # On the command line these prevail over SBATCH_EXPORT and its like.
         try:
@@ -78,18 +97,20 @@ class Slurm(Scheduler):
         found = re.search(r"^(\d+)(;\S+)?\s*$", done.stdout, re.MULTILINE)
         if not found:
             raise Unreachable(f"sbatch answered {done.stdout.strip()[:200]!r} where the id of a job was expected")
-        self._requests[found[1]] = job.request
         return found[1]
 
     def find(self, name: str) -> str | None:
-        done = self._ask("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%A")
-        return next(iter(done.stdout.split()), None)
+        submitted, place = self._places.get(name, (name, None))
+        # of an array the id that all its jobs have in common
+        done = self._ask("squeue", "--noheader", "--states=all", f"--name={submitted}", "--format=%F")
+        found = next(iter(done.stdout.split()), None)
+        return found if found is None or place is None else f"{found}_{place}"
 
     def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:
         # Fixed widths, because no separator is plain in every shell.
-        widths = {"JobID": 20, "State": 20, "exit_code": 12, "TimeUsed": 20, "Reason": 120}
+        widths = {"JobArrayID": 30, "State": 20, "exit_code": 12, "TimeUsed": 20, "Reason": 120}
         columns = ",".join(f"{name}:{width}" for name, width in widths.items())
-        done = self._ask("squeue", "--noheader", "--states=all", f"--jobs={','.join(ids)}", f"--Format={columns}")
+        done = self._ask("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(ids)}", f"--Format={columns}")
         states = {}
         for line in done.stdout.splitlines():
             cells = list(_cut(line, widths.values()))
@@ -97,7 +118,7 @@ class Slurm(Scheduler):
                 code = cells[2] if ":" in cells[2] else _from_status(cells[2])
                 states[cells[0]] = self._state(cells[0], cells[1], code, _seconds(cells[3]), cells[4])
         gone = [i for i in ids if i not in states]
-        for row in self._books(gone, "JobIDRaw", "State", "ExitCode", "ElapsedRaw") if gone else ():
+        for row in self._books(gone, "JobID", "State", "ExitCode", "ElapsedRaw") if gone else ():
             if row[0] in gone:
                 states[row[0]] = self._state(row[0], row[1], row[2], float(row[3] or 0), "")
         return states
@@ -110,7 +131,7 @@ class Slurm(Scheduler):
 
     def usage(self, ids: Sequence[str]) -> Mapping[str, Usage]:
         used: dict[str, Usage] = {}
-        for job, elapsed, cpu, memory, host in self._books(ids, "JobIDRaw", "ElapsedRaw", "TotalCPU", "MaxRSS", "NodeList"):
+        for job, elapsed, cpu, memory, host in self._books(ids, "JobID", "ElapsedRaw", "TotalCPU", "MaxRSS", "NodeList"):
             id, _, step = job.partition(".")
             if not step:  # the job as a whole has no memory, its steps do
                 used[id] = Usage(float(elapsed or 0), _seconds(cpu), None, host)
@@ -170,12 +191,28 @@ def script(job: BatchJob, site: SlurmSite) -> str:
     return "\n".join(lines) + launcher(job, site.setup, "slurm.setup")
 
 
-def directives(job: BatchJob, site: SlurmSite) -> Iterator[str]:
-    """What follows ``#SBATCH``, in sbatch's own quoting."""
+def array_script(jobs: Sequence[BatchJob], site: SlurmSite) -> str:
+    """The sbatch script of `jobs` as one array, each with files and a command of its own; else as `script`."""
+    most = f"%{site.array_limit}" if site.array_limit else ""
+    head = [f"#SBATCH {line}" for line in directives(jobs[0], site, output=False)]
+    lines = ["#!/bin/bash", *head, f"#SBATCH --array=0-{len(jobs) - 1}{most}", "export SLURM_EXPORT_ENV=ALL"]
+    lines.append('case "$SLURM_ARRAY_TASK_ID" in')
+    for place, job in enumerate(jobs):
+        out, err = (shlex.quote(f"{job.log}.{suffix}") for suffix in ("out", "err"))
+        lines.append(f"{place}) exec >> {out} 2>> {err}; set -- {shlex.join(job.argv)} ;;")
+    return "\n".join([*lines, "esac", ""]) + launcher(jobs[0], site.setup, "slurm.setup", '"$@"')
+
+
+def directives(job: BatchJob, site: SlurmSite, *, output: bool = True) -> Iterator[str]:
+    """What follows ``#SBATCH``, in sbatch's own quoting.
+
+    Args:
+        output: whether SLURM itself opens the files of `job`'s output.
+    """
     request, gpu = job.request, site.gpu
     yield f"--job-name={job.name}"
     for option, suffix in (("output", "out"), ("error", "err")):
-        yield f"--{option}={_quoted_path(f'{job.log}.{suffix}')}"
+        yield f"--{option}={_quoted_path(f'{job.log}.{suffix}') if output else '/dev/null'}"
     yield "--chdir=/"
     yield "--open-mode=append"
     yield "--nodes=1"

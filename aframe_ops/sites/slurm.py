@@ -67,4 +67,6 @@ class SlurmSite(SlurmQueue):
     setup: str = Field(
         default="", description="shell lines that every job runs before Python, such as module loads; one that fails ends it"
     )
+    arrays: bool = Field(default=True, description="steps of a fan-out are submitted together, as one array")
+    array_limit: int | None = Field(default=None, ge=1, description="most jobs of one array that run at once; None: as many as fit")
     signal_seconds: int = Field(default=120, ge=0, le=65535, description="how long before its time limit a step is interrupted; 0: not")

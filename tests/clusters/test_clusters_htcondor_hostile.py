@@ -120,7 +120,7 @@ def test_an_expression_cannot_undo_what_is_around_it(text):
 
 def test_a_secret_is_only_in_a_file_that_its_owner_can_read_and_that_goes_when_the_job_starts(htcondor, new_toy):
     secret = "planted-secret-90ce"
-    toy = new_toy(htcondor, htcondor.held, PLANTED=secret, AWS_SECRET_ACCESS_KEY=secret)
+    toy = new_toy(htcondor, htcondor.site + "  commands: {hold: 'true'}\n", PLANTED=secret, AWS_SECRET_ACCESS_KEY=secret)
     process = toy.start("waiting")
     wait_until(lambda: list((toy.path / "logs").glob("*/waiting.0.job")), 300, "the job submitted")
     job = json.loads(toy.log("waiting.0.job").read_text())["id"]

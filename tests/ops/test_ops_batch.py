@@ -13,10 +13,11 @@ import pytest
 
 from aframe_assets.config_load import ConfigError
 from aframe_ops.executor.base import Attempt, Relayed, Request, relay_to, write_private
-from aframe_ops.executor.batch import BatchOptions, describe_usage, job_name, passed_environment, scaled
+from aframe_ops.executor.batch import BatchOptions, job_name, passed_environment, scaled
 from aframe_ops.executor.routing import named_by
 from aframe_ops.executor.scheduler import BatchJob, Refused, Usage
 from aframe_ops.executor.slurm import _seconds, directives, script
+from aframe_ops.executor.usage import describe_usage
 from aframe_ops.site import load_site
 from aframe_ops.sites.slurm import SlurmSite
 
