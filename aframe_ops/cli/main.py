@@ -292,13 +292,20 @@ def serve(
         serve_models(directory, console(), host=host, port=port)
 
 
-@app.command(epilog="Example: aframe doctor runs/demo")
+@app.command(
+    epilog="Example: aframe doctor runs/demo\n\nExit code: 0 nothing is wrong (there may be warnings), 1 something is, "
+    "2 there is no run directory or its files cannot be read"
+)
 @command
-def doctor(directory: Directory = None) -> None:
-    """Checks this machine, and the run directory if there is one."""
+def doctor(
+    directory: Directory = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a check that does not answer is ended.")] = 90.0,
+) -> None:
+    """Checks this machine, the run directory if there is one, its database and store, and the batch systems that it uses."""
     from aframe_ops.cli.doctor import examine
 
-    if not examine(directory, console()):
+    if not examine(directory, console(), as_json=as_json, limit_s=timeout):
         raise typer.Exit(FAILED)
 
 

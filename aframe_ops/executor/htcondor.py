@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,26 +77,45 @@ class HTCondor(Scheduler):
         self._unanswered: dict[str, BatchJob] = {}
 
     def submit(self, job: BatchJob) -> str:
+        text = self._prepare(job)
+        self._unanswered[job.name] = job
+        done = self._condor_submit("-terse", "-", text=text)
+        found = re.search(r"^\s*(\d+)\.(\d+) - ", done.stdout, re.MULTILINE)
+        if not found:
+            raise _refusal(done)
+        id = f"{found[1]}.{found[2]}"
+        self._know(id, job)
+        if unused := _unused(done):
+            self._discard([id])
+            raise unused
+        return id
+
+    def rehearse(self, job: BatchJob) -> None:
+        """Has condor_submit read the description of `job` without queueing it. Raises what `submit` does."""
+        done = self._condor_submit("-dry-run", "-", "-", text=self._prepare(job))
+        if done.returncode:
+            raise _refusal(done)
+        if unused := _unused(done):
+            raise unused
+
+    def slots(self) -> list[dict[str, Any]]:
+        """What the machines of the pool advertise, a slot each. Raises Unreachable."""
+        wanted = "Machine,SlotType,TotalCpus,TotalMemory,TotalGPUs,GPUs_GlobalMemoryMb,GPUs_DeviceName,GPUs_Capability"
+        return self._json("condor_status", "-json", "-attributes", wanted)
+
+    def _prepare(self, job: BatchJob) -> str:
         text = description(job, self._site, os.environ)
         start = _beside(job, "sh")
         write_private(start, starter(job, self._site))
         start.chmod(0o700)
         write_private(_beside(job, "submit"), text)
-        self._unanswered[job.name] = job
+        return text
+
+    def _condor_submit(self, *words: str, text: str) -> subprocess.CompletedProcess[str]:
         try:
-            done = self._call("condor_submit", "-terse", "-", text=text)
+            return self._call("condor_submit", *words, text=text)
         except NotFound as e:
             raise Refused(str(e)) from None
-        found = re.search(r"^\s*(\d+)\.(\d+) - ", done.stdout, re.MULTILINE)
-        if not found:
-            said = complaint(done)
-            raise Unreachable(said) if _LATER.search(said) or not done.returncode else Refused(said + _hint(said))
-        id = f"{found[1]}.{found[2]}"
-        self._know(id, job)
-        if unused := re.search(r"the line '(.*)' was unused", done.stderr):
-            self._discard([id])
-            raise Refused(f"condor_submit does not know {unused[1]!r}; change htcondor.commands")
-        return id
 
     def find(self, name: str) -> str | None:
         if job := self._unanswered.get(name):
@@ -203,10 +223,14 @@ class HTCondor(Scheduler):
         return f": {event.reason()}" if event and event.reason() else ""
 
     def _ads(self, *words: str) -> list[dict[str, Any]]:
+        """The jobs that a query prints. Raises Unreachable."""
+        return [ad for ad in self._json(*words) if "ClusterId" in ad and "ProcId" in ad]
+
+    def _json(self, *words: str) -> list[dict[str, Any]]:
         """What a query prints; an empty answer is one about nothing.
 
         Raises:
-            Unreachable: the schedd does not answer, or what it says is no JSON.
+            Unreachable: nobody answers, or what is said is no JSON.
         """
         done = self._call(*words)
         if done.returncode or _LATER.search(done.stderr):
@@ -217,7 +241,7 @@ class HTCondor(Scheduler):
             ads = json.loads(done.stdout)
         except ValueError:
             raise Unreachable(f"{words[0]} answered {done.stdout.strip()[:200]!r} where JSON was expected") from None
-        return [ad for ad in ads if isinstance(ad, dict) and "ClusterId" in ad and "ProcId" in ad]
+        return [ad for ad in ads if isinstance(ad, dict)]
 
 
 def starter(job: BatchJob, site: HTCondorSite) -> str:
@@ -336,6 +360,16 @@ def _id(ad: Mapping[str, Any]) -> str:
 
 def _removed(reason: str) -> str:
     return "was removed from the queue" + (f": {reason}" if reason else "")
+
+
+def _refusal(done: subprocess.CompletedProcess[str]) -> Refused | Unreachable:
+    said = complaint(done)
+    return Unreachable(said) if _LATER.search(said) or not done.returncode else Refused(said + _hint(said))
+
+
+def _unused(done: subprocess.CompletedProcess[str]) -> Refused | None:
+    found = re.search(r"the line '(.*)' was unused", done.stderr)
+    return Refused(f"condor_submit does not know {found[1]!r}; change htcondor.commands") if found else None
 
 
 def _hint(said: str) -> str:

@@ -69,6 +69,37 @@ class Kubernetes(Scheduler):
         self._hand_over(id, made["metadata"]["uid"])
         return id
 
+    def rehearse(self, job: BatchJob) -> None:
+        """Does what `submit`, `poll` and `cancel` do, with the server's word that nothing comes of it. Raises what they do."""
+        made = self._rehearsed("create", "jobs", job_manifest(job, self._site, self._run))
+        self._rehearsed("create", "secrets", secret_manifest(job, self._site, made["metadata"]["uid"]))
+        for kind in ("secrets", "jobs"):
+            with contextlib.suppress(_Gone):
+                self._rehearsed("delete", kind, job_id(job.name))
+        for kind in ("jobs", "pods"):
+            self._api.list(kind, limit=1)
+
+    def _rehearsed(self, verb: str, kind: str, what: Any) -> dict[str, Any]:
+        return getattr(self._api, verb)(kind, what, dry_run="All")
+
+    def knows(self, kind: str, name: str) -> bool | None:
+        """Whether there is such an object (``secrets``, ``persistent_volume_claims``); None if that may not be asked."""
+        try:
+            self._api.read(kind, name)
+        except _Gone:
+            return False
+        except Refused:
+            return None
+        return True
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Every node. Raises Refused where that may not be asked, and Unreachable."""
+        return self._api.nodes()
+
+    @property
+    def namespace(self) -> str:
+        return self._api.namespace
+
     def find(self, name: str) -> str | None:
         id = job_id(name)
         try:
@@ -239,16 +270,19 @@ class _Client:
         self._core, self._batch = client.CoreV1Api(api), client.BatchV1Api(api)
         self.namespace = site.namespace or namespace or "default"
 
-    def create(self, kind: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        return self._json(self._method("create", kind), self.namespace, manifest)
+    def create(self, kind: str, manifest: Mapping[str, Any], **options: str) -> dict[str, Any]:
+        return self._json(self._method("create", kind), self.namespace, manifest, **options)
 
     def read(self, kind: str, name: str) -> dict[str, Any]:
         return self._json(self._method("read", kind), name, self.namespace)
 
-    def delete(self, kind: str, name: str) -> None:
-        self._json(self._method("delete", kind), name, self.namespace, propagation_policy="Background")
+    def delete(self, kind: str, name: str, **options: str) -> None:
+        self._json(self._method("delete", kind), name, self.namespace, propagation_policy="Background", **options)
 
-    def list(self, kind: str, **selectors: str) -> list[dict[str, Any]]:
+    def nodes(self) -> list[dict[str, Any]]:
+        return self._json(self._core.list_node)["items"]
+
+    def list(self, kind: str, **selectors: str | int) -> list[dict[str, Any]]:
         return self._json(self._method("list", kind), self.namespace, **selectors)["items"]
 
     def output(self, pod: str) -> bytes:

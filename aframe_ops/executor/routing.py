@@ -48,10 +48,7 @@ class RoutingHandler(StepHandler):
                 if name not in self._makers:
                     raise ValueError(f"step {step}: {BACKEND_TAG} = {name} ({who}): expected one of {', '.join(self._makers)}")
                 return name, f"{who} {BACKEND_TAG}"
-        for key, name in self._routes.items():
-            if Request.of(tags).gpus > 0 if key == GPUS else fnmatch.fnmatchcase(named_by(step), key):
-                return name, f"executor.routes.{key}"
-        return self._default, "executor.backend"
+        return routed(named_by(step), Request.of(tags), self._default, self._routes)
 
     def _handler(self, context: StepHandlerContext) -> Handler:
         step = Attempt.of(context).step
@@ -79,6 +76,14 @@ class RoutingHandler(StepHandler):
         """Ends what is left of the run in every handler that was used."""
         for handler in self._handlers.values():
             handler.close()
+
+
+def routed(name: str, request: Request, default: str, routes: Mapping[str, str]) -> tuple[str, str]:
+    """The site's handler for the asset or op `name`, and the key that chose it: the first of `routes` that fits, else `default`."""
+    for key, backend in routes.items():
+        if request.gpus > 0 if key == GPUS else fnmatch.fnmatchcase(name, key):
+            return backend, f"executor.routes.{key}"
+    return default, "executor.backend"
 
 
 def named_by(step: str) -> str:

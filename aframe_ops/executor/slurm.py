@@ -72,32 +72,47 @@ class Slurm(Scheduler):
         self._accounting = True
 
     def submit(self, job: BatchJob) -> str:
-        id = self._sbatch(script(job, self._site), job)
+        id = self._submitted(script(job, self._site), job)
         self._requests[id] = job.request
         return id
 
     def submit_together(self, jobs: Sequence[BatchJob]) -> Sequence[str]:
         text = array_script(jobs, self._site)
         self._places |= {job.name: (jobs[0].name, place) for place, job in enumerate(jobs)}
-        array = self._sbatch(text, jobs[0])
+        array = self._submitted(text, jobs[0])
         ids = [f"{array}_{place}" for place in range(len(jobs))]
         self._requests |= {id: job.request for id, job in zip(ids, jobs, strict=True)}
         return ids
 
-    def _sbatch(self, text: str, job: BatchJob) -> str:
+    def rehearse(self, job: BatchJob) -> str:
+        """What sbatch says of `job` without queueing it: nodes and partition that it would get. Raises what `submit` does."""
+        return complaint(self._sbatch(script(job, self._site), job, "--test-only"))
+
+    def nodes(self) -> list[tuple[str, str, str]]:
+        """Partition, host and generic resources (``gpu:a100:4(S:0-1)``) of every node. Raises Unreachable."""
+        widths = {"Partition": 60, "NodeHost": 80, "Gres": 200}
+        done = self._ask("sinfo", "--noheader", "--Node", f"--Format={','.join(f'{name}:{width}' for name, width in widths.items())}")
+        cells = (list(_cut(line, widths.values())) for line in done.stdout.splitlines())
+        return [(partition.rstrip("*"), host, gres) for partition, host, gres in cells]
+
+    def _submitted(self, text: str, job: BatchJob) -> str:
+        done = self._sbatch(text, job, "--parsable")
+        found = re.search(r"^(\d+)(;\S+)?\s*$", done.stdout, re.MULTILINE)
+        if not found:
+            raise Unreachable(f"sbatch answered {done.stdout.strip()[:200]!r} where the id of a job was expected")
+        return found[1]
+
+    def _sbatch(self, text: str, job: BatchJob, option: str) -> subprocess.CompletedProcess[str]:
         write_private(job.log.with_name(job.log.name + ".sbatch"), text)
         # On the command line these prevail over SBATCH_EXPORT and its like.
         try:
-            done = self._call("sbatch", "--parsable", "--export=NONE", "--no-requeue", text=text)
+            done = self._call("sbatch", option, "--export=NONE", "--no-requeue", text=text)
         except NotFound as e:
             raise Refused(str(e)) from None
         if done.returncode:
             said = complaint(done)
             raise Unreachable(said) if _LATER.search(said) else Refused(said + _hint(said))
-        found = re.search(r"^(\d+)(;\S+)?\s*$", done.stdout, re.MULTILINE)
-        if not found:
-            raise Unreachable(f"sbatch answered {done.stdout.strip()[:200]!r} where the id of a job was expected")
-        return found[1]
+        return done
 
     def find(self, name: str) -> str | None:
         submitted, place = self._places.get(name, (name, None))

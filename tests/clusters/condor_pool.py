@@ -60,12 +60,14 @@ htcondor:
         self.bin = self.folder / "bin"
         self.bin.mkdir()
         self._down = self.folder / "down"
-        for name in COMMANDS:
-            words = shlex.join([PYTHON, str(SHARED / "condor_double.py"), name])
+        asked = Path(__file__).with_name("condor_questions.py")
+        for name in (*COMMANDS, "condor_status"):
+            words = shlex.join([PYTHON, str(asked if name == "condor_status" else SHARED / "condor_double.py"), name])
             (self.bin / name).write_text(
                 "#!/bin/sh\n"
                 f"export CONDOR_DOUBLE_DIR={self.folder} CONDOR_CONFIG=ONLY_ENV _CONDOR_FILESYSTEM_DOMAIN=double\n"
                 f'if [ -e {self._down} ]; then echo "ERROR: Can\'t find address of local schedd" >&2; exit 1; fi\n'
+                f'case "$*" in *-dry-run*) exec {shlex.join([PYTHON, str(asked)])} "$0";; esac\n'
                 f'exec {words} "$@"\n'
             )
             (self.bin / name).chmod(0o755)
