@@ -43,6 +43,10 @@ class ExecutorSite(Part):
     max_concurrent: int | None = Field(default=None, ge=1, description="steps at once; None: as many as fit")
     cores: int | None = Field(default=None, ge=1, description="cores for all local steps together; None: all of them")
     memory_gb: float | None = Field(default=None, gt=0, description="memory for all local steps together; None: all of it")
+    gpus: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/-]+$", coerce_numbers_to_str=True)]] | None = Field(
+        default=None, description="GPUs for local steps, as CUDA_VISIBLE_DEVICES names them; None: all of this machine, [] none"
+    )
+    steps_per_gpu: int = Field(default=1, ge=1, description="so many local steps may have the same GPU")
     fork: bool = Field(default=True, description="start local steps from one process that has the definitions loaded")
     poll_seconds: float = Field(default=10, ge=0.2, description="how often a batch system is asked about all jobs of a run")
     grace_seconds: float = Field(default=15, ge=0, description="from 'its job has ended' to 'the step failed', for results on their way")

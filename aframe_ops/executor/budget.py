@@ -1,8 +1,11 @@
-"""Cores and memory of this machine, and who has them."""
+"""Cores, memory and GPUs of this machine, and who has them."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from aframe_ops.executor.base import Attempt, Request
@@ -24,26 +27,53 @@ def machine_memory_gb() -> float:
     return total / 1e9
 
 
-class Budget:
-    """Hands out cores and memory to the steps of a run. A step that asks for more than there is runs alone."""
+def machine_gpus() -> list[str]:
+    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; what that variable says, else what nvidia-smi lists."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.split()
 
-    def __init__(self, cores: int, memory_gb: float):
-        self.cores, self.memory_gb = cores, memory_gb
-        self._held: dict[Attempt, Request] = {}
+
+class Budget:
+    """Hands out cores, memory and GPUs to the steps of a run. A step that asks for more than there is runs alone.
+
+    Args:
+        cores, memory_gb: what all running steps together may use.
+        gpus: names of the GPUs.
+        steps_per_gpu: so many steps may have the same one.
+    """
+
+    def __init__(self, cores: int, memory_gb: float, gpus: Sequence[str] = (), steps_per_gpu: int = 1):
+        self.cores, self.memory_gb, self.gpus = cores, memory_gb, list(gpus)
+        self._steps_per_gpu = steps_per_gpu
+        self._held: dict[Attempt, tuple[Request, tuple[str, ...]]] = {}
 
     def share(self, request: Request) -> Request:
         """What a step with `request` really gets."""
-        return request._replace(cpus=min(request.cpus, self.cores), memory_gb=min(request.memory_gb, self.memory_gb))
+        return request._replace(
+            cpus=min(request.cpus, self.cores),
+            memory_gb=min(request.memory_gb, self.memory_gb),
+            gpus=min(request.gpus, len(self.gpus)),
+        )
 
-    def take(self, attempt: Attempt, request: Request) -> bool:
-        """Gives `attempt` its share if it is free now."""
+    def take(self, attempt: Attempt, request: Request) -> tuple[str, ...] | None:
+        """Gives `attempt` its share if it is free now: the names of its GPUs, the least used ones; None if it is not."""
         share = self.share(request)
-        cores = sum(r.cpus for r in self._held.values()) + share.cpus
-        memory = sum(r.memory_gb for r in self._held.values()) + share.memory_gb
-        if cores > self.cores or memory > self.memory_gb + 1e-9:
-            return False
-        self._held[attempt] = share
-        return True
+        cores = sum(r.cpus for r, _ in self._held.values()) + share.cpus
+        memory = sum(r.memory_gb for r, _ in self._held.values()) + share.memory_gb
+        used = Counter(name for _, names in self._held.values() for name in names)
+        free = sorted((g for g in self.gpus if used[g] < self._steps_per_gpu), key=lambda g: used[g])
+        if cores > self.cores or memory > self.memory_gb + 1e-9 or share.gpus > len(free):
+            return None
+        names = tuple(free[: share.gpus])
+        self._held[attempt] = share, names
+        return names
 
     def give_back(self, attempt: Attempt) -> None:
         self._held.pop(attempt, None)

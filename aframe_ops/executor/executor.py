@@ -19,7 +19,7 @@ from dagster._serdes import serialize_value
 
 from aframe_ops.executor.base import Handler, Request, RunFiles, RunSetup
 from aframe_ops.executor.batch import BatchHandler, BatchOptions
-from aframe_ops.executor.budget import machine_cores, machine_memory_gb
+from aframe_ops.executor.budget import machine_cores, machine_gpus, machine_memory_gb
 from aframe_ops.executor.local import LocalHandler
 from aframe_ops.executor.routing import RoutingHandler
 from aframe_ops.site import SiteConfig, write_site
@@ -39,6 +39,8 @@ def _local(setup: RunSetup, site: SiteConfig) -> Handler:
         setup,
         cores=executor.cores or machine_cores(),
         memory_gb=executor.memory_gb or machine_memory_gb(),
+        gpus=machine_gpus() if executor.gpus is None else executor.gpus,
+        steps_per_gpu=executor.steps_per_gpu,
         fork=executor.fork,
     )
 

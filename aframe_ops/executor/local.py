@@ -1,4 +1,4 @@
-"""Steps as processes of this machine, within its cores and memory."""
+"""Steps as processes of this machine, within its cores, memory and GPUs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,6 +175,8 @@ class LocalHandler(Handler):
 
     Args:
         cores, memory_gb: what all running steps together may use.
+        gpus: names of the GPUs that are handed out; a step that asks for some sees those and no other.
+        steps_per_gpu: so many steps may have the same one.
         fork: use a fork server (else new interpreters).
         patience: seconds that an interrupted step has to end by itself.
     """
@@ -182,9 +185,19 @@ class LocalHandler(Handler):
     # Final events are committed before a process exits, so there is next to nothing to wait for.
     grace = 0.5
 
-    def __init__(self, setup: RunSetup, *, cores: int, memory_gb: float, fork: bool = True, patience: float = 10.0):
+    def __init__(
+        self,
+        setup: RunSetup,
+        *,
+        cores: int,
+        memory_gb: float,
+        gpus: Sequence[str] = (),
+        steps_per_gpu: int = 1,
+        fork: bool = True,
+        patience: float = 10.0,
+    ):
         super().__init__(setup)
-        self._budget = Budget(cores, memory_gb)
+        self._budget = Budget(cores, memory_gb, gpus, steps_per_gpu)
         self._fork, self._patience = fork and hasattr(os, "fork"), patience
         self._workers: ForkedWorkers | SpawnedWorkers | None = None
         self._waiting: deque[_Waiting] = deque()
@@ -202,6 +215,8 @@ class LocalHandler(Handler):
         self._waiting.append(_Waiting(attempt, request, spec))
         self._pump()
         what = f"{share.cpus} of {self._budget.cores} cores, {share.memory_gb:g} of {self._budget.memory_gb:.3g} GB"
+        if share.gpus:
+            what += f", {share.gpus} of {len(self._budget.gpus)} GPUs"
         return f"started with {what}" if attempt in self._running else f"waits for {what}"
 
     def state(self, attempt: Attempt) -> str | None:
@@ -252,8 +267,12 @@ class LocalHandler(Handler):
                 self._budget.give_back(attempt)
         for running in self._running.values():
             running.relayed.pump()
-        while self._waiting and self._budget.take(self._waiting[0].attempt, self._waiting[0].request):
+        while self._waiting and (gpus := self._budget.take(self._waiting[0].attempt, self._waiting[0].request)) is not None:
             first = self._waiting.popleft()
+            if gpus:
+                spec = json.loads(first.spec.read_text())
+                spec["env"]["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+                write_private(first.spec, json.dumps(spec))
             if self._workers is None or not self._workers.alive:
                 self._workers = ForkedWorkers(self.setup) if self._fork else SpawnedWorkers(self.setup)
             self._running[first.attempt] = _Running(Relayed(self.setup.files.of(first.attempt, "relay")))

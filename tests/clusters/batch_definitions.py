@@ -161,5 +161,6 @@ defs = dg.Definitions(
         at_home,
         fanned,
     ],
+    jobs=[dg.define_asset_job("wait", [waiting, fine])],
     executor=make_executor(load_site(), load_config() if os.environ.get("AFRAME_CONFIG") else None),
 )

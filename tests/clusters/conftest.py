@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from dagster_graphql import DagsterGraphQLClient
 from toy_run import Toy
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -95,6 +99,30 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str) -> No
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def webserver(toy: Toy) -> Iterator[DagsterGraphQLClient]:
+    """`dagster dev` in this run directory, by the API of its pages."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    words = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-f", str(toy.graph)]
+    with (toy.path / "webserver.log").open("wb") as log:
+        server = subprocess.Popen(words, env=toy.env, cwd=toy.path, stdout=log, stderr=log, start_new_session=True)
+    toy.started.append(server)
+    wait_until(lambda: _answers(port), 120, "the webserver to answer")
+    try:
+        yield DagsterGraphQLClient("127.0.0.1", port_number=port)
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def job_of(toy: Toy, name: str) -> dict:

@@ -14,7 +14,7 @@ import time
 import dagster as dg
 import pytest
 from condor_pool import CondorPool
-from conftest import SITE, job_of, wait_until
+from conftest import SITE, job_of, wait_until, webserver
 from kube_cluster import KubeCluster
 
 CONDOR, KUBE = CondorPool.site, KubeCluster.site
@@ -58,6 +58,16 @@ def test_a_cancelled_run_cancels_its_running_and_pending_jobs(cluster, new_toy):
         assert toy.wait_for("interrupted", timeout=60), output
         assert "was cancelled" in output
         wait_until(lambda: not cluster.active(), 60, "no job left")
+
+
+def test_a_run_that_is_terminated_in_the_ui_cancels_its_jobs(cluster, toy):
+    with webserver(toy) as client:
+        run = client.submit_job_execution("wait")
+        toy.wait_for("waiting", timeout=300)
+        client.terminate_run(run)
+        wait_until(lambda: client.get_run_status(run) is dg.DagsterRunStatus.CANCELED, 120, "the run to be cancelled")
+    assert toy.wait_for("interrupted", timeout=60)
+    wait_until(lambda: not cluster.active(), 60, "no job left")
 
 
 def test_an_exception_for_ever_fails_the_step_alone(cluster, toy):

@@ -18,6 +18,7 @@ from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Sc
 from aframe_ops.site import load_site
 
 NOTES, FAULT = Path(os.environ["TOY"]), os.environ["PLAY"]
+GRACE = float(os.environ.get("GRACE", "0.5"))
 batch.LOST_S, batch.RETRY_S, batch.OVERTIME_S = 2.0, 1.0, 3.0
 
 
@@ -79,7 +80,7 @@ def read(file: str) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-HANDLERS["play"] = lambda setup, site: batch.BatchHandler(setup, Play(), batch.BatchOptions(poll_s=0.3, grace_s=0.5, patience_s=3))
+HANDLERS["play"] = lambda setup, site: batch.BatchHandler(setup, Play(), batch.BatchOptions(poll_s=0.3, grace_s=GRACE, patience_s=3))
 PLAYED = {BACKEND_TAG: "play", **resources(memory_gb=2, time_min=1)}
 
 
@@ -101,4 +102,13 @@ def beside() -> None:
     time.sleep(2)
 
 
-defs = dg.Definitions(assets=[quick, long, beside], executor=make_executor(load_site()))
+@dg.asset(op_tags=PLAYED)
+def late() -> None:
+    """Its job ends at once, with exit code 0, and its last event comes seconds later."""
+    if os.fork():
+        os._exit(0)
+    time.sleep(3)
+    note("late")
+
+
+defs = dg.Definitions(assets=[quick, long, beside, late], executor=make_executor(load_site()))

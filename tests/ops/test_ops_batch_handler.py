@@ -12,8 +12,9 @@ from toy_run import Toy
 def play(tmp_path):
     made: list[Toy] = []
 
-    def make(fault: str) -> Toy:
-        made.append(Toy(tmp_path, Path(__file__).with_name("batch_toy.py"), "executor: {backend: local}\n", {"PLAY": fault}))
+    def make(fault: str, **variables: str) -> Toy:
+        variables["PLAY"] = fault
+        made.append(Toy(tmp_path, Path(__file__).with_name("batch_toy.py"), "executor: {backend: local}\n", variables))
         return made[0]
 
     yield make
@@ -68,6 +69,20 @@ def test_a_job_that_outlives_its_time_limit_is_cancelled_and_tried_again(play):
     assert "its play job 1 was cancelled because it ran for" in output and "with a time limit of 1 min" in output
     assert [n["ids"] for n in toy.notes("cancelled")] == [["1"]]
     assert [n["memory"] for n in toy.notes("submitted")] == [2, 3]
+
+
+def test_a_last_event_that_comes_after_the_end_of_its_job_counts(play):
+    toy = play("none", GRACE="60")
+    code, output = toy.run("late")
+    assert code == 0, output
+    assert len(toy.notes("late")) == len(toy.notes("submitted")) == 1
+
+
+def test_a_last_event_that_never_comes_is_a_failure_after_the_grace(play):
+    toy = play("none", GRACE="1")
+    code, output = toy.run("late")
+    assert code == 1
+    assert "its play job 1 ended with 0" in output
 
 
 def test_a_refused_job_is_not_tried_again(play):

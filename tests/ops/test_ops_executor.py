@@ -10,6 +10,8 @@ from itertools import pairwise
 
 import pytest
 
+from aframe_ops.executor.budget import machine_gpus
+
 
 def gone(toy, timeout: float = 10.0) -> bool:
     deadline = time.monotonic() + timeout
@@ -134,6 +136,38 @@ def test_cores_and_memory_are_handed_out(toy):
     assert any(b > c for (_, b), (c, _) in pairwise(ordered))
     assert {n["name"]: n["threads"] for n in toy.notes("sized")} == {"one_a": "1", "one_b": "1", "hungry": "1", "huge": "2"}
     assert re.search(r"waits for [12] of 2 cores", output)
+
+
+@pytest.mark.parametrize("per_gpu", [1, 2])
+def test_gpus_are_handed_out_by_name(toy, per_gpu):
+    site = f"executor: {{cores: 4, memory_gb: 4, gpus: [0, GPU-7e], steps_per_gpu: {per_gpu}}}\n"
+    (toy.path / "site.yaml").write_text(site)
+    code, output = toy.run("on_gpu_a", "on_gpu_b", "on_gpu_c", "on_two", "on_many", "one_a")
+    assert code == 0, output
+    notes = {n["name"]: n for n in toy.notes("sized")}
+    assert notes["on_two"]["gpus"] == notes["on_many"]["gpus"] == "0,GPU-7e", "what is there, for a step that asks for more"
+    assert notes.pop("one_a")["gpus"] == os.environ.get("CUDA_VISIBLE_DEVICES")
+    for moment in sorted(n["start"] for n in notes.values()):
+        held = [g for n in notes.values() if n["start"] <= moment < n["stop"] for g in n["gpus"].split(",")]
+        assert all(held.count(g) <= per_gpu for g in held), held
+    assert {notes[f"on_gpu_{c}"]["gpus"] for c in "abc"} == {"0", "GPU-7e"}
+    assert "1 of 2 GPUs" in output
+
+
+def test_gpus_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-a")
+    assert machine_gpus() == ["2", "GPU-a"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine_gpus() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine_gpus() == []
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 0\necho 1\n")
+    tool.chmod(0o755)
+    assert machine_gpus() == ["0", "1"]
+    tool.write_text("#!/bin/sh\necho 'could not communicate with the driver'\nexit 9\n")
+    assert machine_gpus() == []
 
 
 def test_without_a_fork_server(toy):

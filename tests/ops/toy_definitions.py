@@ -87,17 +87,25 @@ def after_slow() -> None:
     note("after_slow", seed=load_config().seed, name=load_config().name)
 
 
-def _sized(name: str, cpus: int, memory_gb: float):
-    @dg.asset(name=name, op_tags=resources(cpus=cpus, memory_gb=memory_gb), group_name="sized")
+def _sized(name: str, cpus: int, memory_gb: float, gpus: int = 0):
+    @dg.asset(name=name, op_tags=resources(cpus=cpus, memory_gb=memory_gb, gpus=gpus), group_name="sized")
     def body() -> None:
         start = time.time()
         time.sleep(0.6)
-        note("sized", name=name, start=start, stop=time.time(), threads=os.environ["OMP_NUM_THREADS"])
+        note(
+            "sized",
+            name=name,
+            start=start,
+            stop=time.time(),
+            threads=os.environ["OMP_NUM_THREADS"],
+            gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        )
 
     return body
 
 
 SIZED = [_sized("one_a", 1, 1), _sized("one_b", 1, 1), _sized("hungry", 1, 3), _sized("huge", 64, 1)]
+SIZED += [_sized(f"on_gpu_{c}", 1, 0.1, 1) for c in "abc"] + [_sized("on_two", 1, 0.1, 2), _sized("on_many", 1, 0.1, 9)]
 
 defs = dg.Definitions(
     assets=[fine, flaky, killed, killed_always, vanishing, missing, waiting, slow, after_slow, *SIZED],
