@@ -113,7 +113,7 @@ slurm:
 
     def jobs(self) -> dict[str, str]:
         """Id -> state of every job that the controller remembers."""
-        lines = self.client("squeue", "-h", "--states=all", "-o", "%A %T").stdout.splitlines()
+        lines = self.client("squeue", "-h", "--array", "--states=all", "-o", "%i %T").stdout.splitlines()
         return dict(line.split() for line in lines)
 
     def active(self) -> set[str]:
