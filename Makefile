@@ -44,7 +44,7 @@ test-calibration: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rP tests/sensitivity/test_sensitivity_calibration*.py
 
 test-clusters: install-dev
-	apt-get install -y -qq --no-install-recommends $$(sed 's/#.*//' .ci/packages) slurmdbd mariadb-server >/dev/null
+	apt-get install -y -qq --no-install-recommends $$(sed 's/#.*//' .ci/packages) slurmdbd mariadb-server postgresql >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clusters tests/clusters
 
 test-clusters-quick: install-dev

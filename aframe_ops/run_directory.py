@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MODULE = "aframe_ops.definitions"
 
+EVENT_BATCH = "500"
+"""Events of many partitions that go to PostgreSQL in one statement (SQLite has no use for it)."""
+
 
 def require_readable(config: Config) -> None:
     """Reads the files that an experiment names, before anything starts.
@@ -69,7 +72,16 @@ class RunDirectory:
     @property
     def variables(self) -> dict[str, str]:
         """What `env.sh` exports."""
-        return {"DAGSTER_HOME": str(self.dagster_home), "DAGSTER_MODULE_NAME": MODULE, "AFRAME_CONFIG": str(self.experiment)}
+        shared = {"DAGSTER_EVENT_BATCH_SIZE": EVENT_BATCH} if self.on_postgres else {}
+        return {"DAGSTER_HOME": str(self.dagster_home), "DAGSTER_MODULE_NAME": MODULE, "AFRAME_CONFIG": str(self.experiment), **shared}
+
+    @property
+    def on_postgres(self) -> bool:
+        """Whether Dagster's database is a PostgreSQL."""
+        try:
+            return "postgres_" in (self.dagster_home / "dagster.yaml").read_text()
+        except OSError:
+            return False
 
     def activate(self) -> None:
         """Makes this the run directory of the current process and its children."""

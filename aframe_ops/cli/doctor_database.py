@@ -127,11 +127,8 @@ def _sqlite(database: Database, file: Path, remote: Sequence[str]) -> Iterator[F
 
 
 def _shared(database: Database, file: Path, site: SiteConfig, remote: Sequence[str]) -> Iterator[Finding]:
-    unset = [name for name in database.variables if not os.environ.get(name)]
-    if unset:
-        yield Finding(
-            "error", f"{file} takes Dagster's database from ${', $'.join(unset)}, which is not set: export it before `aframe` and `dagster`"
-        )
+    if words := unset(database, file):
+        yield Finding("error", words)
         return
     patterns = (*PASSED, *site.executor.env)
     hidden = [name for name in database.variables if not any(fnmatch.fnmatchcase(name, p) for p in patterns)]
@@ -164,6 +161,14 @@ def _shared(database: Database, file: Path, site: SiteConfig, remote: Sequence[s
             f"Dagster's database is at {host}, which on the nodes of {', '.join(remote)} is the node itself: "
             "give it an address that they reach",
         )
+
+
+def unset(database: Database, file: Path) -> str:
+    """Which variables of the database are missing here, and what to do; empty if none is."""
+    names = [name for name in database.variables if not os.environ.get(name)]
+    if not names:
+        return ""
+    return f"{file} takes Dagster's database from ${', $'.join(names)}, which is not set: export it before `aframe` and `dagster`"
 
 
 def _has_driver(scheme: str) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -80,6 +83,7 @@ def initialise(
     overrides: Mapping[str, Any] | None = None,
     store: str | None = None,
     profile: str = "local",
+    database: str | None = None,
 ) -> tuple[RunDirectory, bool]:
     """Makes `directory` a run directory; returns it and whether it was new.
 
@@ -88,14 +92,16 @@ def initialise(
     Args:
         overrides: what differs from the preset.
         store: where results are kept; None: in the run directory.
+        database: where Dagster keeps its records: ``env:NAME`` or the address of a PostgreSQL without a password; None: SQLite.
 
     Raises:
-        ConfigError: an impossible experiment, or a directory that holds another one.
+        ConfigError: an impossible experiment or database, or a directory that holds another one.
     """
     overrides = dict(overrides or {})
     preset_values(preset)
     if profile not in PROFILES:
         raise ConfigError(f"--profile {profile}: expected one of {', '.join(PROFILES)}")
+    address = None if database is None else database_address(database, store)
     path = Path(directory).resolve()
     run = RunDirectory(path)
     new = not run.experiment.exists()
@@ -105,21 +111,80 @@ def initialise(
         build_config({"preset": preset, **overrides}, env=os.environ, source=f"preset {preset}")
     else:
         _same(run, preset, overrides, store, profile)
+    dagster_yaml = templates.DAGSTER_YAML if address is None else templates.shared_dagster_yaml(address, store)
+    _same_database(run, address)
     path.mkdir(parents=True, exist_ok=True)
     (path / "dagster_home").mkdir(exist_ok=True)
     files = {
         "aframe.yaml": templates.experiment(preset, overrides),
-        "site.yaml": templates.site(store, profile),
-        "dagster_home/dagster.yaml": templates.DAGSTER_YAML,
+        "site.yaml": templates.site(store, profile, _hidden(address)),
+        "dagster_home/dagster.yaml": dagster_yaml,
         "workspace.yaml": templates.WORKSPACE_YAML,
-        "env.sh": templates.environment(run.variables, templates.activation(Path(sys.prefix), os.environ)),
-        "run.sh": templates.RUN_SH,
     }
+    _write(path, files)
+    # what it exports depends on the database
+    _write(
+        path,
+        {
+            "env.sh": templates.environment(run.variables, templates.activation(Path(sys.prefix), os.environ)),
+            "run.sh": templates.RUN_SH,
+        },
+    )
+    (path / "run.sh").chmod(0o755)
+    return run, new
+
+
+def _write(path: Path, files: Mapping[str, str]) -> None:
     for name, text in files.items():
         if not (path / name).exists():
             (path / name).write_text(text)
-    (path / "run.sh").chmod(0o755)
-    return run, new
+
+
+def database_address(text: str, store: str | None) -> str | dict[str, str]:
+    """What `dagster.yaml` says for ``--database``: an address without a password, or ``{"env": NAME}``.
+
+    Raises:
+        ConfigError: it is neither, it holds a password, or what it needs is not installed.
+    """
+    for module, extra in (("dagster_postgres", "postgres"), *([("dagster_aws", "s3")] if (store or "").startswith("s3://") else [])):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"--database: {module} is not installed; install this project with [{extra}]")
+    if text.startswith("env:"):
+        name = text.removeprefix("env:")
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ConfigError("--database env:NAME: expected the name of a variable: letters, digits and _")
+        return {"env": name}
+    try:
+        parts = urlsplit(text)
+        scheme, password, complete = parts.scheme, parts.password, bool(parts.hostname or parts.query) and parts.path not in ("", "/")
+    except ValueError:
+        scheme, password, complete = "", None, False
+    if password is not None:
+        raise ConfigError(
+            "--database: the address has a password, which would be in a file and in the list of processes; "
+            "export the whole address as a variable, such as AFRAME_DATABASE, and give --database env:AFRAME_DATABASE"
+        )
+    if scheme not in ("postgresql", "postgres", "postgresql+psycopg2") or not complete:
+        # not quoted: what is no address may still be a secret
+        raise ConfigError("--database: expected env:NAME or postgresql+psycopg2://user@host:5432/name")
+    # SQLAlchemy 2.1 gives the plain scheme to another driver than the one that Dagster installs
+    return "postgresql+psycopg2:" + text.partition(":")[2]
+
+
+def _hidden(address: str | dict[str, str] | None) -> list[str]:
+    """The variable of the database, if jobs do not get it anyway."""
+    name = address["env"] if isinstance(address, dict) else ""
+    return [name] if name and not name.startswith(("AFRAME_", "AWS_", "LIGO_")) else []
+
+
+def _same_database(run: RunDirectory, address: str | dict[str, str] | None) -> None:
+    """Raises ConfigError if `run` has another database than the one that is asked for."""
+    file = run.dagster_home / "dagster.yaml"
+    if address is None or not file.exists():
+        return
+    have = _yaml(file).get("storage")
+    if have != {"postgres": {"postgres_url": address}}:
+        raise ConfigError(f"{file} has another database than --database; edit it, choose another directory, or remove the file")
 
 
 def _same(run: RunDirectory, preset: str, overrides: Mapping[str, Any], store: str | None, profile: str) -> None:

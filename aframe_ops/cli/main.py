@@ -64,7 +64,8 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @app.command(
     epilog="Example: aframe init runs/demo --preset demo\n\n"
-    "Example: aframe init runs/real --preset events --strain data/strain --weights pretrained"
+    "Example: aframe init runs/real --preset events --strain data/strain --weights pretrained\n\n"
+    "Example: aframe init runs/shared --preset demo --store s3://bucket/demo --database env:AFRAME_DATABASE --profile slurm"
 )
 @command
 def init(
@@ -75,6 +76,13 @@ def init(
         str | None, typer.Option(help="Where results are kept: a folder or s3://bucket/prefix.", show_default="DIRECTORY/store")
     ] = None,
     profile: Annotated[str, typer.Option(help="Where steps run.")] = "local",
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="PostgreSQL of Dagster's records: env:NAME, a variable with its address, or an address without a password.",
+            show_default="SQLite in the directory",
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(help="Model to use instead of training: a bundle, a run directory, or 'pretrained'.", show_default=False),
@@ -83,7 +91,8 @@ def init(
     """Makes a run directory; one that holds the same experiment is left as it is."""
     from aframe_ops.cli.initialise import initialise, overrides_of
 
-    run, new = initialise(directory, preset.value, overrides=overrides_of(strain, weights, preset.value), store=store, profile=profile)
+    overrides = overrides_of(strain, weights, preset.value)
+    run, new = initialise(directory, preset.value, overrides=overrides, store=store, profile=profile, database=database)
     out = console()
     out.print(f"{run.path}: {'new run directory' if new else 'is this experiment already'} (preset {preset.value})", soft_wrap=True)
     out.print(f"next: aframe run {shlex.quote(str(directory))}", soft_wrap=True)

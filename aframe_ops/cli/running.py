@@ -138,7 +138,20 @@ def _instance(run: RunDirectory) -> Iterator:
     warnings.filterwarnings("ignore", module="dagster")
     from dagster import DagsterInstance
 
-    with DagsterInstance.from_config(str(run.dagster_home)) as instance:
+    from aframe_ops.cli.doctor_database import read_database, unset
+    from aframe_ops.cli.doctor_findings import blotted, one_line, secrets_of
+
+    file = run.dagster_home / "dagster.yaml"
+    try:
+        if words := unset(read_database(run.dagster_home), file):
+            raise ConfigError(words)
+        instance = DagsterInstance.from_config(str(run.dagster_home))
+    except ConfigError:
+        raise
+    except Exception as e:  # of a driver, or of Dagster's own reading of the file
+        said = blotted(one_line(e), secrets_of(os.environ))
+        raise ConfigError(f"{file}: Dagster's database cannot be used: {said}; `aframe doctor` looks closer") from None
+    with instance:
         yield instance
 
 

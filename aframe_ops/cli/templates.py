@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-DAGSTER_YAML = """\
+LOCAL_LOGS = """\
+# A step's output on the web page is the file that its process writes: logs/RUN/STEP.ATTEMPT.err
+compute_logs:
+  module: aframe_ops.executor.compute_logs
+  class: StepLogManager
+"""
+
+DAGSTER_YAML = f"""\
 # One host: SQLite on a local disk. Run directories get a copy of this file.
 # No pool limits: cores and memory of this machine are handed out by the executor, and a killed run leaves no slot taken.
 telemetry:
@@ -24,11 +31,59 @@ run_monitoring:
 concurrency:
   runs:
     max_concurrent_runs: 1
-# A step's output on the web page is the file that its process writes: logs/RUN/STEP.ATTEMPT.err
+{LOCAL_LOGS}"""
+
+SHARED_DAGSTER_YAML = """\
+# Several machines: PostgreSQL, and nothing that is on this one alone. No password is in this file.
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+storage:
+  postgres:
+    postgres_url: {url}
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 600
+  # a run worker that is gone is started again by `aframe run` alone: with more, cancelling a run would not reach its steps
+  max_resume_run_attempts: 0
+  free_slots_after_run_end_seconds: 60
+concurrency:
+  runs:
+    max_concurrent_runs: 1
+{logs}"""
+
+S3_LOGS = """\
+# A step's output, for web pages on any machine; endpoint and credentials are AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..., as for the store.
 compute_logs:
-  module: aframe_ops.executor.compute_logs
-  class: StepLogManager
+  module: aframe_ops.executor.compute_logs_s3
+  class: S3StepLogManager
+  config:
+    bucket: {bucket}
+    prefix: {prefix}
+    skip_empty_files: true
+    upload_interval: 30
 """
+
+
+def shared_dagster_yaml(url: str | Mapping[str, str], store: str | None) -> str:
+    """`dagster.yaml` of a database that several machines use.
+
+    Args:
+        url: its address without a password, or ``{"env": NAME}``.
+        store: as in `site`; output of steps goes beside a store on S3.
+    """
+    logs = LOCAL_LOGS
+    if store and store.startswith("s3://"):
+        bucket, _, prefix = store.removeprefix("s3://").partition("/")
+        logs = S3_LOGS.format(bucket=_flow(bucket), prefix=_flow("/".join(filter(None, (prefix.strip("/"), "_logs")))))
+    return SHARED_DAGSTER_YAML.format(url=_flow(url), logs=logs)
+
+
+def _flow(value: Any) -> str:
+    """`value` in one line of YAML."""
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+
 
 WORKSPACE_YAML = """\
 load_from:
@@ -64,8 +119,12 @@ preset: {preset}
     )
 
 
-def site(store: str | None, profile: str) -> str:
-    """`site.yaml`: where it runs and keeps its results."""
+def site(store: str | None, profile: str, variables: Sequence[str] = ()) -> str:
+    """`site.yaml`: where it runs and keeps its results.
+
+    Args:
+        variables: what jobs get from the environment besides what they always get.
+    """
     root = yaml.safe_dump({"root": store or "store"}, allow_unicode=True).strip()
     return f"""\
 # Where the experiment runs and keeps its results; nothing here changes a result. Paths are relative to this file.
@@ -78,7 +137,7 @@ executor:
   # cores: 2           # for all steps together; default: all of this machine
   # memory_gb: 6
   # max_concurrent: 2  # steps at once
-{BATCH.get(profile, "")}"""
+{f"  env: [{', '.join(variables)}]{chr(10)}" if variables else ""}{BATCH.get(profile, "")}"""
 
 
 SLURM = """\

@@ -28,7 +28,7 @@ from aframe_ops.executor.worker import LOG_VARIABLE
 MEMORY_PER_ATTEMPT = 1.5
 """Each attempt at a step may use this much more memory than the one before it."""
 
-PASSED = ("AFRAME_*", "AWS_*", "DAGSTER_HOME", "LIGO_*", "PYTHONPATH")
+PASSED = ("AFRAME_*", "AWS_*", "DAGSTER_EVENT_BATCH_SIZE", "DAGSTER_HOME", "LIGO_*", "PYTHONPATH")
 """Variables of the submitting environment that every job gets; batch jobs start with none of it."""
 
 BROUGHT = ("AFRAME_CONFIG", "AFRAME_SITE")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -39,6 +40,9 @@ class StepLogManager(LocalComputeLogManager):
     def capture_logs(self, log_key: Sequence[str]) -> Generator[CapturedLogContext, None, None]:
         if LOG_VARIABLE in os.environ and self._adopt(log_key, os.environ[LOG_VARIABLE]):
             yield CapturedLogContext(log_key)
+            # whoever reads the files at the end of the step finds all of them
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
             Path(self.complete_artifact_path(log_key)).touch()
             return
         with super().capture_logs(log_key) as context:

@@ -143,6 +143,10 @@ def test_settings_that_the_weights_need_are_written_where_the_preset_has_others(
     [
         (["--preset", "demo", "--strain", "/not/there"], "--strain /not/there: no such file or folder"),
         (["--preset", "demo", "--weights", "/not/there"], "--weights /not/there: no such folder"),
+        (["--preset", "demo", "--database", "postgresql+psycopg2://me:planted@db/x"], "--database env:AFRAME_DATABASE"),
+        (["--preset", "demo", "--database", "sqlite:///planted"], "expected env:NAME or postgresql+psycopg2://"),
+        (["--preset", "demo", "--database", "postgresql://planted"], "expected env:NAME or postgresql+psycopg2://"),
+        (["--preset", "demo", "--database", "env:A B"], "expected the name of a variable"),
         (["--preset", "demo", "--profile", "moon"], "--profile moon: expected one of local"),
         (["--preset", "events"], "strain.files"),
     ],
@@ -202,3 +206,30 @@ def test_upstream_variables(tmp_path, monkeypatch):
 def test_upstream_bucket_must_be_s3(tmp_path):
     result = call("offline", "-d", tmp_path / "run", "--s3-bucket", "bucket", program=upstream)
     assert result.exit_code == 2 and "begins with s3://" in result.output
+
+
+def test_a_shared_database_is_written_by_reference(tmp_path):
+    run = tmp_path / "run"
+    args = ("init", run, "--preset", "demo", "--database", "env:MY_DATABASE", "--store", "s3://bucket/a b/run", "--profile", "slurm")
+    assert call(*args).exit_code == 0
+    dagster = yaml.safe_load((run / "dagster_home" / "dagster.yaml").read_text())
+    assert dagster["storage"] == {"postgres": {"postgres_url": {"env": "MY_DATABASE"}}}
+    assert dagster["run_monitoring"]["max_resume_run_attempts"] == 0 and dagster["nux"] == {"enabled": False}
+    assert dagster["compute_logs"]["class"] == "S3StepLogManager"
+    logs = dagster["compute_logs"]["config"]
+    assert (logs["bucket"], logs["prefix"]) == ("bucket", "a b/run/_logs")
+    assert load_site(run / "site.yaml", env={}).executor.env == ["MY_DATABASE"]
+    assert "export DAGSTER_EVENT_BATCH_SIZE=500" in (run / "env.sh").read_text()
+    assert "already" in call(*args).output
+    result = call("init", run, "--preset", "demo", "--database", "env:OTHER")
+    assert result.exit_code == 2 and "has another database than --database" in result.output
+
+
+def test_a_shared_database_without_a_password_is_written_as_it_is(tmp_path):
+    for text in ("postgresql://me@db.example.org:5433/search", "postgresql+psycopg2://me@db.example.org:5433/search"):
+        run = tmp_path / text.partition(":")[0]
+        assert call("init", run, "--preset", "demo", "--database", text).exit_code == 0
+        dagster = yaml.safe_load((run / "dagster_home" / "dagster.yaml").read_text())
+        assert dagster["storage"]["postgres"]["postgres_url"] == "postgresql+psycopg2://me@db.example.org:5433/search"
+        assert dagster["compute_logs"]["class"] == "StepLogManager"
+        assert load_site(run / "site.yaml", env={}).executor.env == []
