@@ -23,6 +23,9 @@ from aframe_ops.sites.slurm import SlurmSite
 Backend = Literal["local", "slurm", "htcondor", "kubernetes"]
 """Names of the places where steps can run."""
 
+Transport = Literal["direct", "detached"]
+"""How a batch job reports: to Dagster's database itself, or by a file that the run worker reads."""
+
 
 class StoreSite(Part):
     """Where artifacts are."""
@@ -56,6 +59,18 @@ class ExecutorSite(Part):
         default=[],
         description="variables (* and ? allowed) that batch jobs get besides AFRAME_*, AWS_*, LIGO_*, DAGSTER_HOME, PYTHONPATH",
     )
+
+    transport: Transport = Field(
+        default="direct",
+        description="direct: batch jobs reach Dagster's database; detached: they need no route to it, and report by a file",
+    )
+    transports: dict[Literal["slurm", "htcondor", "kubernetes"], Transport] = Field(
+        default={}, description="the same by backend, before `transport`"
+    )
+
+    def transport_of(self, backend: str) -> Transport:
+        """How jobs of `backend` report."""
+        return next((found for name, found in self.transports.items() if name == backend), self.transport)
 
     @property
     def backends(self) -> tuple[str, ...]:

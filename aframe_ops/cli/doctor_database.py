@@ -55,7 +55,7 @@ def check_database(run: RunDirectory, site: SiteConfig, remote: Sequence[str]) -
     except (OSError, yaml.YAMLError, ValueError) as e:
         yield Finding("error", f"{file}: cannot be read: {' '.join(str(e).split())}")
         return
-    asking = [] if getattr(site.executor, "transport", "") == "detached" else list(remote)
+    asking = [name for name in remote if site.executor.transport_of(name) != "detached"]
     refused = list(_sqlite(database, file, asking) if database.kind == "sqlite" else _shared(database, file, site, asking))
     yield from refused
     if not any(f.level == "error" for f in refused):

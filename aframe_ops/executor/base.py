@@ -134,6 +134,8 @@ def reported(instance: dg.DagsterInstance, attempt: Attempt) -> bool:
 class Relayed:
     """Repeats what a step adds to its ``.relay`` file, a line at a time and once each."""
 
+    behind: str | None = None
+
     def __init__(self, path: Path):
         self._path, self._offset = path, 0
 
@@ -151,6 +153,10 @@ class Relayed:
                     break
                 self._offset += len(line)
                 relay(line.decode(errors="replace"))
+
+    def finish(self) -> None:
+        """Repeats what is left, when the step has ended."""
+        self.pump()
 
 
 def write_private(path: Path, text: str) -> None:

@@ -11,19 +11,23 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.events import DagsterEvent, EngineEventData
-from dagster._core.execution.context.system import IStepContext
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.executor.step_delegating import StepHandlerContext
 from dagster._utils.error import SerializableErrorInfo
 
 from aframe_ops.executor.base import RELAYED, Attempt, Handler, Relayed, Request, RunSetup, relay, reported, write_private
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage
+from aframe_ops.executor.tracked import Tracked
 from aframe_ops.executor.usage import describe_usage
 from aframe_ops.executor.worker import LOG_VARIABLE
+
+if TYPE_CHECKING:
+    from aframe_ops.executor.relay import EventRelay
+    from aframe_ops.executor.transport import Detached
 
 MEMORY_PER_ATTEMPT = 1.5
 """Each attempt at a step may use this much more memory than the one before it."""
@@ -62,20 +66,6 @@ class BatchOptions:
     env: Sequence[str] = ()
 
 
-@dataclass
-class _Tracked:
-    attempt: Attempt
-    context: IStepContext
-    job: BatchJob
-    relayed: Relayed
-    id: str | None = None
-    doubtful: bool = False  # it was submitted without an answer, so it may exist
-    phase: Phase = Phase.PENDING
-    ended: str | None = None
-    seen: float = 0.0
-    told: str = ""
-
-
 def scaled(request: Request, number: int, options: BatchOptions) -> Request:
     """What attempt `number` (from 0) asks for: memory grows from one to the next, and the site's caps hold."""
     memory = request.memory_gb * MEMORY_PER_ATTEMPT**number
@@ -105,11 +95,11 @@ class BatchHandler(Handler):
     there before anyone is told that the job exists), ``.usage`` and ``.relay`` (written by the job).
     """
 
-    def __init__(self, setup: RunSetup, scheduler: Scheduler, options: BatchOptions):
+    def __init__(self, setup: RunSetup, scheduler: Scheduler, options: BatchOptions, detached: Detached | None = None):
         super().__init__(setup)
         self.grace = options.grace_s
-        self._scheduler, self._options = scheduler, options
-        self._tracked: dict[Attempt, _Tracked] = {}
+        self._scheduler, self._options, self._detached = scheduler, options, detached
+        self._tracked: dict[Attempt, Tracked] = {}
         self._instance: dg.DagsterInstance | None = None
         self._plan: Any = None
         self._next_poll = self._next_relay = 0.0
@@ -135,9 +125,11 @@ class BatchHandler(Handler):
 
     def launch(self, context: StepHandlerContext, attempt: Attempt) -> str:
         self._instance, self._plan = context.instance, context._plan_context
-        tracked = _Tracked(
-            attempt, context.get_step_context(attempt.step), self._write(context, attempt), Relayed(self.setup.files.of(attempt, "relay"))
-        )
+        step = context.get_step_context(attempt.step)
+        relays: list[Relayed | EventRelay] = [Relayed(self.setup.files.of(attempt, "relay"))]
+        tracked = Tracked(attempt, step, self._write(context, attempt), relays)
+        if self._detached:
+            relays.append(self._detached.follow(context, attempt, lambda message: self._tell(message, tracked)))
         gathered = self._scheduler.together > 1 and "[" in attempt.step
         if gathered:
             self._gathering_until = time.monotonic() + GATHER_S
@@ -157,7 +149,11 @@ class BatchHandler(Handler):
     def state(self, attempt: Attempt) -> str | None:
         self._tick()
         tracked = self._tracked.get(attempt)
-        return "its job is not known to this run" if tracked is None else tracked.ended
+        if tracked is None:
+            return "its job is not known to this run"
+        if tracked.ended is not None:
+            tracked.pump()  # before anybody calls it dead
+        return None if tracked.reads_behind else tracked.ended
 
     def stop(self, attempt: Attempt) -> str:
         if self._stopping_since is None:  # all at once, so that they end side by side
@@ -194,8 +190,10 @@ class BatchHandler(Handler):
                 self._poll(live)
                 time.sleep(min(1.0, self._options.poll_s))
         for tracked in self._tracked.values():
-            tracked.relayed.pump()
+            tracked.finish()
             self._forget_spec(tracked.attempt)
+        if self._detached:
+            self._detached.close()
 
     def _write(self, context: StepHandlerContext, attempt: Attempt) -> BatchJob:
         files, request = self.setup.files, scaled(Request.of(context.step_tags[attempt.step]), attempt.number, self._options)
@@ -211,7 +209,10 @@ class BatchHandler(Handler):
             env, cwd = env | {name: Path(env[name]).name for name in brought}, "work"
         warn_s = min(self._scheduler.warn_s, WARN_SHARE * 60 * request.time_min)
         limits = {"cpus": request.cpus, "time_min": request.time_min, "warn_s": warn_s}
-        write_private(spec, json.dumps({"env": env, "cwd": cwd, "brought": brought, **limits}))
+        told = {"env": env, "cwd": cwd, "brought": brought, **limits}
+        if self._detached:
+            self._detached.equip(told, context, attempt)
+        write_private(spec, json.dumps(told))
         return BatchJob(
             name=job_name(attempt),
             request=request,
@@ -224,7 +225,7 @@ class BatchHandler(Handler):
             files=carried,
         )
 
-    def _submit(self, tracked: _Tracked) -> None:
+    def _submit(self, tracked: Tracked) -> None:
         try:
             self._find(tracked)
             tracked.id = tracked.id or self._scheduler.submit(tracked.job)
@@ -233,16 +234,16 @@ class BatchHandler(Handler):
             raise
         self._submitted(tracked)
 
-    def _submitted(self, tracked: _Tracked) -> None:
+    def _submitted(self, tracked: Tracked) -> None:
         tracked.seen = time.monotonic()
         record = {"backend": self.name, "id": tracked.id, "name": tracked.job.name}
         write_private(self.setup.files.of(tracked.attempt, "job"), json.dumps(record))
 
-    def _find(self, tracked: _Tracked) -> None:
+    def _find(self, tracked: Tracked) -> None:
         if tracked.id is None and tracked.doubtful:
             tracked.id = self._scheduler.find(tracked.job.name)
 
-    def _live(self) -> list[_Tracked]:
+    def _live(self) -> list[Tracked]:
         return [t for t in self._tracked.values() if t.ended is None]
 
     def _tick(self, *, now: bool = False) -> None:
@@ -251,7 +252,7 @@ class BatchHandler(Handler):
         if moment >= self._next_relay:
             self._next_relay = moment + 1.0
             for tracked in self._live():
-                tracked.relayed.pump()
+                tracked.pump()
         gathered = self._gathering_until is not None and moment >= self._gathering_until and self._silent_since is None
         if gathered:
             self._gathering_until = None
@@ -270,7 +271,7 @@ class BatchHandler(Handler):
                 self._answers()
             self._next_poll = time.monotonic() + self._options.poll_s
 
-    def _submit_waiting(self, waiting: Sequence[_Tracked]) -> None:
+    def _submit_waiting(self, waiting: Sequence[Tracked]) -> None:
         for group in self._groups(waiting):
             try:
                 if len(group) == 1:
@@ -284,9 +285,9 @@ class BatchHandler(Handler):
                 for tracked in group:
                     self._tell(f"job {tracked.id} was submitted", tracked)
 
-    def _groups(self, waiting: Sequence[_Tracked]) -> Iterator[Sequence[_Tracked]]:
+    def _groups(self, waiting: Sequence[Tracked]) -> Iterator[Sequence[Tracked]]:
         """Those that may be submitted together."""
-        alike: dict[Any, list[_Tracked]] = {}
+        alike: dict[Any, list[Tracked]] = {}
         for tracked in waiting:
             job = tracked.job
             # one that may exist is asked for by itself
@@ -294,7 +295,7 @@ class BatchHandler(Handler):
         for group in alike.values():
             yield from (group[i : i + self._scheduler.together] for i in range(0, len(group), self._scheduler.together))
 
-    def _submit_together(self, group: Sequence[_Tracked]) -> None:
+    def _submit_together(self, group: Sequence[Tracked]) -> None:
         try:
             ids = self._scheduler.submit_together([t.job for t in group])
         except Unreachable:
@@ -304,13 +305,13 @@ class BatchHandler(Handler):
         for tracked, tracked.id in zip(group, ids, strict=True):
             self._submitted(tracked)
 
-    def _poll(self, asked: Sequence[_Tracked]) -> None:
+    def _poll(self, asked: Sequence[Tracked]) -> None:
         states = self._scheduler.poll([t.id for t in asked if t.id])
         for tracked in asked:
             self._note(tracked, states.get(str(tracked.id)))
         self._account([t for t in asked if t.ended is not None])
 
-    def _note(self, tracked: _Tracked, state: JobState | None) -> None:
+    def _note(self, tracked: Tracked, state: JobState | None) -> None:
         limit = tracked.job.request.time_min
         if state is None:
             if time.monotonic() - tracked.seen > max(LOST_S, 3 * self._options.poll_s):
@@ -328,10 +329,10 @@ class BatchHandler(Handler):
             self._scheduler.cancel([str(tracked.id)])
             self._end(tracked, f"was cancelled because it ran for {state.seconds / 60:.0f} min, with a time limit of {limit} min")
 
-    def _end(self, tracked: _Tracked, words: str) -> None:
+    def _end(self, tracked: Tracked, words: str) -> None:
         tracked.ended = f"its {self.name} job {tracked.id or ''} {words}".replace("  ", " ")
         tracked.phase = Phase.ENDED
-        tracked.relayed.pump()
+        tracked.finish()
         self._forget_spec(tracked.attempt)
 
     def _forget_spec(self, attempt: Attempt) -> None:
@@ -362,7 +363,7 @@ class BatchHandler(Handler):
             for tracked in self._live():  # what was not asked about was not seen either
                 tracked.seen = time.monotonic()
 
-    def _account(self, ended: Sequence[_Tracked]) -> None:
+    def _account(self, ended: Sequence[Tracked]) -> None:
         """Reports what jobs used: from what they wrote themselves, else from the scheduler's books."""
         used: dict[str, Usage] = {}
         for tracked in ended:
@@ -378,6 +379,6 @@ class BatchHandler(Handler):
                 if message:
                     self._tell(f"job {tracked.id} used {message}", tracked, {"job id": dg.MetadataValue.text(str(tracked.id)), **metadata})
 
-    def _tell(self, message: str, tracked: _Tracked | None = None, metadata: Mapping[str, Any] | None = None) -> None:
+    def _tell(self, message: str, tracked: Tracked | None = None, metadata: Mapping[str, Any] | None = None) -> None:
         context = self._plan if tracked is None else tracked.context
         DagsterEvent.engine_event(context, f"{self.name}: {message}", EngineEventData(metadata=metadata or {}))

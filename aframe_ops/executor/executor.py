@@ -26,6 +26,8 @@ from aframe_ops.site import SiteConfig, write_site
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_ops.executor.scheduler import Scheduler
+    from aframe_ops.executor.transport import Detached
 
 MANY = 3
 """Steps of a run that ask for more than 1 GB (the others plan, collect and check) from which on science is preloaded."""
@@ -48,30 +50,42 @@ def _local(setup: RunSetup, site: SiteConfig) -> Handler:
 def _slurm(setup: RunSetup, site: SiteConfig) -> Handler:
     from aframe_ops.executor.slurm import Slurm
 
-    return BatchHandler(setup, Slurm(site.slurm), _batch_options(site))
+    return _batch(setup, site, Slurm(site.slurm))
 
 
 def _htcondor(setup: RunSetup, site: SiteConfig) -> Handler:
     from aframe_ops.executor.htcondor import HTCondor
 
-    return BatchHandler(setup, HTCondor(site.htcondor), _batch_options(site))
+    return _batch(setup, site, HTCondor(site.htcondor))
 
 
 def _kubernetes(setup: RunSetup, site: SiteConfig) -> Handler:
     from aframe_ops.executor.kubernetes import Kubernetes
 
-    return BatchHandler(setup, Kubernetes(site.kubernetes, setup.files.folder.name), _batch_options(site))
+    return _batch(setup, site, Kubernetes(site.kubernetes, setup.files.folder.name))
 
 
-def _batch_options(site: SiteConfig) -> BatchOptions:
+def _batch(setup: RunSetup, site: SiteConfig, scheduler: Scheduler) -> Handler:
     executor = site.executor
-    return BatchOptions(
+    options = BatchOptions(
         poll_s=executor.poll_seconds,
         grace_s=executor.grace_seconds,
         max_memory_gb=executor.max_memory_gb,
         max_time_min=executor.max_time_min,
         env=executor.env,
     )
+    return BatchHandler(setup, scheduler, options, _detached(setup, site, scheduler))
+
+
+def _detached(setup: RunSetup, site: SiteConfig, scheduler: Scheduler) -> Detached | None:
+    if site.executor.transport_of(scheduler.name) == "direct":
+        return None
+    from aframe_ops.executor.mailbox import Mailbox
+    from aframe_ops.executor.transport import Detached
+
+    # Pods may see the run directory or not; they find out themselves.
+    seen = scheduler.shared_disk and scheduler.name != "kubernetes"
+    return Detached(setup.files, None if seen else Mailbox(site.store_url, setup.files.folder.name, site.cache_dir))
 
 
 HANDLERS: dict[str, HandlerMaker] = {"local": _local, "slurm": _slurm, "htcondor": _htcondor, "kubernetes": _kubernetes}

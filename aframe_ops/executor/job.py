@@ -3,7 +3,8 @@
 Its output is where the scheduler put it (``{log}.out`` and ``{log}.err``). The spec is a JSON object that only its owner
 may read: ``env``, ``cwd``, ``cpus``, ``time_min``, ``warn_s`` (seconds before the time limit at which the job interrupts
 itself; 0: never), ``brought`` (variables whose values are files in the folder that the job starts in); in a container also
-``files`` (variable -> text of the file that it names).
+``files`` (variable -> text of the file that it names). A step without a route to the database has ``reference`` (see
+`detached`), and ``mailbox``: the messages by which it sends its events if it finds itself ``away`` from the run directory.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def _settle(spec: dict[str, Any]) -> None:
     for name in spec["brought"]:
         spec["env"][name] = os.path.abspath(spec["env"][name])
     if spec["brought"]:
+        spec["away"] = True
         os.makedirs(spec["cwd"], exist_ok=True)
 
 
@@ -71,6 +73,7 @@ def _settle_in_container(spec: dict[str, Any]) -> None:
         open_output(spec)
         return
     # The run directory is not to be seen from here: output stays with the container, whose log is read at its end.
+    spec["away"] = True
     folder = Path(tempfile.mkdtemp(prefix="aframe-"))
     (folder / "resolved").mkdir()
     env[LOG_VARIABLE] = str(folder / log.name)

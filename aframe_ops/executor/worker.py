@@ -82,13 +82,17 @@ def open_output(spec: dict[str, Any]) -> None:
 
 
 def execute(spec: dict[str, Any]) -> int:
-    """Runs ``dagster api execute_step`` in this process; returns its exit code."""
+    """Runs ``dagster api execute_step``, or its like without a database, in this process; returns its exit code."""
     from aframe_ops.executor.base import RELAYED
 
     os.environ.update(spec["env"])
     _set_threads()
     os.chdir(spec["cwd"])
     sys.stderr = _Tee(sys.stderr, Path(spec["env"][LOG_VARIABLE] + ".relay"), RELAYED)
+    if "reference" in spec:
+        from aframe_ops.executor import detached
+
+        return detached.execute(spec)
     sys.argv = ["dagster", "api", "execute_step"]
     from dagster._cli import main as dagster
 

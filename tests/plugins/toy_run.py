@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -46,10 +46,10 @@ class Toy:
             **self.variables,
         }
 
-    def start(self, *assets: str) -> subprocess.Popen:
+    def start(self, *assets: str, options: Sequence[str] = ()) -> subprocess.Popen:
         """`dagster asset materialize` of `assets`, in a process group of its own."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "asset", "materialize", "-f", str(self.graph), "--select", ",".join(assets)],
+            [sys.executable, "-m", "dagster", "asset", "materialize", "-f", str(self.graph), "--select", ",".join(assets), *options],
             env=self.env,
             cwd=self.path,
             stdout=subprocess.PIPE,
@@ -60,9 +60,9 @@ class Toy:
         self.started.append(process)
         return process
 
-    def run(self, *assets: str, timeout: float = 120) -> tuple[int, str]:
+    def run(self, *assets: str, timeout: float = 120, options: Sequence[str] = ()) -> tuple[int, str]:
         """Exit code and output of the same, when it has ended."""
-        process = self.start(*assets)
+        process = self.start(*assets, options=options)
         output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
 
