@@ -8,6 +8,10 @@ RESOURCES_TAG = "aframe/resources"
 """Op tag; the executor's handlers translate it (Kubernetes limits, #SBATCH lines, request_*)."""
 
 
+CODE_VARIABLE = "AFRAME_CODE"
+"""Names the version of the code in processes that run another one than that which is installed; kept with what they make."""
+
+
 def resources(
     *,
     cpus: int = 1,

@@ -102,11 +102,18 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def pinned(self) -> Iterator[tuple[Config, SiteConfig]]:
-        """Reads experiment and site once; inside, this process and its children see copies that no edit reaches."""
+        """Reads experiment and site once; inside, this process and its children see copies that no edit reaches.
+
+        Code that pods fetch is looked up here too: no later push or edit reaches it.
+        """
         from aframe_assets.config_load import write_resolved
         from aframe_ops.site import write_site
 
         config, site = self.config(), self.site()
+        if "kubernetes" in site.executor.backends and site.kubernetes.own_code:
+            from aframe_ops.executor.kubernetes_code import pin_code
+
+            site = pin_code(site)
         copies = {
             "AFRAME_CONFIG": str(write_resolved(config, site.resolved).resolve()),
             "AFRAME_SITE": str(write_site(site, site.resolved)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -181,7 +182,8 @@ def load_site(path: str | os.PathLike[str] | None = None, *, env: Mapping[str, s
         raise ConfigError(f"{file}: is not YAML: {e}") from None
     except ValidationError as e:
         lines = (f"{file}: {'.'.join(map(str, x['loc']))} = {x['input']!r}: {x['msg']}" for x in e.errors())
-        raise ConfigError("\n".join(lines)) from None
+        # the password of an address is nobody else's business
+        raise ConfigError(re.sub(r"(://)[^/@\s]+@", r"\1***@", "\n".join(lines))) from None
 
 
 def write_site(site: SiteConfig, folder: Path) -> Path:

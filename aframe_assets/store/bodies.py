@@ -4,6 +4,7 @@ Rooms give a function ``make(job) -> Product`` and say what it needs; everything
 """
 
 import base64
+import os
 import resource
 import socket
 import sys
@@ -21,6 +22,7 @@ from aframe_assets.store import open_store
 from aframe_assets.store.handle import Handle
 from aframe_assets.store.job import Check, Job, Product
 from aframe_assets.store.workspace import MissingArtifact, Wanted, Workspace
+from aframe_assets.tags import CODE_VARIABLE
 
 # backfill_policy and blocking checks are marked beta; saying so once per asset and process buries what matters.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -94,6 +96,7 @@ def produce(
                 "wall_s": round(time.time() - start, 3),
                 "cpu_s": round(time.process_time() - cpu, 3),
                 "max_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+                **({"code": code} if (code := os.environ.get(CODE_VARIABLE)) else {}),
             },
         )
     return handle, product

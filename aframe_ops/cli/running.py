@@ -94,6 +94,10 @@ def _run_missing(run: RunDirectory, config: Config, site: SiteConfig, console: C
         started = time.monotonic()
         worked = False
         console.print(f"experiment {config.name} ({config.preset}, {config_hash(config)}) in {run.path}")
+        if site.kubernetes.pinned:
+            from aframe_ops.executor.kubernetes_code import described
+
+            console.print(f"pods run {described(site)}", soft_wrap=True, highlight=False)
         if workspace.complete("segments") is None:
             worked = True
             _one_run(run, instance, console, {"segments": survey(workspace)["segments"]}, verbose)

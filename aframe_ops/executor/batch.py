@@ -142,6 +142,7 @@ class BatchHandler(Handler):
         request = tracked.job.request
         gpus = f"{request.gpus} GPU{'s' * (request.gpus > 1)}, " if request.gpus else ""
         wants = f"{request.cpus} core{'s' * (request.cpus > 1)}, {gpus}{request.memory_gb:.3g} GB, {request.time_min} min"
+        wants += f", code {self._scheduler.code}" if self._scheduler.code else ""
         if tracked.id:
             return f"job {tracked.id} ({wants})"
         return f"will be submitted {'with others' if gathered else f'when {self.name} answers'} ({wants})"

@@ -61,8 +61,10 @@ def _htcondor(setup: RunSetup, site: SiteConfig) -> Handler:
 
 def _kubernetes(setup: RunSetup, site: SiteConfig) -> Handler:
     from aframe_ops.executor.kubernetes import Kubernetes
+    from aframe_ops.executor.kubernetes_code import pin_code
 
-    return _batch(setup, site, Kubernetes(site.kubernetes, setup.files.folder.name))
+    site = pin_code(site)  # where only a tag sends steps here, nobody has done so before
+    return _batch(setup, site, Kubernetes(site.kubernetes, setup.files.folder.name, site.store_url))
 
 
 def _batch(setup: RunSetup, site: SiteConfig, scheduler: Scheduler) -> Handler:
@@ -111,6 +113,10 @@ class RoutingExecutor(StepDelegatingExecutor):
         super().__init__(step_handler=None, check_step_health_interval_seconds=0, should_verify_step=True, **options)
 
     def execute(self, plan_context, execution_plan) -> Iterator[dg.DagsterEvent]:
+        if "kubernetes" in self._site.executor.backends:
+            from aframe_ops.executor.kubernetes_code import pin_code
+
+            self._site = pin_code(self._site)
         run = plan_context.dagster_run
         folder = run_folder(self._site, run.run_id)
         folder.mkdir(parents=True, exist_ok=True)

@@ -43,13 +43,13 @@ class _There(Exception):
 
 
 class Kubernetes(Scheduler):
-    """The cluster that `site` describes, for the jobs of the run with the id `run`."""
+    """The cluster that `site` describes, for the jobs of the run with the id `run`, whose store is at `store`."""
 
     name = "kubernetes"
 
-    def __init__(self, site: KubernetesSite, run: str):
-        self._site, self._run = site, run
-        self.python, self.warn_s = site.python, float(site.signal_seconds)
+    def __init__(self, site: KubernetesSite, run: str, store: str = ""):
+        self._site, self._run, self._store = site, run, store
+        self.python, self.warn_s, self.code = site.python, float(site.signal_seconds), site.pinned or ""
         self._client: _Client | None = None
         self._jobs: dict[str, BatchJob] = {}
         self._handed: set[str] = set()
@@ -72,7 +72,7 @@ class Kubernetes(Scheduler):
     def rehearse(self, job: BatchJob) -> None:
         """Does what `submit`, `poll` and `cancel` do, with the server's word that nothing comes of it. Raises what they do."""
         made = self._rehearsed("create", "jobs", job_manifest(job, self._site, self._run))
-        self._rehearsed("create", "secrets", secret_manifest(job, self._site, made["metadata"]["uid"]))
+        self._rehearsed("create", "secrets", secret_manifest(job, self._site, made["metadata"]["uid"], self._store))
         for kind in ("secrets", "jobs"):
             with contextlib.suppress(_Gone):
                 self._rehearsed("delete", kind, job_id(job.name))
@@ -144,7 +144,7 @@ class Kubernetes(Scheduler):
         """Makes the Secret that the pod of this Job waits for, and deletes the file that it is made from."""
         job = self._jobs[id]
         try:
-            self._api.create("secrets", secret_manifest(job, self._site, owner))
+            self._api.create("secrets", secret_manifest(job, self._site, owner, self._store))
         except _There:
             pass
         except Refused:
@@ -179,7 +179,7 @@ class Kubernetes(Scheduler):
             return self._give_up(id, f"could not start within {self._site.start_minutes:g} min ({words})")
         if self._since(id, reason) < 60 * self._site.start_minutes:
             return JobState(Phase.PENDING, words)
-        if reason in ("", "ContainerCreating"):
+        if reason in ("", "ContainerCreating", "PodInitializing"):
             words = self._event(id) or words
         return JobState(Phase.PENDING, self._once(id, reason, words), stuck=bool(words))
 

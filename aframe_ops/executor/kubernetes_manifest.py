@@ -15,7 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from aframe_assets.config_load import ConfigError
+from aframe_assets.tags import CODE_VARIABLE
 from aframe_ops.executor.base import Request
+from aframe_ops.executor.kubernetes_code import key_files
+from aframe_ops.executor.kubernetes_init import CODE_PATH_KEY, add_code, literal, path_variable, python_path
 from aframe_ops.executor.scheduler import BatchJob, Refused
 from aframe_ops.sites.kubernetes import KubernetesSite
 
@@ -49,11 +53,12 @@ def job_manifest(job: BatchJob, site: KubernetesSite, run: str) -> dict[str, Any
         Refused: `site` has no image or no GPU for it.
     """
     id = job_id(job.name)
+    code = {"annotations": {"aframe/code": site.pinned}} if site.pinned else {}
     labels = {**site.labels, "app.kubernetes.io/managed-by": "aframe", RUN_LABEL: run, JOB_LABEL: id}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": id, "labels": labels},
+        "metadata": {"name": id, "labels": labels, **code},
         "spec": {
             "backoffLimit": 0,  # trying again is Dagster's business
             "ttlSecondsAfterFinished": site.keep_seconds,
@@ -62,16 +67,30 @@ def job_manifest(job: BatchJob, site: KubernetesSite, run: str) -> dict[str, Any
     }
 
 
-def secret_manifest(job: BatchJob, site: KubernetesSite, owner: str) -> dict[str, Any]:
+def secret_manifest(job: BatchJob, site: KubernetesSite, owner: str, store: str) -> dict[str, Any]:
     """The Secret that the pod of `job` reads; it goes at the latest with the Job whose uid is `owner`.
 
+    Args:
+        store: address of the store, from where the pod gets a snapshot of the code.
+
     Raises:
-        Refused: it is larger than Kubernetes allows.
+        Refused: it is larger than Kubernetes allows, or the ssh key of ``kubernetes.git`` cannot be read.
     """
     id = job_id(job.name)
     spec = json.loads(job.spec.read_text())
     spec["files"] = {name: Path(spec["env"][name]).read_text() for name in SHIPPED if name in spec["env"]}
-    data = {SPEC_FILE: json.dumps(spec), PATH_KEY: job.python_path or ""}
+    data = {PATH_KEY: job.python_path or ""}
+    if site.pinned:
+        data[CODE_PATH_KEY] = python_path(job.python_path)
+        spec["env"] |= {"PYTHONPATH": data[CODE_PATH_KEY], CODE_VARIABLE: site.pinned}
+        if site.git is None:
+            spec["code"] = {"store": store, "sha256": site.pinned}
+        else:
+            try:
+                data |= key_files(site.git)
+            except ConfigError as e:
+                raise Refused(str(e)) from None
+    data[SPEC_FILE] = json.dumps(spec)
     encoded = {key: base64.b64encode(text.encode()).decode() for key, text in data.items()}
     if sum(map(len, encoded.values())) > SECRET_BYTES:
         raise Refused("what the step is told is more than the 1 MiB that a Secret holds; shorten executor.env or the experiment")
@@ -103,9 +122,8 @@ def _pod(job: BatchJob, site: KubernetesSite, id: str) -> dict[str, Any]:
             {
                 "name": CONTAINER,
                 "image": _image(request, site),
-                "command": [_literal(word) for word in _command(job)],
-                # The one variable that is needed before the step's own are read.
-                "env": [{"name": "PYTHONPATH", "valueFrom": {"secretKeyRef": {"name": id, "key": PATH_KEY}}}] if job.python_path else [],
+                "command": [literal(word) for word in _command(job)],
+                "env": path_variable(id, PATH_KEY) if job.python_path else [],
                 "envFrom": [{"secretRef": {"name": name}} for name in site.secrets],
                 "resources": _resources(request, site),
                 "volumeMounts": mounts,
@@ -128,17 +146,14 @@ def _pod(job: BatchJob, site: KubernetesSite, id: str) -> dict[str, Any]:
         spec["securityContext"] = {**user, "runAsNonRoot": True, "fsGroupChangePolicy": "OnRootMismatch"}
     if on_gpu and request.gpu_memory_gb:
         spec["affinity"] = {"nodeAffinity": _affinity(request, job.number, site)}
+    if site.pinned:
+        add_code(spec, site, id, f"{SPEC_FOLDER}/{SPEC_FILE}")
     return spec
 
 
 def _command(job: BatchJob) -> Iterator[str]:
     for word in job.argv:
         yield f"{SPEC_FOLDER}/{SPEC_FILE}" if word == str(job.spec) else word
-
-
-def _literal(word: str) -> str:
-    """`word` without its meaning for Kubernetes, which replaces ``$(NAME)`` in commands and reads ``$$`` as ``$``."""
-    return word.replace("$", "$$")
 
 
 def _image(request: Request, site: KubernetesSite) -> str:

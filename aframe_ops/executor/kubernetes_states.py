@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aframe_ops.executor.base import Request
+from aframe_ops.executor.kubernetes_init import INIT_CONTAINER
 from aframe_ops.executor.kubernetes_manifest import CONTAINER
 
 BROKEN = {
@@ -40,11 +41,12 @@ def phase(pod: Mapping[str, Any]) -> str:
 
 def waiting(pod: Mapping[str, Any]) -> tuple[str, str]:
     """Why a pending pod has not started: Kubernetes' one word for it, and its sentence; empty for nothing in particular."""
-    for status in pod.get("status", {}).get("containerStatuses") or ():
-        wait = status.get("state", {}).get("waiting")
+    status = pod.get("status", {})
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        wait = container.get("state", {}).get("waiting")
         if wait and wait.get("reason"):
             return wait["reason"], _sentence(wait["reason"], wait.get("message"))
-    for condition in pod.get("status", {}).get("conditions") or ():
+    for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             reason = condition.get("reason", "Unschedulable")
             return reason, _sentence(reason, condition.get("message"))
@@ -62,7 +64,10 @@ def ending(pod: Mapping[str, Any], request: Request) -> str:
     disrupted = next((c for c in status.get("conditions") or () if c["type"] == "DisruptionTarget" and c["status"] == "True"), None)
     if reason == "Evicted":
         return f"was evicted from its node ({_sentence(reason, message)})"
-    ended = _terminated(status)
+    if (code := _terminated(status.get("initContainerStatuses"), INIT_CONTAINER)).get("exitCode"):
+        said = " ".join((code.get("message") or "").split())[-1000:]
+        return f"could not get the code of this run ({said or 'exit code {}'.format(code['exitCode'])})"
+    ended = _terminated(status.get("containerStatuses"), CONTAINER)
     if ended.get("reason") == "OOMKilled":
         had = f"; it had {request.memory_gb:.3g} GB" if request.memory_gb else ""
         return f"was killed because memory ran out (OOMKilled){had}"
@@ -92,11 +97,9 @@ def failed(job: Mapping[str, Any], request: Request) -> str | None:
     return None
 
 
-def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    for container in status.get("containerStatuses") or ():
-        if container["name"] == CONTAINER:
-            return container.get("state", {}).get("terminated") or {}
-    return {}
+def _terminated(containers: Iterable[Mapping[str, Any]] | None, name: str) -> Mapping[str, Any]:
+    found = (container for container in containers or () if container["name"] == name)
+    return next((container.get("state", {}).get("terminated") or {} for container in found), {})
 
 
 def _exit(code: int, message: str | None) -> str:

@@ -140,6 +140,9 @@ class Scheduler(ABC):
     together: int = 1
     """How many jobs that differ in nothing but their command `submit_together` takes at once; 1: it is not asked to."""
 
+    code: str = ""
+    """Version of the code that jobs run, where it is not that which is installed there."""
+
     shared_disk: bool = True
     """False: jobs start in a folder of their own, to which the scheduler brings `BatchJob.spec` and `BatchJob.files`, and
     from which it brings back new files beside `BatchJob.log`."""

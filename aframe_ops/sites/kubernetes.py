@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,7 +17,7 @@ _Image = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+((\.|_{1,2}|-+|[:/@])[A-Za-
 _PodPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f:]*$")]
 _Program = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-][^\x00-\x1f\x7f]*$")]
 
-OWN_PATHS = ("/dev/shm", "/run/aframe")
+OWN_PATHS = ("/dev/shm", "/run/aframe", "/run/aframe-code", "/run/aframe-git")
 """Where the executor itself mounts something in every pod."""
 
 
@@ -79,6 +80,48 @@ class KubernetesGpuPool(KubernetesPool):
     )
 
 
+_SSH_PLACE = re.compile(
+    r"(ssh://)?([A-Za-z0-9_][A-Za-z0-9_.-]*@)?([A-Za-z0-9][A-Za-z0-9.-]*)(?(1)(:[0-9]{1,5})?/|:(?!//|:))[^\x00-\x20\x7f]+"
+)
+_OPEN_PLACE = re.compile(r"(https://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?|file://)/[^\x00-\x20\x7f]+")
+
+
+class KubernetesGit(Part):
+    """Code that pods fetch before they start: one commit of a git repository."""
+
+    repository: str = Field(description="git@HOST:PATH, ssh://[USER@]HOST[:PORT]/PATH, https://HOST/PATH or file:///PATH of a volume")
+    ref: str = Field(
+        pattern=r"^[^\x00-\x20\x7f~^:?*\[\\-][^\x00-\x20\x7f~^:?*\[\\]*$",
+        max_length=250,
+        description="branch, tag or whole commit id; looked up once, as a run starts",
+    )
+    key_file: str | None = Field(default=None, description="private ssh key on this machine, without a passphrase")
+    secret: _KubeName | None = Field(default=None, description="Secret of the cluster with the keys ssh and known_hosts, for key_file")
+    known_hosts: str = Field(default="~/.ssh/known_hosts", description="file on this machine with the public key of the repository's host")
+    image: _Image | None = Field(default=None, description="image with git, ssh and sh; None: that of the step")
+
+    @property
+    def host(self) -> str | None:
+        """The ssh server as known_hosts names it; None for a repository that needs no key."""
+        found = _SSH_PLACE.fullmatch(self.repository)
+        if found is None or _OPEN_PLACE.fullmatch(self.repository):
+            return None
+        host, port = found[3], (found[4] or "").lstrip(":")
+        return f"[{host}]:{port}" if port and port != "22" else host
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KubernetesGit:
+        if not (_OPEN_PLACE.fullmatch(self.repository) or _SSH_PLACE.fullmatch(self.repository)):
+            raise ValueError("repository: expected git@HOST:PATH, ssh://..., https://HOST/PATH without a password, or file:///PATH")
+        if ".." in self.ref or "@{" in self.ref or self.ref.endswith("/"):
+            raise ValueError(f"ref {self.ref!r} is no name of a branch or tag")
+        if self.host is None and (self.key_file or self.secret):
+            raise ValueError("key_file and secret are ssh keys, and this repository is not reached by ssh")
+        if self.host is not None and (self.key_file is None) == (self.secret is None):
+            raise ValueError("a repository reached by ssh needs key_file or secret, and not both")
+        return self
+
+
 class KubernetesSite(KubernetesPool):
     """How to use Kubernetes, from any machine that reaches its API. See docs/kubernetes.md."""
 
@@ -97,6 +140,15 @@ class KubernetesSite(KubernetesPool):
     shm_gb: float | None = Field(default=None, gt=0, description="size of /dev/shm, GB, out of the step's memory; None: up to all of it")
     labels: dict[_KubeKey, _KubeValue] = Field(default={}, description="labels of Jobs and pods, such as a queue's")
     limit_cpus: bool = Field(default=True, description="whether the cores that a step asks for are also its limit")
+    code: Literal["image", "snapshot"] = Field(
+        default="image", description="snapshot: pods run the tracked files of this project's working tree, which are sent through the store"
+    )
+    git: KubernetesGit | None = Field(default=None, description="pods run the code of a git repository and not that of their image")
+    pinned: str | None = Field(
+        default=None,
+        pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$",
+        description="commit of `git`, or sha256 of the snapshot; aframe sets it as a run starts",
+    )
     start_minutes: float = Field(
         default=10, gt=0, description="after that, a job without a pod or image has failed, and one that does not fit is reported"
     )
@@ -110,3 +162,16 @@ class KubernetesSite(KubernetesPool):
         if twice := {p for p in paths if paths.count(p) > 1}:
             raise ValueError(f"volumes: more than one at {', '.join(sorted(twice))}")
         return self
+
+    @model_validator(mode="after")
+    def _one_code(self) -> KubernetesSite:
+        if self.git is not None and self.code == "snapshot":
+            raise ValueError("git and code: snapshot exclude each other; choose one")
+        if self.pinned and not self.own_code:
+            raise ValueError("pinned says which version of git or of a snapshot, and neither is asked for; remove it")
+        return self
+
+    @property
+    def own_code(self) -> bool:
+        """Whether pods run other code than that of their image."""
+        return self.git is not None or self.code == "snapshot"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
+import aframe_ops
 from aframe_assets.config_load import load_config
 from aframe_assets.tags import resources
 from aframe_ops.executor.executor import make_executor
@@ -19,14 +20,14 @@ NOTES = Path(os.environ["TOY"])
 ONCE = dg.RetryPolicy(max_retries=1)
 SMALL = resources(memory_gb=0.6, time_min=10)
 SHOWN = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_PARTITION", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "FROM_SETUP", "PLANTED")
-SHOWN += ("BATCH_SYSTEM", "HOSTNAME", "AFRAME_CONFIG", "AFRAME_STEP_LOG")
+SHOWN += ("BATCH_SYSTEM", "HOSTNAME", "AFRAME_CONFIG", "AFRAME_STEP_LOG", "AFRAME_CODE")
 
 
 def note(file: str, /, **values) -> int:
     """Appends to ``file.jsonl``; returns how many lines there were."""
     path = NOTES / f"{file}.jsonl"
     before = len(path.read_text().splitlines()) if path.exists() else 0
-    seen = {name: os.environ[name] for name in SHOWN if name in os.environ}
+    seen = {name: os.environ[name] for name in SHOWN if name in os.environ} | {"package": aframe_ops.__file__}
     with path.open("a") as f:
         f.write(json.dumps({"pid": os.getpid(), "time": time.time(), "cwd": os.getcwd(), **seen, **values}) + "\n")
     return before

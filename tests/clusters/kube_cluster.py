@@ -1,8 +1,9 @@
 """The executing stand-in for Kubernetes: `kube_double.py` of ``../shared/services/kubernetes``.
 
 No API server can be had here. The stand-in speaks the REST interface, checks what it is sent against Kubernetes' own
-schemas where kubernetes-validate is installed, and runs pods as local processes. It has no node affinity, pulls no images,
-knows no RBAC, and does not end pods at their own deadline; what depends on those is tested on recorded objects.
+schemas where kubernetes-validate is installed, and runs pods as local processes; init containers are added by `kube_init`. It has no
+node affinity, pulls no images, knows no RBAC, and does not end pods at their own deadline; what depends on those is tested on
+recorded objects.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from kube_init import with_init_containers
 
 DOUBLE = Path(__file__).resolve().parents[3] / "shared" / "services" / "kubernetes" / "kube_double.py"
 """The stand-in, in the `shared` folder beside the repository."""
@@ -61,6 +64,7 @@ kubernetes:
         spec = importlib.util.spec_from_file_location("kube_double", DOUBLE)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        module.PodRunner = with_init_containers(module.PodRunner)
         self.schemas = module.kubernetes_validate is not None
         self._cpus = cpus
         self._double = module.KubeDouble(cpu=cpus, gpus=gpus, images=images)

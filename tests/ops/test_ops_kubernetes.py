@@ -101,13 +101,13 @@ def test_the_secret_holds_the_step_and_the_files_that_it_names(tmp_path):
     spec, site_file = tmp_path / "s.json", tmp_path / "site.json"
     site_file.write_text("{}")
     spec.write_text(json.dumps({"env": {"AFRAME_SITE": str(site_file), "PASSWORD": "p"}, "cwd": "/", "cpus": 1, "time_min": 2}))
-    secret = secret_manifest(replace(JOB, spec=spec, request=Request(time_min=2)), KubernetesSite(image="i"), "uid")
+    secret = secret_manifest(replace(JOB, spec=spec, request=Request(time_min=2)), KubernetesSite(image="i"), "uid", "")
     read = json.loads(base64.b64decode(secret["data"]["spec.json"]))
     assert read["files"] == {"AFRAME_SITE": "{}"} and read["env"]["PASSWORD"] == "p"
     assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid"
     site_file.write_text("x" * SECRET_BYTES)
     with pytest.raises(Refused, match="more than the 1 MiB"):
-        secret_manifest(replace(JOB, spec=spec), KubernetesSite(image="i"), "uid")
+        secret_manifest(replace(JOB, spec=spec), KubernetesSite(image="i"), "uid", "")
 
 
 def ended(reason: str = "Error", code: int = 1, **status) -> dict:
