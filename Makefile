@@ -13,7 +13,7 @@ help:
 	@echo "make test       install, then the test suite (about 20 minutes on 2 cores)"
 	@echo "make test-slow  the tests that take longer (faults injected into whole runs)"
 	@echo "make test-calibration  are false-alarm rates what they say (6 minutes); prints the figures"
-	@echo "make test-clusters  as root: installs SLURM from Debian, then every test of steps as batch jobs"
+	@echo "make test-clusters  as root: installs SLURM and an ssh server from Debian, then every test of steps as batch jobs"
 	@echo "make test-clusters-quick  of these, success, retry, kill and cancel; needs the packages in .ci/packages"
 	@echo "make test-triton  installs NVIDIA's Triton server from PyPI and tests searches on it"
 	@echo "make test-tensorrt  installs NVIDIA's TensorRT-RTX (95 MB) and has its parser and builder accept the networks"
@@ -44,7 +44,7 @@ test-calibration: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rP tests/sensitivity/test_sensitivity_calibration*.py
 
 test-clusters: install-dev
-	apt-get install -y -qq --no-install-recommends $$(sed 's/#.*//' .ci/packages) slurmdbd mariadb-server postgresql >/dev/null
+	apt-get install -y -qq --no-install-recommends $$(sed 's/#.*//' .ci/packages) slurmdbd mariadb-server postgresql openssh-server >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clusters tests/clusters
 
 test-clusters-quick: install-dev

@@ -10,12 +10,14 @@ environment variables ``AFRAME__SECTION__KEY``.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from aframe_assets.config_model import Architecture, LagHead, Model, Training, Tune
 from aframe_assets.config_quantities import SECONDS_PER_YEAR, Hertz, Seconds, Section
+from aframe_assets.tags import resources
 
 __all__ = [
     "SECONDS_PER_YEAR",
@@ -37,6 +39,7 @@ __all__ = [
     "Simulated",
     "Strain",
     "Training",
+    "TrainingResources",
     "Tune",
     "Vetoes",
     "Waveforms",
@@ -256,6 +259,36 @@ class Sensitivity(Section):
     comparators: list[str] = Field(default=[], description="published volumes drawn beside ours, by name; 'all' for every one")
 
 
+class TrainingResources(Section):
+    """What one training asks of the machine or cluster that it runs on: `model`, `filter_model`, and each trial of `tuned_model`."""
+
+    gpus: int = Field(default=0, ge=0, description="GPUs of one training: 0 or 1")
+    cpus_per_gpu: int = Field(default=4, ge=1, description="cores for the GPU, and as many without one")
+    memory_per_cpu: float = Field(default=2, gt=0, description="GB for each core")
+    min_gpu_memory: float = Field(default=0, ge=0, description="GB of a GPU that is large enough; 0: any")
+    time: Seconds = Field(default=172_800, ge=60, description="time limit; a training that is interrupted goes on from its last epoch")
+
+    @field_validator("gpus")
+    @classmethod
+    def _one(cls, gpus: int) -> int:
+        if gpus > 1:
+            raise ValueError("one training uses one GPU, and more would be reserved and idle; expected 0 or 1")
+        return gpus
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Op tags of a training."""
+        return resources(
+            cpus=self.cpus_per_gpu,
+            memory_gb=self.cpus_per_gpu * self.memory_per_cpu,
+            gpus=self.gpus,
+            gpu_memory_gb=self.min_gpu_memory if self.gpus else 0,
+            time_min=math.ceil(self.time / 60),
+            disk_gb=10,
+            container="gpu" if self.gpus else "cpu",
+        )
+
+
 class Execution(Section):
     """How work is cut into steps; never part of a result's identity."""
 
@@ -263,6 +296,7 @@ class Execution(Section):
     min_segment_fraction: float = Field(default=1.0, gt=0, le=1)
     max_retries: int = Field(default=1, ge=0)
     waveform_processes: int = Field(default=1, ge=1, description="processes in which a step makes lalsimulation's signals")
+    training: TrainingResources = TrainingResources()
 
 
 class Config(Section):

@@ -174,12 +174,13 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def assets(config: Config) -> list:
     """The definitions of this room for `config`."""
+    training, importing = config.execution.training.tags, resources(cpus=4, memory_gb=8, time_min=60, disk_gb=10)
     model = plain_asset(
         "model",
         make_model,
         config,
         description="Trained network as a self-describing bundle: weights, conditioning, input and output, metrics.",
-        tags=resources(cpus=4, memory_gb=8, time_min=2880, disk_gb=10),
+        tags=importing if config.model.weights else training,
         kinds={"pytorch"},
         checks=CHECKS,
     )
@@ -191,7 +192,7 @@ def assets(config: Config) -> list:
                 make_filter_model,
                 config,
                 description="Trained network of model.filter, a bundle as `model`; it chooses what the network of `model` scores.",
-                tags=resources(cpus=4, memory_gb=8, time_min=2880, disk_gb=10),
+                tags=importing if config.model.filter_weights else training,
                 kinds={"pytorch"},
                 checks=CHECKS,
             )
@@ -209,7 +210,7 @@ def assets(config: Config) -> list:
         config,
         num_rounds=config.model.tune.num_rounds,
         description="Search over training settings in fixed rounds of trials; `model` trains with the best ones.",
-        tags=resources(cpus=4, memory_gb=8, time_min=2880, disk_gb=10),
+        tags=training,
         kinds={"optuna"},
         checks=CHECKS[:1],
     )

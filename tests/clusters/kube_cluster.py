@@ -12,12 +12,13 @@ import contextlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes.client
+import kubernetes.config
 from kube_init import with_init_containers
 
 DOUBLE = Path(__file__).resolve().parents[3] / "shared" / "services" / "kubernetes" / "kube_double.py"
@@ -87,9 +88,11 @@ kubernetes:
         """What a client of this cluster needs in its environment."""
         return {"KUBECONFIG": self.kubeconfig}
 
-    def client(self, *words: str) -> subprocess.CompletedProcess:
-        """Runs kubectl against this cluster."""
-        return subprocess.run(["kubectl", *words], env={**os.environ, **self.env}, capture_output=True, text=True, timeout=60)
+    @property
+    def others(self) -> tuple[kubernetes.client.BatchV1Api, kubernetes.client.CoreV1Api]:
+        """Jobs and the rest, in the hands of somebody else."""
+        api = kubernetes.config.new_client_from_config(self.kubeconfig)
+        return kubernetes.client.BatchV1Api(api), kubernetes.client.CoreV1Api(api)
 
     def objects(self, kind: str) -> list[dict[str, Any]]:
         with self.cluster.s.lock:

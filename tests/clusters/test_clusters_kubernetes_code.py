@@ -146,8 +146,9 @@ def test_a_cancelled_run_leaves_no_key_and_a_killed_one_leaves_it_to_kubernetes(
             assert not [s for s in kubernetes.objects("secrets") if "ssh" in s["data"]]
     (toy.notes_dir / "go").touch()
     wait_until(lambda: not kubernetes.active(), 60, "the job of the killed run over")
-    for kind in ("job", "secret"):  # the stand-in collects no garbage
-        assert kubernetes.client("delete", kind, id, "--wait=false").returncode == 0
+    jobs, rest = kubernetes.others  # the stand-in collects no garbage
+    jobs.delete_namespaced_job(id, "default")
+    rest.delete_namespaced_secret(id, "default")
 
 
 @pytest.fixture
@@ -191,17 +192,15 @@ def test_what_is_pushed_later_changes_no_pod_and_a_lost_repository_is_named(kube
 
 def test_an_existing_secret_is_used(kubernetes, asked, clone, job, server, tmp_path):
     data = {name: base64.b64encode(path.read_bytes()).decode() for name, path in (("ssh", server.key), ("known_hosts", server.known_hosts))}
-    secret = tmp_path / "secret.json"
-    secret.write_text(json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "git-creds"}, "data": data}))
-    made = kubernetes.client("create", "-f", str(secret))
-    assert made.returncode == 0, made.stderr
+    _, rest = kubernetes.others
+    rest.create_namespaced_secret("default", {"metadata": {"name": "git-creds"}, "data": data})
     named = KubernetesGit(repository=asked["repository"], ref=git(clone, "rev-parse", "HEAD"), secret="git-creds")
     site = KubernetesSite(image="i", kubeconfig=kubernetes.kubeconfig, git=named, pinned=resolve_ref(named))
     scheduler = Kubernetes(site, f"run-{uuid4().hex}")
     over(scheduler, scheduler.submit(job(0)))
     assert (tmp_path / "0.seen").read_text() == "first"
     assert [s["metadata"]["name"] for s in kubernetes.objects("secrets") if "ssh" in s["data"]] == ["git-creds"]
-    kubernetes.client("delete", "secret", "git-creds")
+    rest.delete_namespaced_secret("git-creds", "default")
 
 
 def test_a_wrong_key_or_host_is_found_before_the_run(asked, server, tmp_path):

@@ -164,13 +164,13 @@ def test_what_others_may_do_to_a_job(kubernetes, scheduler, job):
     for id in (late, evicted, deleted):
         runs(scheduler, id)
     # of the Job and not of the pod: the stand-in knows only the former
-    done = kubernetes.client("patch", "job", late, "--type=merge", "-p", '{"spec": {"activeDeadlineSeconds": 1}}')
-    assert done.returncode == 0, done.stderr
+    jobs, _ = kubernetes.others
+    jobs.patch_namespaced_job(late, "default", {"spec": {"activeDeadlineSeconds": 1}})
     assert over(scheduler, late) == "was killed at its time limit of 5 min (DeadlineExceeded)"
     (pod,) = [p for p in kubernetes.objects("pods") if p["metadata"]["labels"]["job-name"] == evicted]
     kubernetes.cluster.procs[pod["metadata"]["uid"]].terminate(0, "Evicted")
     assert over(scheduler, evicted) == "was evicted from its node (Evicted: The node was low on resource: ephemeral-storage.)"
-    assert kubernetes.client("delete", "job", deleted, "--wait=false").returncode == 0
+    jobs.delete_namespaced_job(deleted, "default", propagation_policy="Background")
     assert over(scheduler, deleted) == "was deleted by someone, and not by this run"
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from aframe_assets import lineage
-from aframe_assets.config_load import build_config
+from aframe_assets.config_load import ConfigError, build_config
 from aframe_assets.definitions import build_defs
 from aframe_assets.tags import RESOURCES_TAG
 
@@ -149,6 +149,32 @@ def test_every_op_says_what_it_needs(tmp_path):
     for op in ops:
         assert RESOURCES_TAG in op.tags, f"{op.name} has no {RESOURCES_TAG} tag"
         assert set(json.loads(op.tags[RESOURCES_TAG])) == FIELDS, op.name
+
+
+def _asked(tmp_path, **overrides) -> dict[str, dict]:
+    """What each op asks for, by its name."""
+    job = _defs(tmp_path, **overrides).resolve_implicit_global_asset_job_def()
+    return {op.name: json.loads(op.tags[RESOURCES_TAG]) for op in job.graph.iterate_op_defs()}
+
+
+def test_every_training_asks_for_what_the_experiment_says_and_nothing_else_does(tmp_path):
+    training = {"gpus": 1, "cpus_per_gpu": 12, "memory_per_cpu": 4, "min_gpu_memory": 15, "time": "12 h"}
+    model = CASCADE | {"tune": {}}
+    plain, asked = (_asked(tmp_path, model=model, **over) for over in ({}, {"execution": {"training": training}}))
+    changed = {name for name in plain if plain[name] != asked[name]}
+    wanted = {"cpus": 12, "memory_gb": 48, "gpus": 1, "gpu_memory_gb": 15, "time_min": 720, "disk_gb": 10, "container": "gpu"}
+    assert {name: asked[name] for name in changed} == dict.fromkeys(changed, wanted)
+    assert changed == {"model", "filter_model", *(f"try_tuned_model_{i:02d}" for i in range(4))}
+    imported = _asked(tmp_path, model={"weights": str(tmp_path)}, execution={"training": training})
+    assert not any(node["gpus"] for node in imported.values())
+
+
+def test_what_a_training_asks_for_is_no_part_of_it(tmp_path):
+    plain, other = (build_config({"preset": "demo", "execution": {"training": {"memory_per_cpu": m}}}) for m in (2, 4))
+    for node in lineage.graph(plain).values():
+        assert plain.select(node.config, node.free) == other.select(node.config, node.free), node.name
+    with pytest.raises(ConfigError, match="one training uses one GPU"):
+        build_config({"preset": "demo", "execution": {"training": {"gpus": 8}}})
 
 
 def test_blocking_checks(tmp_path):
