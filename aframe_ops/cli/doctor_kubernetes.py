@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aframe_assets.config_load import ConfigError
 from aframe_ops.cli.doctor_findings import Finding
 from aframe_ops.cli.doctor_steps import Need, rehearsal, shown
 from aframe_ops.executor.base import Request, write_private
 from aframe_ops.executor.kubernetes import Kubernetes
+from aframe_ops.executor.kubernetes_code import project_folder, resolve_ref, snapshot
 from aframe_ops.executor.scheduler import Refused, Unreachable
 from aframe_ops.sites.kubernetes import KubernetesSite
 
@@ -21,6 +24,15 @@ def check_kubernetes(site: KubernetesSite, needs: Sequence[Need], folder: Path) 
     Args:
         folder: an empty one for files of the Jobs.
     """
+    if site.own_code and not site.pinned:
+        try:
+            pinned = resolve_ref(site.git) if site.git else hashlib.sha256(snapshot(project_folder())).hexdigest()
+        except ConfigError as e:
+            yield Finding("error", str(e))
+            return
+        what = f"{site.git.ref} of {site.git.repository} is commit" if site.git else "pods would run the snapshot"
+        yield Finding("ok", f"kubernetes: {what} {pinned}")
+        site = site.model_copy(update={"pinned": pinned})
     cluster = Kubernetes(site, "doctor")
     try:
         where = f"in namespace {cluster.namespace}"
@@ -57,6 +69,7 @@ def _objects(cluster: Kubernetes, site: KubernetesSite) -> Iterator[Finding]:
     wanted += [("secrets", name, "kubernetes.pull_secrets") for name in site.pull_secrets]
     wanted += [("persistent_volume_claims", v.claim, "kubernetes.volumes") for v in site.volumes if v.claim]
     wanted += [("secrets", v.secret, "kubernetes.volumes") for v in site.volumes if v.secret]
+    wanted += [("secrets", site.git.secret, "kubernetes.git.secret")] if site.git and site.git.secret else []
     for kind, name, key in wanted:
         what = f"{'Secret' if kind == 'secrets' else 'PersistentVolumeClaim'} {name}"
         known = cluster.knows(kind, name)

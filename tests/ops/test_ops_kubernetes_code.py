@@ -19,6 +19,7 @@ from aframe_assets.config_load import ConfigError
 from aframe_assets.store.blobs import get_blob, put_blob
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.opening import open_store
+from aframe_ops.cli.doctor_kubernetes import check_kubernetes
 from aframe_ops.executor import kubernetes_code
 from aframe_ops.executor.base import Request
 from aframe_ops.executor.kubernetes_code import described, key_files, pin_code, resolve_ref, snapshot
@@ -291,3 +292,11 @@ def test_an_init_container_that_fails_or_waits_in_words():
         "ErrImagePull",
         "ErrImagePull: not found",
     )
+
+
+def test_doctor_looks_the_code_up(tree, tmp_path):
+    site = KubernetesSite(image="i", kubeconfig="/nonexistent", git={"repository": f"file://{tree}", "ref": "main"})
+    found, nobody = check_kubernetes(site, [], tmp_path)
+    assert (found.level, nobody.level) == ("ok", "error") and f"main of file://{tree} is commit {git(tree, 'rev-parse', 'HEAD')}" in found.text
+    (missing,) = check_kubernetes(site.model_copy(update={"git": site.git.model_copy(update={"ref": "absent"})}), [], tmp_path)
+    assert missing.level == "error" and "push it first" in missing.text
