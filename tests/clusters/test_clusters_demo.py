@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 
 import pytest
 import yaml
@@ -19,16 +21,33 @@ SLURM = {"partition": "gpu", "directives": ["--gpus-per-node=h200:1"]}
 TIMED = {"engine/None", "report/None"}
 """What holds measured times: of an engine's trial, and of all steps."""
 
+CASES = [("slurm", "direct"), ("kubernetes", "direct"), ("slurm", "detached")]
+
+
+def without_database(run) -> str:
+    """A Python for jobs in which the folder of Dagster's database is another one, and empty."""
+    home, python = run.path / "dagster_home", run.path.parent / "python"
+    hide = 'mount -t tmpfs none "$0" && touch "$0/hidden" && exec "$@"'
+    words = ["unshare", "--mount", "sh", "-c", hide, str(home), sys.executable]
+    python.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    python.chmod(0o755)
+    return str(python)
+
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("cluster", ["slurm", "kubernetes"], indirect=True)
-def test_the_demo_with_its_network_and_search_as_jobs_equals_the_local_run(cluster, new_run, tiny_run):
+@pytest.mark.parametrize(
+    ("cluster", "transport"), [("slurm", "direct"), ("kubernetes", "direct"), ("slurm", "detached")], indirect=["cluster"]
+)
+def test_the_demo_with_its_network_and_search_as_jobs_equals_the_local_run(cluster, transport, new_run, tiny_run):
     run = new_run(env=cluster.env).init()
     own = SLURM if cluster.name == "slurm" else yaml.safe_load(cluster.site)["kubernetes"]
+    if transport == "detached":
+        own = {**own, "python": without_database(run)}
     routes = {"model": cluster.name, "inference_results": cluster.name}
-    site = {"store": {"root": "store"}, "executor": {**EXECUTOR, "routes": routes}, cluster.name: own}
-    (run.path / "site.yaml").write_text(yaml.safe_dump(site))
+    executor = {**EXECUTOR, "routes": routes, "transport": transport}
+    (run.path / "site.yaml").write_text(yaml.safe_dump({"store": {"root": "store"}, "executor": executor, cluster.name: own}))
     run.run(timeout=1800)
+    assert not (run.path / "dagster_home" / "hidden").exists()
     jobs = {json.loads(p.read_text())["id"]: p.name for p in (run.path / "logs").glob("*/*.job")}
     assert {name.split(".")[0] for name in jobs.values()} == {"model", "inference_results"}
     assert sum(name.startswith("inference_results.") for name in jobs.values()) > 2
