@@ -148,7 +148,7 @@ def _ssh(git: KubernetesGit) -> Iterator[dict[str, str]]:
 
 def _text(path: str, key: str) -> str:
     try:
-        return Path(path).expanduser().read_text()
+        return Path(os.path.expanduser(path)).read_text()
     except (OSError, ValueError) as e:
         raise ConfigError(f"kubernetes.git.{key}: {path} cannot be read ({getattr(e, 'strerror', None) or e})") from None
 

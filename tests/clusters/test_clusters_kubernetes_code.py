@@ -6,6 +6,7 @@ git, ssh, its server and S3 (moto) are real, and so are the init containers' com
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import os
@@ -22,14 +23,14 @@ from uuid import uuid4
 import pytest
 import ssh_server
 from conftest import job_of, wait_until
-from hostile import holding
+from hostile import holding, hostile
 from ssh_server import SshServer, make_key
 
 from aframe_assets.config_load import ConfigError
 from aframe_ops.executor.base import Request
 from aframe_ops.executor.kubernetes import Kubernetes
-from aframe_ops.executor.kubernetes_code import pin_code, project_folder, resolve_ref, snapshot
-from aframe_ops.executor.kubernetes_init import SOURCE
+from aframe_ops.executor.kubernetes_code import key_files, pin_code, project_folder, resolve_ref, snapshot
+from aframe_ops.executor.kubernetes_init import SOURCE, add_code
 from aframe_ops.executor.kubernetes_unpack import unpack
 from aframe_ops.executor.scheduler import BatchJob, Phase
 from aframe_ops.site import SiteConfig
@@ -260,8 +261,10 @@ def bucket() -> Iterator[tuple[str, dict[str, str]]]:
 
 @pytest.mark.parametrize("kind", ["volume", "s3"])
 def test_a_run_with_a_snapshot_of_the_working_tree(kubernetes, new_toy, request, kind):
+    """Without a shared disk there is no shared database either: the steps with S3 report through the store."""
     root, env = ("store", {}) if kind == "volume" else request.getfixturevalue("bucket")
-    toy = new_toy(kubernetes, f"store: {{root: '{root}'}}\n{kubernetes.site}  code: snapshot\n", **env)
+    site = kubernetes.site if kind == "volume" else kubernetes.site.replace("executor:\n", "executor:\n  transport: detached\n")
+    toy = new_toy(kubernetes, f"store: {{root: '{root}'}}\n{site}  code: snapshot\n", **env)
     code, output = toy.run("fine", "flaky", timeout=400)
     assert code == 0, output
     notes = [*toy.notes("fine"), *toy.notes("flaky")]
@@ -280,3 +283,33 @@ def test_a_snapshot_that_the_pod_cannot_have_is_named(kubernetes, job, tmp_path)
     made = replace(job(0), python_path=os.environ.get("PYTHONPATH"))
     words = over(scheduler, scheduler.submit(made))
     assert "could not get the code of this run (the code of this run cannot be had: " in words and "pods need the store on S3" in words
+
+
+def test_hostile_strings_as_repositories_refs_and_files_are_refused_or_taken_literally(clone, tmp_path):
+    """Each is given to the script of the init container, as a manifest would, whether the site would have taken it or not."""
+    marker, home = tmp_path / "marker", tmp_path / "empty"
+    home.mkdir()
+    texts = [text for text in hostile(marker) if "\0" not in text]
+    commit, bare = git(clone, "rev-parse", "HEAD"), tmp_path / "bare.git"
+    named = KubernetesSite(image="i", git={"repository": f"file://{bare}", "ref": "mine"}, pinned=commit)
+    pod = {"containers": [{"image": "i", "resources": {}, "securityContext": {}, "volumeMounts": [], "env": []}], "volumes": []}
+    add_code(pod, named, "secret", "spec")
+    (init,) = pod["initContainers"]
+    assert init["command"][4:] == [f"file://{bare}", commit, SOURCE, "mine"]
+    script, taken = init["command"][:4], 0
+    for text in texts:
+        for key in ("key_file", "known_hosts"):
+            files = {"key_file": str(home / "k"), key: text}
+            with pytest.raises(ConfigError, match=r"kubernetes\.git"):
+                key_files(KubernetesGit(repository="git@h:x", ref="m", **files))
+        with contextlib.suppress(ValueError):
+            KubernetesGit(repository=f"file://{home}/{text}", ref="mine")
+            taken += 1
+        with contextlib.suppress(ValueError), pytest.raises(ConfigError):
+            resolve_ref(KubernetesGit(repository=f"file://{bare}", ref=text))
+        for words in ((text, commit, str(home / "src"), "mine"), (f"file://{bare}", text, str(home / "src"), text)):
+            done = subprocess.run([*script, *words], cwd=home, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+            assert done.returncode != 0, words
+            shutil.rmtree(home / "src", ignore_errors=True)
+            assert not list(home.iterdir()), words
+    assert not marker.exists() and 0 < taken < len(texts)

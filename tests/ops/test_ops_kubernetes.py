@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 
 from aframe_assets.config_load import ConfigError
@@ -33,7 +34,9 @@ REQUEST = Request(memory_gb=4, time_min=30)
 
 def pod_of(site: KubernetesSite, **request) -> dict:
     job = replace(JOB, request=JOB.request._replace(**request))
-    return job_manifest(job, site, "run")["spec"]["template"]["spec"]
+    manifest = job_manifest(job, site, "run")
+    kubernetes_validate.validate(manifest, "1.34", strict=True)
+    return manifest["spec"]["template"]["spec"]
 
 
 def test_a_step_asks_for_what_its_tag_says():
@@ -102,6 +105,7 @@ def test_the_secret_holds_the_step_and_the_files_that_it_names(tmp_path):
     site_file.write_text("{}")
     spec.write_text(json.dumps({"env": {"AFRAME_SITE": str(site_file), "PASSWORD": "p"}, "cwd": "/", "cpus": 1, "time_min": 2}))
     secret = secret_manifest(replace(JOB, spec=spec, request=Request(time_min=2)), KubernetesSite(image="i"), "uid", "")
+    kubernetes_validate.validate(secret, "1.34", strict=True)
     read = json.loads(base64.b64decode(secret["data"]["spec.json"]))
     assert read["files"] == {"AFRAME_SITE": "{}"} and read["env"]["PASSWORD"] == "p"
     assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid"
