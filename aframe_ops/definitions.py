@@ -27,14 +27,18 @@ def build_defs(
     resources: Mapping[str, Any] | None = None,
     sensors: Sequence[dg.SensorDefinition] = (),
 ) -> dg.Definitions:
-    """Definitions of `config`'s graph, run and stored as `site` says.
+    """Definitions of `config`'s graph, run and stored as `site` says; with the sensors of batch systems where there are any.
 
     Args:
         config: the experiment.
         site: executor and store.
         resources: added to, or replacing, those of the graph.
-        sensors: automation.
+        sensors: further automation.
     """
+    if set(site.executor.backends) != {"local"}:
+        from aframe_ops.automation.reaping import reap_sensor
+
+        sensors = [*sensors, reap_sensor(site)]
     if config.inference.mode == "triton":
         from aframe_ops.serving.resource import server_resource
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
@@ -20,6 +23,9 @@ from aframe_ops.site import SiteConfig
 
 STARTUP_S = 300.0
 """A run that was asked for but whose worker has not reached the executor may take this long to get there."""
+
+SIGN_OF_LIFE_S = 600.0
+"""A worker on another host that gave a sign of life so recently is taken to live."""
 
 DRIVER_TAG = "aframe/driver"
 """Run tag of the runs that `aframe run` executes."""
@@ -39,7 +45,42 @@ def _process_lives(pid: int | None) -> bool:
     return True
 
 
-def reap(instance: dg.DagsterInstance, site: SiteConfig, *, locked: bool = False, patience: float = 15.0) -> tuple[list[str], list[str]]:
+class Reaped(NamedTuple):
+    """Ids of runs: marked failed, alive, and dead ones that were left because a job of theirs is waited for."""
+
+    dead: list[str]
+    alive: list[str]
+    left: list[str]
+
+
+def life(folder: Path) -> str | None:
+    """What shows that the worker of the run with this folder lives, in words; None if nothing does.
+
+    Its lock does. Where a shared disk does not pass locks on to other hosts, the worker's signs of life do: it gives one whenever it
+    asks about its batch jobs.
+    """
+    if holder := lock_holder(folder):
+        return f"process {holder['pid']} on {holder['host']} executes it"
+    path = folder / LOCK_NAME
+    try:
+        text, age = path.read_text(), time.time() - path.stat().st_mtime
+        host = json.loads(text)["host"] if text else None
+    except (OSError, ValueError):
+        return None
+    if host and host != socket.gethostname() and age < SIGN_OF_LIFE_S:
+        return f"its worker on {host} gave a sign of life {max(age, 0):.0f} s ago"
+    return None
+
+
+def reap(
+    instance: dg.DagsterInstance,
+    site: SiteConfig,
+    *,
+    locked: bool = False,
+    patience: float = 15.0,
+    leave: Callable[[str], object] = lambda run_id: False,
+    dry_run: bool = False,
+) -> Reaped:
     """Marks dead runs failed and frees their pool slots.
 
     A run lives as long as any of its processes does. One whose worker has gone is given `patience` seconds for its steps
@@ -47,11 +88,11 @@ def reap(instance: dg.DagsterInstance, site: SiteConfig, *, locked: bool = False
 
     Args:
         locked: this process holds the directory's run lock, so that runs of `aframe run` are another's no more.
-
-    Returns:
-        ids of the runs that were marked failed, and of those that are alive.
+        leave: says of a dead run whether it is left as it is. A step refuses to start in a failed run, so one with a
+            job that somebody waits for is.
+        dry_run: nothing is marked.
     """
-    dead, alive = [], []
+    dead, alive, left = [], [], []
     for record in instance.get_run_records(RunsFilter(statuses=_ACTIVE)):
         run = record.dagster_run
         folder = run_folder(site, run.run_id)
@@ -62,13 +103,16 @@ def reap(instance: dg.DagsterInstance, site: SiteConfig, *, locked: bool = False
             holder = lock_holder(folder)
         reached = (folder / LOCK_NAME).exists() or (locked and run.tags.get(DRIVER_TAG) == "run")
         starting = not reached and time.time() - record.update_timestamp.timestamp() < STARTUP_S
-        if holder or starting:
+        if starting or life(folder):
             alive.append(run.run_id)
-            continue
-        instance.report_run_failed(run, "The process that executed this run is gone.")
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        dead.append(run.run_id)
-    return dead, alive
+        elif leave(run.run_id):
+            left.append(run.run_id)
+        else:
+            dead.append(run.run_id)
+            if not dry_run:
+                instance.report_run_failed(run, "The process that executed this run is gone.")
+                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return Reaped(dead, alive, left)
 
 
 def sync_partitions(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:

@@ -6,9 +6,11 @@ Layout, below the store's root::
     {asset}/{partition or _}.json                             its manifest, written last
     {asset}/_index.json                                       all manifests of the asset, rebuilt when stale
     _values/NAME.json                                         small values between the steps of a run
+    _leases/{key}.json                                        which batch job is making that (see `leases`)
 
 A version's folder is named after its key *and* its content. So whoever writes into an existing folder (a re-run, a
 racing worker, the next try after a kill) writes the same bytes again, and a reader of another version is never disturbed.
+A manifest is only ever exchanged for one that its writer has seen, so of many writers of one key exactly one counts.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ INDEX = "_index.json"
 ORPHAN_S = 3600.0
 """Version folders that no manifest names may belong to a publish in progress: they are left alone for this long."""
 _PARALLEL = 16
+_EXCHANGES = 100
+"""Each time that an exchange fails, another writer's has succeeded."""
 
 
 class Listed(NamedTuple):
@@ -49,6 +53,13 @@ class Stat(NamedTuple):
 
     nbytes: int
     etag: str | None = None
+
+
+class Marked(NamedTuple):
+    """A small file as it was read; `mark` changes with its content. Both are None where there is no file."""
+
+    data: bytes | None
+    mark: str | None
 
 
 def folder_of(asset: str, partition: str | None) -> str:
@@ -76,6 +87,14 @@ class ArtifactStore(ABC):
     @abstractmethod
     def _write(self, path: str, data: bytes) -> None:
         """Write a small file; readers see the old one or the new one."""
+
+    @abstractmethod
+    def _marked(self, path: str) -> Marked:
+        """A small file with the mark that `_exchange` wants."""
+
+    @abstractmethod
+    def _exchange(self, path: str, data: bytes, mark: str | None) -> bool:
+        """Write a small file unless it has changed since it was read with `mark`; whether it was written."""
 
     @abstractmethod
     def _list(self, folder: str) -> list[Listed]:
@@ -154,8 +173,11 @@ class ArtifactStore(ABC):
         meta: Mapping[str, Any] | None = None,
         checks: Sequence[Mapping[str, Any]] = (),
         provenance: Mapping[str, Any] | None = None,
+        keep: bool = True,
     ) -> Handle:
         """Make `files` the artifact of `parts`: hash, place, manifest last.
+
+        Of several writers of one key the first counts: the others are given its handle, and nothing refers to their files.
 
         Args:
             parts: what the artifact's key is made of.
@@ -164,6 +186,7 @@ class ArtifactStore(ABC):
             meta: small values kept in the handle.
             checks: outcomes; dicts with name, passed, severity, blocking.
             provenance: how it was made; created and host are filled in.
+            keep: False replaces a whole artifact of the same key.
 
         Raises:
             StoreError: disk full, storage unreachable; nothing was published.
@@ -188,7 +211,10 @@ class ArtifactStore(ABC):
                 meta=meta,
             )
             manifest = Manifest(handle=handle, parts=parts, status="ok", checks=kept, provenance=self._provenance(provenance))
-            self._write(f"{where}.json", manifest.dumps().encode())
+            settled = self._settle(where, manifest, keep)
+            if settled.handle is not None and settled is not manifest:
+                log.info("another writer of %s was first; what it published counts", self._label(parts))
+                return settled.handle
             # another worker's pruning may have met this very folder: look once more, now that the manifest protects it
             if not self._damage(handle):
                 break
@@ -206,11 +232,25 @@ class ArtifactStore(ABC):
 
         A good artifact of the same key (another worker was luckier) stays.
         """
-        where = folder_of(parts.asset, parts.partition)
-        if self.complete(parts) is None:
-            error = redact(error, self._secrets())
-            manifest = Manifest(parts=parts, status="failed", error=error, provenance=self._provenance(None))
-            self._write(f"{where}.json", manifest.dumps().encode())
+        if self.complete(parts) is not None:
+            return
+        error = redact(error, self._secrets())
+        manifest = Manifest(parts=parts, status="failed", error=error, provenance=self._provenance(None))
+        self._settle(folder_of(parts.asset, parts.partition), manifest, keep=True)
+
+    def _settle(self, where: str, manifest: Manifest, keep: bool) -> Manifest:
+        """Makes `manifest` the current one unless (`keep`) a whole artifact of its key is there; returns which one counts."""
+        path, data = f"{where}.json", manifest.dumps().encode()
+        for _ in range(_EXCHANGES):
+            now = self._marked(path)
+            if now.data == data:  # written by a request that was repeated because its answer was lost
+                return manifest
+            found = None if now.data is None else self._parse(now.data, path)
+            if keep and self._wanted(found, manifest.parts) and not self._damage(found.handle):
+                return found
+            if self._exchange(path, data, now.mark):
+                return manifest
+        raise StoreError(f"{self.uri(path)} is being changed all the time by other jobs; run the same command again")
 
     def _provenance(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
         filled = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), **(given or {})}

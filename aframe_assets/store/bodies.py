@@ -21,6 +21,7 @@ from aframe_assets.partitions import SEGMENTS
 from aframe_assets.store import open_store
 from aframe_assets.store.handle import Handle
 from aframe_assets.store.job import Check, Job, Product
+from aframe_assets.store.work import makes
 from aframe_assets.store.workspace import MissingArtifact, Wanted, Workspace
 from aframe_assets.tags import CODE_VARIABLE
 
@@ -84,7 +85,7 @@ def produce(
         job = Job(workspace.config, parts.asset, parts.partition, wanted.inputs, wanted.row, *place, log, services or {})
         product = make(job)
         if product.logs is not None:
-            store.publish(parts.model_copy(update={"asset": f"{parts.asset}_logs"}), product.logs, {})
+            store.publish(parts.model_copy(update={"asset": f"{parts.asset}_logs"}), product.logs, {}, keep=False)
         handle = store.publish(
             parts,
             product.files,
@@ -174,7 +175,7 @@ def plain_asset(
         code_version=node.code_version,
         description=description,
         kinds=kinds,
-        op_tags=dict(tags),
+        op_tags={**tags, **makes(name)},
         backfill_policy=dg.BackfillPolicy.single_run(),
         required_resource_keys={"experiment"},
         check_specs=[dg.AssetCheckSpec(c, asset=name, blocking=b) for c, b in checks],

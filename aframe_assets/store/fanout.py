@@ -12,6 +12,7 @@ from aframe_assets.partitions import SEGMENTS
 from aframe_assets.store.bodies import GLUE, Make, check_result, metadata_of, produce, tell_user, wanted_or_refuse
 from aframe_assets.store.handle import Handle
 from aframe_assets.store.job import Job, Product
+from aframe_assets.store.work import makes, shard_parts
 from aframe_assets.store.workspace import Wanted
 from aframe_assets.tags import resources
 
@@ -33,8 +34,8 @@ def graph_asset(name: str, config: Config, compose: Callable[..., Any], *, descr
     )(compose)
 
 
-def _fan_out(name, config, plan_keys, make_one, collect_all, tags, services=(), **furniture):
-    """plan -> one step for each list of keys, a batch job of its own -> collect."""
+def _fan_out(name, config, plan_keys, make_one, collect_all, tags, services=(), merged=None, **furniture):
+    """plan -> one step for each list of keys, a batch job of its own -> collect, whose tags are those of `merged` too."""
     upstream = lineage.deps(lineage.graph(config)[name])
     glue = resources(**GLUE)
 
@@ -60,7 +61,7 @@ def _fan_out(name, config, plan_keys, make_one, collect_all, tags, services=(), 
     def one(context, keys):
         return make_one(context, keys)
 
-    @dg.op(name=f"collect_{name}", ins={"made": dg.In(list)}, tags=glue, required_resource_keys={"experiment"})
+    @dg.op(name=f"collect_{name}", ins={"made": dg.In(list)}, tags={**glue, **(merged or {})}, required_resource_keys={"experiment"})
     def collect(context: dg.AssetExecutionContext, made):
         return collect_all(context, made)
 
@@ -133,7 +134,7 @@ def partitioned_asset(
         return handles
 
     furniture = {"description": description, "kinds": kinds, "partitioned": True}
-    asset = _fan_out(name, config, plan_keys, make_one, collect_all, tags, services, **furniture)
+    asset = _fan_out(name, config, plan_keys, make_one, collect_all, {**tags, **makes(name, "partitions")}, services, **furniture)
     return [asset, *[check_of_segments(name, c, b) for c, b in checks]]
 
 
@@ -195,21 +196,18 @@ def sharded_asset(
     """
     blocking = dict(checks)
 
-    def shard_parts(wanted: Wanted, index: int):
-        return wanted.parts.model_copy(update={"asset": f"{name}_shard", "partition": f"{index:04d}-of-{num_shards:04d}"})
-
     def plan_keys(context):
         workspace = context.resources.experiment.workspace()
         wanted = wanted_or_refuse(workspace, name)
         if workspace.store.complete(wanted.parts) is not None:
             return []
-        return [[i] for i in range(num_shards) if workspace.store.complete(shard_parts(wanted, i)) is None]
+        return [[i] for i in range(num_shards) if workspace.store.complete(shard_parts(wanted.parts, i, num_shards)) is None]
 
     def make_one(context, keys):
         workspace = context.resources.experiment.workspace()
         wanted = wanted_or_refuse(workspace, name)
         for i in keys:
-            part = Wanted(shard_parts(wanted, i), wanted.inputs, wanted.row)
+            part = Wanted(shard_parts(wanted.parts, i, num_shards), wanted.inputs, wanted.row)
             if workspace.store.complete(part.parts) is None:
                 produce(workspace, part, lambda job, i=i: make_shard(job, i), blocking, context.run_id, context.log)
         return keys
@@ -219,7 +217,7 @@ def sharded_asset(
         wanted = wanted_or_refuse(workspace, name)
         handle, product = workspace.store.complete(wanted.parts), None
         if handle is None:
-            shards = [workspace.store.complete(shard_parts(wanted, i)) for i in range(num_shards)]
+            shards = [workspace.store.complete(shard_parts(wanted.parts, i, num_shards)) for i in range(num_shards)]
             if None in shards:
                 raise dg.Failure(description=f"{name}: shard {shards.index(None)} of {num_shards} was not made; run again")
             handle, product = produce(workspace, wanted, lambda job: merge(job, shards), blocking, context.run_id, context.log)
@@ -229,7 +227,9 @@ def sharded_asset(
         context.add_asset_metadata(metadata_of(handle, product), asset_key=name)
         return handle
 
-    asset = _fan_out(name, config, plan_keys, make_one, collect_all, tags, description=description, kinds=kinds, partitioned=False)
+    furniture = {"description": description, "kinds": kinds, "partitioned": False}
+    own = {**tags, **makes(name, "shards", num_shards)}
+    asset = _fan_out(name, config, plan_keys, make_one, collect_all, own, merged=makes(name), **furniture)
     return [asset, *[check_of_whole(name, c, b) for c, b in checks]]
 
 

@@ -195,9 +195,14 @@ def _name(parts: Sequence[str]) -> str:
     return "/".join(quote(part, safe="[]=+") for part in parts)
 
 
+def step_value(identifier: Sequence[str]) -> str:
+    """Name of the value of a step's output, identified by run id, step key, output and, of a mapped one, mapping key."""
+    return _name(["runs", *identifier])
+
+
 def _step_value(context: dg.OutputContext) -> str:
     """Where a step's output is; a re-run that skips the step finds it under the run that executed it."""
-    return _name(["runs", *context.get_identifier()])
+    return step_value(context.get_identifier())
 
 
 def _asset_value(name: str, partition: str | None) -> str:

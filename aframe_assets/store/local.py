@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import time
@@ -11,12 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from aframe_assets.store.base import ArtifactStore, Listed, Stat
+from filelock import FileLock, Timeout
+
+from aframe_assets.store.base import ArtifactStore, Listed, Marked, Stat
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.files import FULL, copy_file, file_sha256, remove_dead, stamp, sync_folder
 from aframe_assets.store.handle import FileEntry, Handle
 
 _STAGING = ".staging-"
+_LOCK_S = 120.0
 
 
 class LocalStore(ArtifactStore):
@@ -58,20 +62,57 @@ class LocalStore(ArtifactStore):
 
     def _write(self, path: str, data: bytes) -> None:
         target = self.root / path
-        with self._writing(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # hidden, so that no listing takes the unfinished file for a manifest
-            temporary = target.parent / f".{target.name}~{stamp()}"
-            try:
-                with temporary.open("xb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        with self._writing(path), self._beside(target, data) as temporary:
+            os.replace(temporary, target)
             sync_folder(target.parent)
+
+    @contextmanager
+    def _beside(self, target: Path, data: bytes) -> Iterator[Path]:
+        """A file with `data`, flushed, in the folder of `target`; removed unless it was renamed."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # hidden, so that no listing takes the unfinished file for a manifest
+        temporary = target.parent / f".{target.name}~{stamp()}"
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _marked(self, path: str) -> Marked:
+        data = self._read(path)
+        return Marked(data, None if data is None else hashlib.sha256(data).hexdigest())
+
+    def _exchange(self, path: str, data: bytes, mark: str | None) -> bool:
+        target = self.root / path
+        with self._writing(path), self._beside(target, data) as temporary, self._locked(target.parent):
+            if self._marked(path).mark != mark:
+                return False
+            try:
+                if mark is None:
+                    os.link(temporary, target)  # exclusive even on a shared disk whose locks do not reach other hosts
+                else:
+                    os.replace(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if mark is not None or error.errno in FULL:
+                    raise
+                os.replace(temporary, target)  # no hard links on this filesystem
+            sync_folder(target.parent)
+        return True
+
+    @contextmanager
+    def _locked(self, folder: Path) -> Iterator[None]:
+        """Keeps other processes from exchanging files of `folder`; a killed one gives the lock back at once."""
+        lock = folder / ".lock"
+        try:
+            with FileLock(lock, timeout=_LOCK_S, poll_interval=0.01, mode=0o666):
+                yield
+        except Timeout:
+            raise StoreError(f"{lock} has been held for {_LOCK_S:g} s; is a job of this store stopped or its disk hanging?") from None
 
     def _list(self, folder: str) -> list[Listed]:
         out = []

@@ -10,6 +10,7 @@ from aframe_assets.config import Config
 from aframe_assets.store.bodies import GLUE, metadata_of, produce, wanted_or_refuse
 from aframe_assets.store.fanout import check_of_whole, graph_asset
 from aframe_assets.store.job import Job, Product
+from aframe_assets.store.work import makes, trial_parts
 from aframe_assets.store.workspace import Wanted
 from aframe_assets.tags import resources
 
@@ -69,15 +70,13 @@ def rounds_asset(
             name=f"try_{name}_{number:02d}",
             ins={"record": dg.In(dict)},
             out=dg.Out(dict),
-            tags=dict(tags),
+            tags={**tags, **makes(name, "trial")},
             retry_policy=dg.RetryPolicy(max_retries=config.execution.max_retries, delay=1),
             **needs,
         )
         def op(context, record):
             workspace, wanted, _ = open_wanted(context)
-            partition = f"{record['round']:02d}-{record['index']:03d}"
-            update = {"asset": f"{name}_trial", "partition": partition, "config": {**wanted.parts.config, "trial": record["params"]}}
-            part = Wanted(wanted.parts.model_copy(update=update), wanted.inputs, wanted.row)
+            part = Wanted(trial_parts(wanted.parts, record), wanted.inputs, wanted.row)
             handle = workspace.store.complete(part.parts)
             if handle is None:
                 handle, _ = produce(workspace, part, lambda job: make_trial(job, record["params"]), {}, context.run_id, context.log)
@@ -92,7 +91,7 @@ def rounds_asset(
 
         return op
 
-    @dg.op(name=f"finish_{name}", ins={"records": dg.In(list)}, tags=glue, **needs)
+    @dg.op(name=f"finish_{name}", ins={"records": dg.In(list)}, tags={**glue, **makes(name)}, **needs)
     def finishing(context: dg.AssetExecutionContext, records):
         workspace, wanted, handle = open_wanted(context)
         product = None

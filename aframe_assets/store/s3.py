@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from aframe_assets.store.base import ArtifactStore, Listed, Stat
+from aframe_assets.store.base import ArtifactStore, Listed, Marked, Stat
 from aframe_assets.store.cache import Cache, CacheError
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import FileEntry, Handle
@@ -25,6 +25,7 @@ PART_BYTES = 32 << 20
 _PARALLEL = 8
 _ABANDONED = timedelta(days=1)
 _GONE = {"NoSuchKey", "404", "NotFound"}
+_CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409", "OperationAborted"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "Forbidden"}
 
 
@@ -192,6 +193,33 @@ class S3Store(ArtifactStore):
     def _write(self, path: str, data: bytes) -> None:
         with self._errors("write"):
             self.client.put_object(Bucket=self.bucket, Key=self._key(path), Body=data, ContentType="application/json")
+
+    def _marked(self, path: str) -> Marked:
+        from botocore.exceptions import ClientError
+
+        with self._errors("read"):
+            try:
+                found = self.client.get_object(Bucket=self.bucket, Key=self._key(path))
+                return Marked(found["Body"].read(), found["ETag"].strip('"'))
+            except ClientError as error:
+                if error.response["Error"]["Code"] in _GONE:
+                    return Marked(None, None)
+                raise
+
+    def _exchange(self, path: str, data: bytes, mark: str | None) -> bool:
+        from botocore.exceptions import ClientError
+
+        # Ceph compares the bare ETag, the standard says that it is quoted: the condition is the same, so both may be tried.
+        conditions = [{"IfNoneMatch": "*"}] if mark is None else [{"IfMatch": mark}, {"IfMatch": f'"{mark}"'}]
+        with self._errors("write"):
+            for condition in conditions:
+                try:
+                    self.client.put_object(Bucket=self.bucket, Key=self._key(path), Body=data, ContentType="application/json", **condition)
+                    return True
+                except ClientError as error:
+                    if error.response["Error"]["Code"] not in _CHANGED | _GONE:
+                        raise
+        return False
 
     def _pages(self, folder: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
         pages = self.client.get_paginator("list_objects_v2").paginate(

@@ -148,14 +148,18 @@ def status(
     show_status(RunDirectory.find(directory).workspace(), console(), why=why, as_json=as_json)
 
 
-@app.command(epilog="Example: aframe reap runs/demo")
+@app.command(epilog="Example: aframe reap runs/demo --dry-run")
 @command
-def reap(directory: Directory = None) -> None:
-    """Marks runs of this directory whose processes are gone as failed (`aframe run` does so by itself)."""
-    from aframe_ops.cli.running import mark_dead
+def reap(
+    directory: Directory = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Marks runs of this directory whose processes are gone as failed, and cancels batch jobs that no live run has or waits for."""
+    from aframe_ops.cli.reaping import reap_directory
     from aframe_ops.run_directory import RunDirectory
 
-    mark_dead(RunDirectory.find(directory), console())
+    if not reap_directory(RunDirectory.find(directory), console(), dry_run=dry_run):
+        raise typer.Exit(FAILED)
 
 
 @segments_app.command("list", epilog="Example: aframe segments list runs/demo --role test")

@@ -83,13 +83,19 @@ def _run_missing(run: RunDirectory, config: Config, site: SiteConfig, console: C
         from aframe_ops.serving.provider import require_server
 
         require_server(site.triton)
-    with only_one(run), _instance(run) as instance:
+    with only_one(run), open_instance(run) as instance, contextlib.ExitStack() as afterwards:
+        from aframe_ops.leases_reaping import GoingOn
         from aframe_ops.runs import reap, sync_partitions
 
-        dead, alive = reap(instance, site, locked=True)
-        for run_id in dead:
+        going_on = GoingOn(site)
+        found = reap(instance, site, locked=True, leave=going_on)
+        for run_id in found.dead:
             console.print(f"run {run_id[:8]} of this directory had died; marked failed", style="yellow")
-        for run_id in alive:
+        for run_id in found.left:
+            jobs = ", ".join(going_on(run_id))
+            console.print(f"run {run_id[:8]} of this directory had died; its jobs go on: {jobs}", style="yellow", soft_wrap=True)
+            afterwards.callback(reap, instance, site, locked=True, leave=GoingOn(site))
+        for run_id in found.alive:
             console.print(f"run {run_id[:8]} is executing in this directory as well", style="yellow")
         started = time.monotonic()
         worked = False
@@ -114,21 +120,6 @@ def _run_missing(run: RunDirectory, config: Config, site: SiteConfig, console: C
     return run.workspace(config, site)
 
 
-def mark_dead(run: RunDirectory, console: Console) -> None:
-    """Marks the dead runs of this directory failed and says which are alive."""
-    run.activate()
-    with _instance(run) as instance:
-        from aframe_ops.runs import reap
-
-        dead, alive = reap(instance, run.site())
-    for run_id in dead:
-        console.print(f"run {run_id[:8]} had died; marked failed")
-    for run_id in alive:
-        console.print(f"run {run_id[:8]} is alive")
-    if not dead and not alive:
-        console.print("no run of this directory is active")
-
-
 def _clock(seconds: float) -> str:
     from aframe_ops.cli.progress import duration
 
@@ -136,7 +127,8 @@ def _clock(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _instance(run: RunDirectory) -> Iterator:
+def open_instance(run: RunDirectory) -> Iterator:
+    """Dagster's instance of the run directory."""
     import warnings
 
     warnings.filterwarnings("ignore", module="dagster")

@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 from dagster._core.events import DagsterEvent, EngineEventData
@@ -23,6 +23,9 @@ from dagster._core.executor.step_delegating import CheckStepHealthResult, StepHa
 from dagster_shared.record import replace
 
 from aframe_assets.tags import RESOURCES_TAG
+
+if TYPE_CHECKING:
+    from aframe_ops.leases import Claims
 
 _FINAL = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_UP_FOR_RETRY}
 
@@ -74,6 +77,7 @@ class RunSetup:
         warm: serialised run and job of this run, for workers that load them once; None where they are not needed.
         lock_fd: descriptor that is open as long as any process of the run lives; -1 for none.
         science: several steps of this run compute, so that what they import is worth importing once for all.
+        claims: leases of this run's batch jobs; None where no experiment says what a step makes.
     """
 
     files: RunFiles
@@ -81,6 +85,7 @@ class RunSetup:
     warm: str | None = None
     lock_fd: int = -1
     science: bool = False
+    claims: Claims | None = None
 
 
 class Request(NamedTuple):

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Sc
 from aframe_ops.executor.tracked import Tracked
 from aframe_ops.executor.usage import describe_usage
 from aframe_ops.executor.worker import LOG_VARIABLE
+from aframe_ops.leases import Asked
 
 if TYPE_CHECKING:
     from aframe_ops.executor.relay import EventRelay
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 MEMORY_PER_ATTEMPT = 1.5
 """Each attempt at a step may use this much more memory than the one before it."""
+
+QUICK_GB = 2.0
+"""Memory of a step that only looks up what is complete."""
 
 PASSED = ("AFRAME_*", "AWS_*", "DAGSTER_EVENT_BATCH_SIZE", "DAGSTER_HOME", "LIGO_*", "PYTHONPATH")
 """Variables of the submitting environment that every job gets; batch jobs start with none of it."""
@@ -76,6 +80,12 @@ def scaled(request: Request, number: int, options: BatchOptions) -> Request:
     )
 
 
+def small(job: BatchJob) -> BatchJob:
+    """`job` with the request of a step that only reads what is complete, so that it need not queue for what it would have used."""
+    memory = min(job.request.memory_gb, QUICK_GB * MEMORY_PER_ATTEMPT**job.number)
+    return replace(job, request=job.request._replace(cpus=1, gpus=0, gpu_memory_gb=0.0, memory_gb=memory))
+
+
 def job_name(attempt: Attempt) -> str:
     """A name for the user's eyes that no other attempt of any run has."""
     digest = hashlib.sha256(repr(tuple(attempt)).encode()).hexdigest()[:12]
@@ -117,6 +127,8 @@ class BatchHandler(Handler):
         except Refused as e:
             attempt = Attempt.of(step_handler_context)
             self._forget_spec(attempt)
+            if self.setup.claims:
+                self.setup.claims.release(attempt)
             # A failure and not a retry: the same job would be refused again.
             error = SerializableErrorInfo(f"{self.name} refused the job of step {attempt.step}: {e}", [], None)
             yield DagsterEvent.step_failure_event(
@@ -135,7 +147,8 @@ class BatchHandler(Handler):
             self._gathering_until = time.monotonic() + GATHER_S
         elif self._silent_since is None:
             try:
-                self._submit(tracked)
+                if self._allowed([tracked]):
+                    self._submit(tracked)
             except Unreachable as e:
                 self._fell_silent(e)
         self._tracked[attempt] = tracked
@@ -145,6 +158,8 @@ class BatchHandler(Handler):
         wants += f", code {self._scheduler.code}" if self._scheduler.code else ""
         if tracked.id:
             return f"job {tracked.id} ({wants})"
+        if self.setup.claims and not (gathered or tracked.claimed or self._silent_since is not None):
+            return "waits for the job of another run"
         return f"will be submitted {'with others' if gathered else f'when {self.name} answers'} ({wants})"
 
     def state(self, attempt: Attempt) -> str | None:
@@ -195,6 +210,7 @@ class BatchHandler(Handler):
             self._forget_spec(tracked.attempt)
         if self._detached:
             self._detached.close()
+        self._give_back()
 
     def _write(self, context: StepHandlerContext, attempt: Attempt) -> BatchJob:
         files, request = self.setup.files, scaled(Request.of(context.step_tags[attempt.step]), attempt.number, self._options)
@@ -234,11 +250,41 @@ class BatchHandler(Handler):
             tracked.doubtful = True
             raise
         self._submitted(tracked)
+        self._lease([tracked])
 
-    def _submitted(self, tracked: Tracked) -> None:
+    def _submitted(self, tracked: Tracked, name: str | None = None) -> None:
+        """Writes down that the job exists; `name` is that of the array that it was submitted in."""
         tracked.seen = time.monotonic()
-        record = {"backend": self.name, "id": tracked.id, "name": tracked.job.name}
+        record = {"backend": self.name, "id": tracked.id, "name": tracked.job.name, "submitted_as": name or tracked.job.name}
         write_private(self.setup.files.of(tracked.attempt, "job"), json.dumps(record))
+
+    def _allowed(self, waiting: Sequence[Tracked]) -> list[Tracked]:
+        """Those of which no job of another run is making the same; the others are asked about again at the next tick."""
+        claims, new = self.setup.claims, [t for t in waiting if not t.claimed]
+        if claims is None or not new:
+            return list(waiting)
+        answers = claims.ask([Asked(t.context, t.attempt, self.name, t.job.name) for t in new])
+        for tracked, answer in zip(new, answers, strict=True):
+            tracked.claimed = answer.start
+            if answer.quick:
+                tracked.job = small(tracked.job)
+            for line in answer.news:
+                self._tell(line, tracked)
+                relay(f"{RELAYED} step {tracked.attempt.step} {line}")
+        return [t for t in waiting if t.claimed]
+
+    def _lease(self, submitted: Sequence[Tracked]) -> None:
+        """Has the leases of these jobs name them."""
+        if self.setup.claims:
+            name = submitted[0].job.name
+            self.setup.claims.submitted({t.attempt: (str(t.id), name) for t in submitted})
+
+    def _give_back(self) -> None:
+        """Removes the leases of jobs that are over, or whose step has been reported."""
+        for tracked in self._tracked.values() if self.setup.claims else ():
+            submitted = tracked.id is not None or tracked.doubtful
+            if not submitted or tracked.ended is not None or (self._instance and reported(self._instance, tracked.attempt)):
+                self.setup.claims.release(tracked.attempt)
 
     def _find(self, tracked: Tracked) -> None:
         if tracked.id is None and tracked.doubtful:
@@ -259,6 +305,8 @@ class BatchHandler(Handler):
             self._gathering_until = None
         if moment < self._next_poll and not now and not gathered:
             return
+        if self.setup.lock_fd >= 0:
+            os.utime(self.setup.lock_fd)  # a sign of life for hosts that do not see the lock
         try:
             submitted = [t for t in self._live() if t.id]
             waiting = [t for t in self._live() if t.id is None and self._stopping_since is None and self._gathering_until is None]
@@ -268,12 +316,12 @@ class BatchHandler(Handler):
         except Unreachable as e:
             self._fell_silent(e)
         else:
-            if submitted or waiting:
+            if submitted or any(t.claimed or not self.setup.claims for t in waiting):
                 self._answers()
             self._next_poll = time.monotonic() + self._options.poll_s
 
     def _submit_waiting(self, waiting: Sequence[Tracked]) -> None:
-        for group in self._groups(waiting):
+        for group in self._groups(self._allowed(waiting)):
             try:
                 if len(group) == 1:
                     self._submit(group[0])
@@ -304,7 +352,8 @@ class BatchHandler(Handler):
                 tracked.doubtful = True
             raise
         for tracked, tracked.id in zip(group, ids, strict=True):
-            self._submitted(tracked)
+            self._submitted(tracked, group[0].job.name)
+        self._lease(group)
 
     def _poll(self, asked: Sequence[Tracked]) -> None:
         states = self._scheduler.poll([t.id for t in asked if t.id])
@@ -335,6 +384,8 @@ class BatchHandler(Handler):
         tracked.phase = Phase.ENDED
         tracked.finish()
         self._forget_spec(tracked.attempt)
+        if self.setup.claims:
+            self.setup.claims.release(tracked.attempt)
 
     def _forget_spec(self, attempt: Attempt) -> None:
         """A job that never started has left its spec, and with it credentials."""

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from aframe_ops.executor.batch import BatchHandler, BatchOptions
 from aframe_ops.executor.budget import machine_cores, machine_gpus, machine_memory_gb
 from aframe_ops.executor.local import LocalHandler
 from aframe_ops.executor.routing import RoutingHandler
+from aframe_ops.executor.schedulers import SCHEDULERS
+from aframe_ops.leases import Claims
 from aframe_ops.site import SiteConfig, write_site
 
 if TYPE_CHECKING:
@@ -47,28 +50,14 @@ def _local(setup: RunSetup, site: SiteConfig) -> Handler:
     )
 
 
-def _slurm(setup: RunSetup, site: SiteConfig) -> Handler:
-    from aframe_ops.executor.slurm import Slurm
-
-    return _batch(setup, site, Slurm(site.slurm))
-
-
-def _htcondor(setup: RunSetup, site: SiteConfig) -> Handler:
-    from aframe_ops.executor.htcondor import HTCondor
-
-    return _batch(setup, site, HTCondor(site.htcondor))
-
-
 def _kubernetes(setup: RunSetup, site: SiteConfig) -> Handler:
-    from aframe_ops.executor.kubernetes import Kubernetes
     from aframe_ops.executor.kubernetes_code import pin_code
 
-    site = pin_code(site)  # where only a tag sends steps here, nobody has done so before
-    return _batch(setup, site, Kubernetes(site.kubernetes, setup.files.folder.name, site.store_url))
+    return _batch("kubernetes", setup, pin_code(site))  # where only a tag sends steps here, nobody has done so before
 
 
-def _batch(setup: RunSetup, site: SiteConfig, scheduler: Scheduler) -> Handler:
-    executor = site.executor
+def _batch(backend: str, setup: RunSetup, site: SiteConfig) -> Handler:
+    scheduler, executor = SCHEDULERS[backend](site, setup.files.folder.name), site.executor
     options = BatchOptions(
         poll_s=executor.poll_seconds,
         grace_s=executor.grace_seconds,
@@ -90,7 +79,11 @@ def _detached(setup: RunSetup, site: SiteConfig, scheduler: Scheduler) -> Detach
     return Detached(setup.files, None if seen else Mailbox(site.store_url, setup.files.folder.name, site.cache_dir))
 
 
-HANDLERS: dict[str, HandlerMaker] = {"local": _local, "slurm": _slurm, "htcondor": _htcondor, "kubernetes": _kubernetes}
+HANDLERS: dict[str, HandlerMaker] = {
+    "local": _local,
+    **{backend: partial(_batch, backend) for backend in SCHEDULERS},
+    "kubernetes": _kubernetes,
+}
 """Every place where steps can run, by the name that a site or a tag gives it."""
 
 
@@ -122,7 +115,7 @@ class RoutingExecutor(StepDelegatingExecutor):
         folder.mkdir(parents=True, exist_ok=True)
         lock = hold_lock(folder)
         computing = sum(Request.of(step.tags).memory_gb > 1 for step in execution_plan.step_dict.values())
-        setup = RunSetup(RunFiles(folder), self._environment(), serialize_value(run), lock, science=computing >= MANY)
+        setup = RunSetup(RunFiles(folder), self._environment(), serialize_value(run), lock, computing >= MANY, self._claims(run))
         makers = {name: lambda make=make: make(setup, self._site) for name, make in HANDLERS.items()}
         self._step_handler = RoutingHandler(makers, self._site.executor.backend, self._site.executor.routes)
         try:
@@ -133,6 +126,9 @@ class RoutingExecutor(StepDelegatingExecutor):
         finally:
             self._step_handler.close()
             os.close(lock)
+
+    def _claims(self, run: dg.DagsterRun) -> Claims | None:
+        return None if self._config is None else Claims(self._site, self._config, run.run_id)
 
     def _environment(self) -> dict[str, str]:
         """Points every step to the experiment and site as they are now, whatever happens to the files meanwhile."""

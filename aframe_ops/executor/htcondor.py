@@ -66,6 +66,7 @@ class HTCondor(Scheduler):
     """The HTCondor pool that `site` describes."""
 
     name = "htcondor"
+    cancel_words = "condor_rm {}"
 
     def __init__(self, site: HTCondorSite):
         self._site = site

@@ -46,6 +46,7 @@ class Kubernetes(Scheduler):
     """The cluster that `site` describes, for the jobs of the run with the id `run`, whose store is at `store`."""
 
     name = "kubernetes"
+    cancel_words = "kubectl delete job {}"
 
     def __init__(self, site: KubernetesSite, run: str, store: str = ""):
         self._site, self._run, self._store = site, run, store

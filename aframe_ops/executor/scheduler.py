@@ -143,6 +143,9 @@ class Scheduler(ABC):
     code: str = ""
     """Version of the code that jobs run, where it is not that which is installed there."""
 
+    cancel_words: str = "cancel job {}"
+    """What a user types to end a job; ``{}`` stands for its id."""
+
     shared_disk: bool = True
     """False: jobs start in a folder of their own, to which the scheduler brings `BatchJob.spec` and `BatchJob.files`, and
     from which it brings back new files beside `BatchJob.log`."""

@@ -61,6 +61,7 @@ class Slurm(Scheduler):
     """The SLURM that `site` describes."""
 
     name = "slurm"
+    cancel_words = "scancel {}"
 
     def __init__(self, site: SlurmSite):
         self._site = site

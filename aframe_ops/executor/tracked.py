@@ -26,6 +26,7 @@ class Tracked:
         ended: what became of the job; None while it is queued or running.
         seen: when its scheduler last knew it, on the monotonic clock.
         told: why it waits, in the words that the user has been told already.
+        claimed: its leases are taken.
     """
 
     attempt: Attempt
@@ -38,6 +39,7 @@ class Tracked:
     ended: str | None = None
     seen: float = 0.0
     told: str = ""
+    claimed: bool = False
 
     def pump(self) -> None:
         for source in self.relays:

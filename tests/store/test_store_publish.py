@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def test_complete_is_about_key_size_and_checks(store, make, damage):
         store.open_local(handle, "a.txt")
 
     failed = {**CHECK, "passed": False}
-    put(store, parts, "four", checks=[failed])
+    put(store, parts, "four", checks=[failed], keep=False)
     assert store.complete(parts) is None and store.complete_many([parts]) == {}
     assert store.survey("background", [parts.partition])[1] == {parts.partition: "is held back by its check finite"}
     for harmless in ({**failed, "blocking": False}, {**failed, "severity": "warn"}):
@@ -153,15 +154,34 @@ def test_new_version_replaces_the_old_one(store, make):
             store.open_local(old, "a.txt")
 
 
-def test_same_key_other_bytes_keeps_readers_of_the_first(store, make, monkeypatch):
-    first, second = put(store, make(), "first"), put(store, make(), "second!")
-    assert first.uri != second.uri
-    assert store.complete(make()) == second
+def test_of_two_writers_of_one_key_the_first_counts(store, make, damage, monkeypatch):
+    first = put(store, make(), "first", meta={"who": 1})
+    assert put(store, make(), "second!", meta={"who": 2}) == first
+    assert put(store, make(), "first", meta={"who": 3}) == first == store.complete(make())
     assert store.open_local(first, "a.txt").read_text() == "first"
-    assert store.open_local(second, "a.txt").read_text() == "second!"
-    monkeypatch.setattr(base_module, "ORPHAN_S", -1.0)
+    store.record_failure(make(), "I was too late")
+    assert store.complete(make()) == first
+    damage(store, first, "a.txt", None)
     third = put(store, make(), "third")
-    assert list(store._versions("background/1126259446-32")) == [third.uri.rsplit("/", 1)[1]], "orphans go in the end"
+    assert store.complete(make()) == third and store.open_local(third, "a.txt").read_text() == "third"
+    forced = put(store, make(), "forced", keep=False)
+    assert store.complete(make()) == forced
+    assert store.open_local(third, "a.txt").read_text() == "third", "a reader of what was replaced is not disturbed"
+    monkeypatch.setattr(base_module, "ORPHAN_S", -1.0)
+    last = put(store, make(), "last", keep=False)
+    assert list(store._versions("background/1126259446-32")) == [last.uri.rsplit("/", 1)[1]], "orphans go in the end"
+
+
+def test_a_small_file_is_exchanged_only_for_one_that_was_seen(store):
+    assert store._marked("_x/a.json") == (None, None)
+    assert store._exchange("_x/a.json", b"1", None) and not store._exchange("_x/a.json", b"2", None)
+    seen = store._marked("_x/a.json")
+    assert seen.data == b"1"
+    assert store._exchange("_x/a.json", b"3", seen.mark) and not store._exchange("_x/a.json", b"4", seen.mark)
+    assert store._read("_x/a.json") == b"3"
+    store._remove("_x/a.json")
+    assert not store._exchange("_x/a.json", b"5", seen.mark) and store._read("_x/a.json") is None
+    assert [e.name for e in store._list("_x")] == []
 
 
 def test_failures_are_recorded_without_secrets(store, make, monkeypatch):
@@ -288,7 +308,7 @@ elif point == "before rename":
     else:
         store.client.head_object = second(store.client.head_object)
 elif point == "before manifest":
-    store._write = die
+    store._exchange = die
 elif point == "in manifest":
     if local:
         os.replace = die
@@ -325,54 +345,64 @@ def test_kill_during_publish(store, tmp_path, point):
 
 
 WRITER = """
-import sys
+import sys, time
 from aframe_assets.store import KeyParts, open_store
 
-url, cache, me, same = sys.argv[1:]
+url, cache, me, rounds, start = sys.argv[1:]
 store = open_store(url, cache_dir=cache)
-parts = KeyParts(asset="background", code_version="1", partition="1-1")
-for i in range(8):
+store.complete(KeyParts(asset="background", code_version="1", partition="0-0"))  # all imports and connections are made
+while time.time() < float(start):
+    time.sleep(0.001)
+for i in range(int(rounds)):
+    parts = KeyParts(asset="background", code_version="1", partition=f"{i}-1")
     with store.scratch() as folder:
         for name in "abc":
-            (folder / name).write_text("same" if same == "same" else f"{me} {i}")
-        handle = store.publish(parts, folder)
-    for name in "abc":
-        assert store.open_local(handle, name).read_text() == ("same" if same == "same" else f"{me} {i}")
+            (folder / name).write_text(f"by {me}")
+        handle = store.publish(parts, folder, {"who": me})
+    print(i, handle.meta["who"], handle.sha256, flush=True)
+    assert {store.open_local(handle, name).read_text() for name in "abc"} == {"by " + handle.meta["who"]}
     found = store.complete(parts)
-    assert found is not None
-    assert len({store.open_local(found, n).read_text() for n in "abc"}) == 1
+    assert found == handle, (found, handle)
 """
 
 
-@pytest.mark.parametrize("same", ["same", "different"])
-def test_racing_writers(store, tmp_path, same):
+@pytest.mark.parametrize(("writers", "rounds"), [(12, 6)])
+def test_of_many_racing_writers_exactly_one_counts(store, tmp_path, writers, rounds):
     script = tmp_path / "writer.py"
     script.write_text(WRITER)
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    start = str(time.time() + 0.8 * writers)
     workers = [
         subprocess.Popen(
-            [sys.executable, script, store.url, tmp_path / f"cache{i}", str(i), same], env=env, stderr=subprocess.PIPE, text=True
+            [sys.executable, script, store.url, tmp_path / f"cache{i}", str(i), str(rounds), start],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        for i in range(3)
+        for i in range(writers)
     ]
-    errors = [w.communicate(timeout=120)[1] for w in workers]
-    assert [w.returncode for w in workers] == [0, 0, 0], "\n".join(errors)
-    handle = store.complete(KeyParts(asset="background", code_version="1", partition="1-1"))
-    assert handle is not None and store.verify(handle) == []
+    done = [w.communicate(timeout=300) for w in workers]
+    assert [w.returncode for w in workers] == [0] * writers, "\n".join(err for _, err in done)
+    lines = [out.splitlines() for out, _ in done]
+    for i in range(rounds):
+        (counts,) = {text[i] for text in lines}  # all of them were given the same artifact
+        handle = store.complete(KeyParts(asset="background", code_version="1", partition=f"{i}-1"))
+        assert counts == f"{i} {handle.meta['who']} {handle.sha256}" and store.verify(handle) == []
 
 
 def test_pruning_by_another_worker_is_noticed(store, make, monkeypatch):
     """The folder vanishes between the files and the manifest: the publish puts it back before it returns."""
-    write, times = store._write, []
+    exchange, times = store._exchange, []
 
-    def racing(path, data):
+    def racing(path, data, mark):
         if not times and path.endswith("-32.json"):
             times.append(1)
             folder = next(iter(store._versions("background/1126259446-32")))
             store._remove(f"background/1126259446-32/{folder}")
-        write(path, data)
+        return exchange(path, data, mark)
 
-    monkeypatch.setattr(store, "_write", racing)
+    monkeypatch.setattr(store, "_exchange", racing)
     handle = put(store, make(), "x")
     assert times and store.complete(make()) == handle
 

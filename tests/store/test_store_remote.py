@@ -156,7 +156,7 @@ def test_cut_off_uploads_are_aborted_in_the_end(remote, make, bucket, monkeypatc
     put(remote, make(), a=b"aa")
     assert len(client.list_multipart_uploads(Bucket=name)["Uploads"]) == 1, "it may be another worker's"
     began[0] -= timedelta(days=1)
-    put(remote, make(), a=b"ab")
+    put(remote, make(partition="1126259446-32", v=2), a=b"ab")
     assert "Uploads" not in client.list_multipart_uploads(Bucket=name)
 
 

@@ -1,0 +1,71 @@
+"""Which artifacts a step makes, so that whoever starts steps can tell two that do the same work apart from two that do not.
+
+Dagster knows a step by its name and its run. The work is known by completeness keys, and only the bodies know which of
+them a step is about; so each op that makes artifacts says it in a tag.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from aframe_assets.store.handle import KeyParts
+    from aframe_assets.store.workspace import Workspace
+
+WORK_TAG = "aframe/work"
+"""Op tag of the steps that make artifacts: JSON of `makes`. Steps that plan, collect or check have none."""
+
+How = Literal["whole", "partitions", "shards", "trial"]
+
+
+def makes(asset: str, how: How = "whole", count: int = 1) -> dict[str, str]:
+    """The op tag of a step that makes `asset`.
+
+    Args:
+        asset: name of the asset.
+        how: 'whole' all of it; 'partitions' those in the list that the step is given; 'shards' those, by index, of
+            `count`; 'trial' the one of the record that it is given.
+        count: number of shards.
+    """
+    return {WORK_TAG: json.dumps({"asset": asset, "how": how, "count": count})}
+
+
+def shard_parts(parts: KeyParts, index: int, count: int) -> KeyParts:
+    """Key parts of shard `index` (0 to ``count - 1``) of the artifact with `parts`."""
+    return parts.model_copy(update={"asset": f"{parts.asset}_shard", "partition": f"{index:04d}-of-{count:04d}"})
+
+
+def trial_parts(parts: KeyParts, record: Mapping[str, Any]) -> KeyParts:
+    """Key parts of one trial for the artifact with `parts`; `record` has its round, index and params."""
+    partition = f"{record['round']:02d}-{record['index']:03d}"
+    return parts.model_copy(
+        update={"asset": f"{parts.asset}_trial", "partition": partition, "config": {**parts.config, "trial": record["params"]}}
+    )
+
+
+def is_mapped(tag: str) -> bool:
+    """Whether `work_of` needs the value that the step is given."""
+    return json.loads(tag)["how"] != "whole"
+
+
+def work_of(tag: str, workspace: Workspace, value: Any = None) -> list[KeyParts]:
+    """Key parts of every artifact that a step is to make.
+
+    Args:
+        tag: the step's `WORK_TAG`.
+        workspace: config and store.
+        value: what a mapped step is given.
+
+    Raises:
+        MissingArtifact: an input of the asset is not there.
+    """
+    said = json.loads(tag)
+    asset, how = said["asset"], said["how"]
+    if how == "partitions":
+        return [workspace.wanted(asset, key).parts for key in value]
+    parts = workspace.wanted(asset).parts
+    if how == "shards":
+        return [shard_parts(parts, i, said["count"]) for i in value]
+    return [trial_parts(parts, value)] if how == "trial" else [parts]

@@ -1,0 +1,392 @@
+"""Leases of batch jobs as a run sees them: taken before a job is submitted, met, waited for, taken over, given back.
+
+A lease lies under the completeness key of every artifact that the step is to make, and not under one key for the step. A
+mapped step makes a chunk of segments, and where a chunk begins depends on what was complete when its run started: after a
+crash the chunks are others, while the artifacts in them are the same. So a chunk of 16 segments has 16 leases of one job,
+and a new chunk waits for every job that makes something of it. Keys are taken all or none, which cannot deadlock.
+
+Steps that plan, collect or check have no lease: they take seconds, and what they hand on belongs to their run.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from aframe_assets.store.errors import StoreError
+from aframe_assets.store.handle import KeyParts
+from aframe_assets.store.io_managers import decode, step_value
+from aframe_assets.store.leases import Found, Lease, Leases
+from aframe_assets.store.opening import open_store
+from aframe_assets.store.work import WORK_TAG, is_mapped, work_of
+from aframe_assets.store.workspace import MissingArtifact, Workspace
+from aframe_ops.executor.base import Attempt
+from aframe_ops.executor.scheduler import Phase, Refused, Scheduler, Unreachable
+from aframe_ops.executor.schedulers import SCHEDULERS
+from aframe_ops.site import SiteConfig
+
+if TYPE_CHECKING:
+    from dagster._core.execution.context.system import IStepContext
+
+    from aframe_assets.config import Config
+
+log = logging.getLogger(__name__)
+T, R = TypeVar("T"), TypeVar("R")
+
+UNKNOWN_S = 60.0
+"""A job that its batch system has not known for so long is gone; before, it may only be on its way there."""
+
+RETRY_S = 20.0
+"""Seconds until a batch system that did not answer is asked again."""
+
+SIGN_S = 60.0
+"""How often a run that waits says in the lease that it still does."""
+
+_FRESH_S = 30.0
+"""So long may what is known of the store's manifests be used for computing keys."""
+
+_PARALLEL = 16
+
+
+def now() -> str:
+    """The time as leases hold it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def age_s(when: str) -> float:
+    """Seconds since `when`, by this host's clock; infinite for what is no time."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds()
+    except (ValueError, TypeError):
+        return float("inf")
+
+
+def described(lease: Lease) -> str:
+    """The job of a lease in words."""
+    return f"{lease.backend} job {lease.job or lease.name} of run {lease.run[:8]} (since {lease.when}, {lease.user} on {lease.host})"
+
+
+def leases_of(site: SiteConfig) -> Leases:
+    """The leases in the store of `site`."""
+    return Leases(open_store(site.store_url, cache_dir=site.cache_dir, cache_bytes=int(site.store.cache_gb * 1e9)))
+
+
+def identified(scheduler: Scheduler, job: str | None, name: str, known: dict[str, str | None]) -> str | None:
+    """The id of the job that was submitted under `name`, if the batch system still has it; raises Unreachable.
+
+    Ids of two clusters, or of two years, may be equal, and names are not.
+
+    Args:
+        job: the id that was written down; of a job in an array it begins with what the array is found as.
+        known: what was found under each name so far; added to.
+    """
+    if name not in known:
+        known[name] = scheduler.find(name)
+    found = known[name]
+    if found is None or job is None or job == found:
+        return found
+    return job if job.startswith(f"{found}_") else None
+
+
+@dataclass
+class _Watched:
+    lease: Lease
+    id: str | None = None
+    asked: bool = False
+    over: bool = False
+    unknown_since: float | None = None
+    trouble: str = ""
+
+
+class Watch:
+    """Jobs of other runs, asked about through their own batch systems, all of a run at once and not more often than `poll_s`.
+
+    A batch system that does not answer says nothing
+    about its jobs: they are taken to go on.
+    """
+
+    def __init__(self, site: SiteConfig, poll_s: float):
+        self._site, self._poll_s = site, poll_s
+        self._watched: dict[str, _Watched] = {}
+        self._schedulers: dict[tuple[str, str], Scheduler] = {}
+        self._next: dict[tuple[str, str], float] = {}
+
+    def scheduler(self, backend: str, run: str) -> Scheduler:
+        """The batch system for the jobs of a run. Raises Refused where this site has none of that name."""
+        if backend not in SCHEDULERS:
+            raise Refused(f"no batch system {backend!r} is known here")
+        if (backend, run) not in self._schedulers:
+            self._schedulers[backend, run] = SCHEDULERS[backend](self._site, run)
+        return self._schedulers[backend, run]
+
+    def over(self, lease: Lease) -> bool:
+        """Whether the lease's job has ended or is gone."""
+        watched = self._watched.setdefault(lease.name, _Watched(lease))
+        watched.lease = lease
+        group = lease.backend, lease.run
+        if not watched.over and (not watched.asked or time.monotonic() >= self._next.get(group, 0.0)):
+            self._ask(group)
+        return watched.over
+
+    def trouble(self, lease: Lease) -> str:
+        """Why nothing is known about the job; empty if something is."""
+        return self._watched[lease.name].trouble
+
+    def how_to_stop(self, lease: Lease) -> str:
+        """What the user would type to end the job."""
+        id = self._watched[lease.name].id or lease.job
+        try:
+            return self.scheduler(lease.backend, lease.run).cancel_words.format(id or lease.name)
+        except Refused:
+            return f"cancel it on {lease.host}"
+
+    def _ask(self, group: tuple[str, str]) -> None:
+        mates = [w for w in self._watched.values() if (w.lease.backend, w.lease.run) == group and not w.over]
+        moment = time.monotonic()
+        self._next[group] = moment + self._poll_s
+        for w in mates:
+            w.asked = True
+        try:
+            scheduler = self.scheduler(*group)
+            known: dict[str, str | None] = {}
+            for w in mates:
+                w.id = w.id or identified(scheduler, w.lease.job, w.lease.submitted_as or w.lease.name, known)
+            ids = [w.id for w in mates if w.id]
+            states = scheduler.poll(ids) if ids else {}
+        except (Unreachable, Refused) as e:
+            self._next[group] = moment + max(RETRY_S, self._poll_s)
+            for w in mates:
+                w.trouble = str(e)
+            return
+        for w in mates:
+            state, w.trouble = states.get(w.id) if w.id else None, ""
+            if state is not None:
+                w.unknown_since, w.over = None, state.phase is Phase.ENDED
+                continue
+            w.unknown_since = w.unknown_since or moment
+            submitted_long_ago = w.lease.job is not None and age_s(w.lease.when) > UNKNOWN_S
+            w.over = submitted_long_ago or moment - w.unknown_since >= UNKNOWN_S
+
+
+class Answer(NamedTuple):
+    """Whether a step's job may be submitted.
+
+    Attributes:
+        start: it may.
+        quick: what the step makes is complete, so the job only reads it.
+        news: lines for the user, each given once.
+    """
+
+    start: bool
+    quick: bool = False
+    news: tuple[str, ...] = ()
+
+
+class Asked(NamedTuple):
+    """A step that wants to be submitted to `backend` as the job with the name `job_name`."""
+
+    context: IStepContext
+    attempt: Attempt
+    backend: str
+    job_name: str
+
+
+@dataclass
+class _Claim:
+    step: Asked
+    work: list[KeyParts]
+    held: list[str] = field(default_factory=list)
+    waited: bool = False
+    met: dict[str, str] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+
+
+class Claims:
+    """What the batch jobs of one run hold, and what they wait for.
+
+    Args:
+        site: where the store is, and how to reach batch systems.
+        config: the experiment.
+        run_id: the run.
+    """
+
+    def __init__(self, site: SiteConfig, config: Config, run_id: str):
+        self._site, self._config, self._run = site, config, run_id
+        self._leases = leases_of(site)
+        self._watch = Watch(site, site.executor.poll_seconds)
+        self._claims: dict[Attempt, _Claim] = {}
+        self._workspace: tuple[float, Workspace] | None = None
+        self._complained = False
+
+    def ask(self, steps: Sequence[Asked]) -> list[Answer]:
+        """Takes the leases of each step's work, unless the job of another run has one; then the step has to ask again."""
+        for step in steps:
+            if step.attempt not in self._claims:
+                self._claims[step.attempt] = _Claim(step, self._work(step.context))
+        claims = [self._claims[step.attempt] for step in steps]
+        try:
+            answers = self._take([claim for claim in claims if claim.work])
+        except StoreError as e:
+            news = () if self._complained else (f"leases cannot be kept ({e}); another run may do the same work beside this one",)
+            self._complained = True
+            return [Answer(True, news=news if i == 0 else ()) for i in range(len(steps))]
+        return [answers.get(step.attempt, Answer(True)) for step in steps]
+
+    def submitted(self, jobs: Mapping[Attempt, tuple[str, str]]) -> None:
+        """Writes into the leases of each attempt its job's id, and the name that it was submitted under."""
+
+        def write(attempt: Attempt, key: str) -> None:
+            lease, mark = self._leases.get(key)
+            if lease is not None and lease.name == self._claims[attempt].step.job_name:
+                job, name = jobs[attempt]
+                self._leases.put(key, lease.model_copy(update={"job": job, "submitted_as": name}), mark)
+
+        self._quietly(write, jobs)
+
+    def release(self, attempt: Attempt) -> None:
+        """Gives the attempt's leases back: its job has ended, or was never submitted."""
+        self._quietly(lambda attempt, key: self._leases.drop(key, self._claims[attempt].step.job_name), [attempt])
+        if attempt in self._claims:
+            self._claims[attempt].held = []
+
+    def _quietly(self, do: Callable[[Attempt, str], None], attempts: Iterable[Attempt]) -> None:
+        held = [(attempt, key) for attempt in attempts if attempt in self._claims for key in self._claims[attempt].held]
+        try:
+            _at_once(lambda item: do(*item), held)
+        except (StoreError, OSError) as e:
+            log.warning("leases of %s are left as they are: %s", held[0][0], e)
+
+    def _take(self, claims: Sequence[_Claim]) -> dict[Attempt, Answer]:
+        answers: dict[Attempt, Answer] = {}
+        wanted = self._incomplete(claims)
+        found = self._find([p.key for parts in wanted.values() for p in parts])
+        takes: list[tuple[_Claim, str, Lease, str | None]] = []
+        for claim in claims:
+            attempt, parts = claim.step.attempt, wanted[claim.step.attempt]
+            if not parts:
+                answers[attempt] = self._quick(claim)
+                continue
+            others = {p.key: lease for p in parts if (lease := found[p.key].lease) and not self._own(lease, attempt)}
+            if live := {key: lease for key, lease in others.items() if not self._watch.over(lease)}:
+                claim.waited = True
+                claim.met |= {key: lease.name for key, lease in live.items()}
+                self._sign(found, live)
+                answers[attempt] = Answer(False, news=tuple(self._words(claim, live)))
+                continue
+            gone = {lease.name: lease for lease in others.values()}.values()
+            answers[attempt] = Answer(True, news=tuple(f"takes over from {described(g)}, which is gone or has not made it" for g in gone))
+            takes += [(claim, p.key, self._lease(claim, p), found[p.key].mark) for p in parts]
+        taken = _at_once(lambda take: self._leases.put(*take[1:]), takes)
+        for (claim, key, *_), done in zip(takes, taken, strict=True):
+            claim.held += [key] if done else []
+        for attempt in {take[0].step.attempt for take, done in zip(takes, taken, strict=True) if not done}:
+            self._claims[attempt].waited = True  # another run was faster with some of them
+            self.release(attempt)
+            answers[attempt] = Answer(False)
+        return answers
+
+    def _incomplete(self, claims: Sequence[_Claim]) -> dict[Attempt, list[KeyParts]]:
+        # A chunk was planned a moment ago from what was incomplete; only after a wait can that have changed.
+        doubted = [(c.step.attempt, p) for c in claims if c.waited or len(c.work) == 1 for p in c.work]
+        there = _at_once(self._leases.store.complete, [p for _, p in doubted])
+        complete = {(attempt, p.key) for (attempt, p), handle in zip(doubted, there, strict=True) if handle is not None}
+        return {c.step.attempt: [p for p in c.work if (c.step.attempt, p.key) not in complete] for c in claims}
+
+    def _find(self, keys: Sequence[str]) -> dict[str, Found]:
+        there = keys if len(keys) < _PARALLEL else self._leases.names().intersection(keys)
+        return dict.fromkeys(keys, Found(None, None)) | dict(zip(there, _at_once(self._leases.get, list(there)), strict=True))
+
+    def _quick(self, claim: _Claim) -> Answer:
+        self.release(claim.step.attempt)
+        for key, name in claim.met.items():  # of a run that cannot give them back itself
+            self._leases.drop(key, name)
+        return Answer(True, quick=True, news=("what it makes is complete; its job only reads it",) if claim.waited else ())
+
+    def _own(self, lease: Lease, attempt: Attempt) -> bool:
+        """Of this attempt, or of an earlier one: there is a new one only if that has ended."""
+        return (lease.run, lease.step) == (self._run, attempt.step)
+
+    def _lease(self, claim: _Claim, parts: KeyParts) -> Lease:
+        return Lease(
+            backend=claim.step.backend,
+            name=claim.step.job_name,
+            run=self._run,
+            step=claim.step.attempt.step,
+            attempt=claim.step.attempt.number,
+            host=socket.gethostname(),
+            user=_user(),
+            directory=str(self._site.directory),
+            when=now(),
+            asset=parts.asset,
+            partition=parts.partition,
+        )
+
+    def _sign(self, found: dict[str, Found], live: dict[str, Lease]) -> None:
+        for key, lease in live.items():
+            if age_s(lease.waiters.get(self._run, "")) > SIGN_S:
+                signed = lease.model_copy(update={"waiters": {**lease.waiters, self._run: now()}})
+                self._leases.put(key, signed, found[key].mark)
+
+    def _words(self, claim: _Claim, live: dict[str, Lease]) -> Iterable[str]:
+        for key, lease in {lease.name: (k, lease) for k, lease in live.items()}.values():
+            if lease.name not in claim.told:
+                claim.told.add(lease.name)
+                stop = self._watch.how_to_stop(lease)
+                yield f"waits for {described(lease)}, which makes the same; to end that job: {stop}; to wait no longer: Ctrl-C"
+            trouble = self._watch.trouble(lease)
+            if trouble and lease.name + trouble not in claim.told:
+                claim.told.add(lease.name + trouble)
+                yield (
+                    f"{lease.backend} does not say what became of job {lease.job or lease.name} ({trouble}), which is taken to go on; "
+                    f"if it is gone for good, remove {self._leases.address(key)}"
+                )
+
+    def _work(self, context: IStepContext) -> list[KeyParts]:
+        tag = (context.step.tags or {}).get(WORK_TAG)
+        if tag is None:
+            return []
+        try:
+            value = self._given(context) if is_mapped(tag) else None
+            try:
+                return work_of(tag, self._seen(), value)
+            except MissingArtifact:  # it may have been made since
+                return work_of(tag, self._seen(again=True), value)
+        except (MissingArtifact, StoreError, OSError) as e:
+            log.info("no lease for step %s: %s", context.step.key, e)  # the step itself says what is wrong
+            return []
+
+    def _given(self, context: IStepContext) -> Any:
+        """What a mapped step is given by the step that planned it."""
+        for given in context.step.step_inputs:
+            handle = getattr(given.source, "step_output_handle", None)
+            if handle is not None and handle.mapping_key:
+                name = step_value([self._run, handle.step_key, handle.output_name, handle.mapping_key])
+                return decode(self._leases.store.get_value(name))
+        raise StoreError(f"step {context.step.key} is mapped over nothing")
+
+    def _seen(self, again: bool = False) -> Workspace:
+        if again or self._workspace is None or time.monotonic() - self._workspace[0] > _FRESH_S:
+            self._workspace = time.monotonic(), Workspace(self._config, self._leases.store)
+        return self._workspace[1]
+
+
+def _at_once(do: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    if len(items) < 2:
+        return [do(item) for item in items]
+    with ThreadPoolExecutor(min(_PARALLEL, len(items))) as pool:
+        return list(pool.map(do, items))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a passwd entry
+        return str(os.getuid())
