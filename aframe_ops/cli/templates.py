@@ -177,6 +177,8 @@ kubernetes:
   # namespace: my-group
   # context: my-cluster  # of the kubeconfig
   # secrets: [s3-credentials]   # their keys are variables of each step
+  # code: snapshot       # not the image's: the files of this clone that git tracks
+  # git: {repository: 'git@github.com:me/search.git', ref: my-branch, key_file: ~/.ssh/id_ed25519}   # or a commit
   # volumes: [{claim: aframe-runs, path: /runs}]
   # gpu: {tolerations: [{key: nvidia.com/gpu}], products: {NVIDIA-A100-SXM4-80GB: 80}}
 """

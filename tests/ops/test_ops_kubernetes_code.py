@@ -29,6 +29,7 @@ from aframe_ops.executor.kubernetes_manifest import job_manifest, secret_manifes
 from aframe_ops.executor.kubernetes_states import ending, waiting
 from aframe_ops.executor.kubernetes_unpack import unpack
 from aframe_ops.executor.scheduler import BatchJob, Refused
+from aframe_ops.run_directory import RunDirectory
 from aframe_ops.site import SiteConfig, load_site
 from aframe_ops.sites.kubernetes import KubernetesGit, KubernetesSite
 
@@ -97,6 +98,21 @@ def test_a_site_is_pinned_once(tree, tmp_path):
     assert pin_code(pinned).kubernetes.pinned == commit and site.kubernetes.pinned is None
     assert described(pinned) == f"commit {commit} (main of file://{tree})" and described(site) == ""
     assert SiteConfig.model_validate_json(pinned.model_dump_json()) == pinned
+
+
+def test_all_processes_of_a_run_read_the_pinned_site(tree, tmp_path):
+    run = RunDirectory(tmp_path)
+    run.experiment.write_text("preset: demo\n")
+    git_lines = f"{{repository: 'file://{tree}', ref: main}}"
+    (tmp_path / "site.yaml").write_text(f"executor: {{backend: kubernetes}}\nkubernetes: {{image: i, git: {git_lines}}}\n")
+    with run.pinned() as (_, site):
+        git(tree, "commit", "-q", "--allow-empty", "-m", "second")
+        assert load_site(os.environ["AFRAME_SITE"]).kubernetes.pinned == site.kubernetes.pinned == git(tree, "rev-parse", "HEAD~1")
+    (tmp_path / "site.yaml").write_text(
+        f"executor: {{backend: kubernetes}}\nkubernetes: {{image: i, git: {git_lines.replace('main', 'gone')}}}\n"
+    )
+    with pytest.raises(ConfigError, match="has no such branch or tag"), run.pinned():
+        pass
 
 
 @pytest.mark.parametrize(
