@@ -60,6 +60,8 @@ REPLACED = (
     Replaced("aframe run runs/real", "two minutes; the parts that only real data have are tests of their rooms", "aframe plan runs/real"),
     Replaced("aframe run runs/ds1", "trains for hours; tests/ops/test_ops_mlgwsc1.py runs it at test size", "aframe plan runs/ds1"),
     Replaced("aframe run runs/o3", "fetches forty days of strain from GWOSC", "aframe plan runs/o3"),
+    Replaced("aframe doctor runs/cluster", "needs SLURM; tests/clusters asks real daemons", "aframe doctor --help"),
+    Replaced("aframe run runs/cluster", "needs SLURM; tests/clusters/test_clusters_demo.py runs the graph on it", "aframe plan runs/cluster"),
     Replaced("aframe serve --install", "installs from PyPI; `make test-triton` does it", "aframe serve --help"),
     Replaced("aframe serve runs/demo", "needs the server, and serves until it is stopped; tests/triton starts it", "aframe serve --help"),
     Replaced("dagster dev", "serves until it is stopped; tests/ops/test_ops_run.py starts it and uses its API", "dagster dev --help"),
