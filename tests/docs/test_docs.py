@@ -61,7 +61,7 @@ REPLACED = (
     Replaced("aframe run runs/ds1", "trains for hours; tests/ops/test_ops_mlgwsc1.py runs it at test size", "aframe plan runs/ds1"),
     Replaced("aframe run runs/o3", "fetches forty days of strain from GWOSC", "aframe plan runs/o3"),
     Replaced("aframe doctor runs/cluster", "needs SLURM; tests/clusters asks real daemons", "aframe doctor --help"),
-    Replaced("aframe run runs/cluster", "needs SLURM; tests/clusters/test_clusters_demo.py runs the graph on it", "aframe plan runs/cluster"),
+    Replaced("aframe run runs/cluster", "needs SLURM; tests/clusters runs the graph on it", "aframe plan runs/cluster"),
     Replaced("aframe serve --install", "installs from PyPI; `make test-triton` does it", "aframe serve --help"),
     Replaced("aframe serve runs/demo", "needs the server, and serves until it is stopped; tests/triton starts it", "aframe serve --help"),
     Replaced("dagster dev", "serves until it is stopped; tests/ops/test_ops_run.py starts it and uses its API", "dagster dev --help"),
@@ -344,7 +344,9 @@ def test_what_is_named_exists(name, files):
         "segments.md": {"vetoes.csv"},
         "engine.md": {"windows.onnx"},
         "model.md": SHIPPED,
-    } | dict.fromkeys(("clusters.md", "htcondor.md"), {"STEP.ATTEMPT.json"})
+        "clusters.md": {"STEP.ATTEMPT.json"},
+        "htcondor.md": {"STEP.ATTEMPT.json"},
+    }
     files = files | others.get(name, set())
     wrong = {n: problem for n in set(PAGES[name].names) if (problem := _problem(n, name, files, source))}
     assert not wrong
