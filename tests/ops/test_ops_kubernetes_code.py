@@ -193,6 +193,8 @@ def test_the_pod_fetches_before_it_starts_and_only_the_init_container_has_the_ke
     assert "planted" not in json.dumps(made) and "StrictHostKeyChecking=yes" in init["command"][2]
     mounted = {c["name"]: {m["name"] for m in c["volumeMounts"]} for c in (init, step)}
     assert mounted == {"code": {"code", "git"}, "step": {"spec", "shm", "code"}}
+    shown = {v["name"]: [item["key"] for item in v["secret"]["items"]] for v in pod["volumes"] if "secret" in v}
+    assert shown == {"spec": ["spec.json"], "git": ["ssh", "known_hosts"]}
     assert init["resources"] == step["resources"] and init["terminationMessagePolicy"] == "FallbackToLogsOnError"
     assert step["workingDir"] == SOURCE and made["metadata"]["annotations"] == {"aframe/code": COMMIT}
     data = decoded(secret)
