@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from aframe_assets.store.errors import ArtifactGone, StoreError, redact
 from aframe_assets.store.files import collect, remove_dead, sealed_entry, stamp
 from aframe_assets.store.handle import FileEntry, Handle, KeyParts, Manifest, check_name, check_word, content_sha256, plain
+from aframe_assets.store.node import NodeDisk
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class ArtifactStore(ABC):
     """Artifacts by (asset, partition), published atomically. Safe for many processes and hosts at once."""
 
     url: str
+    node: NodeDisk | None = None
 
     # -- what a kind of storage provides; all paths are relative to the root ------------------------------------------
 
@@ -141,11 +143,11 @@ class ArtifactStore(ABC):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A private local folder, removed afterwards; on a local store it is on the store's filesystem.
+        """A private local folder, removed afterwards; on a local store it is on the store's filesystem, or on the node's.
 
         Folders that killed processes of this host left behind are swept.
         """
-        base = self.local / "scratch"
+        base = self.node.scratch if self.node else self.local / "scratch"
         base.mkdir(parents=True, exist_ok=True)
         remove_dead(base)
         path = base / stamp()

@@ -24,7 +24,11 @@ Fetch = Callable[[FileEntry, Path], None]
 
 
 class CacheError(RuntimeError):
-    """A file could not be brought into the cache."""
+    """A file could not be brought into the cache; `full`: because there is no space for it."""
+
+    def __init__(self, text: str, full: bool = False):
+        super().__init__(text)
+        self.full = full
 
 
 class Cache:
@@ -70,6 +74,13 @@ class Cache:
             self.trim(spare=handle.sha256)
         return folder
 
+    def missing(self, handle: Handle, names: list[str]) -> list[str]:
+        """Of the files `names` of `handle`, those that are not in the cache now."""
+        base = self.root / "files" / handle.sha256[:2]
+        known = self._known(base / f"{handle.sha256}.json")
+        marks = {name: self._mark(base / handle.sha256 / name, handle.file(name)) for name in names}
+        return [name for name, seen in marks.items() if seen is None or known.get(name) != seen]
+
     @staticmethod
     def _known(record: Path) -> dict[str, list]:
         try:
@@ -100,6 +111,7 @@ class Cache:
         temporary = arriving / stamp()
         try:
             for attempt in (1, 2):
+                temporary.unlink(missing_ok=True)
                 try:
                     fetch(entry, temporary)
                 except OSError as error:
@@ -108,7 +120,8 @@ class Cache:
                     if attempt == 2 or not self.trim(to=0):
                         raise CacheError(
                             f"no space left in the cache {self.root} for {entry.name} ({entry.nbytes / 1e9:.2f} GB). "
-                            "Free space there, or set AFRAME_CACHE_DIR to a larger disk"
+                            "Free space there, or set AFRAME_CACHE_DIR to a larger disk",
+                            full=True,
                         ) from error
                     continue
                 found = file_sha256(temporary)

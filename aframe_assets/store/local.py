@@ -15,9 +15,11 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from aframe_assets.store.base import ArtifactStore, Listed, Marked, Stat
+from aframe_assets.store.cache import CacheError
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.files import FULL, copy_file, file_sha256, remove_dead, stamp, sync_folder
 from aframe_assets.store.handle import FileEntry, Handle
+from aframe_assets.store.node import NodeDisk
 
 _STAGING = ".staging-"
 _LOCK_S = 120.0
@@ -26,7 +28,8 @@ _LOCK_S = 120.0
 class LocalStore(ArtifactStore):
     """Artifacts below the folder `root`; every step must see that folder."""
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | Path, node: NodeDisk | None = None):
+        self.node = node
         self.root = Path(os.path.abspath(os.path.expanduser(str(root))))
         self.url = "file://" + quote(self.root.as_posix())
 
@@ -211,4 +214,10 @@ class LocalStore(ArtifactStore):
         if bad:
             raise self.missing(handle, bad)
         folder = self.root / self._folder(handle)
+        if self.node is not None:
+            try:
+                names = [f.name for f in wanted.files]
+                folder = self.node.open(handle, names, lambda entry, target: copy_file(folder / entry.name, target)) or folder
+            except CacheError as error:
+                raise StoreError(f"{handle.label} from {handle.uri}: {error}") from error
         return folder if name is None else folder / name

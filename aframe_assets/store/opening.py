@@ -8,13 +8,14 @@ from urllib.parse import unquote, urlsplit
 
 from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.local import LocalStore
+from aframe_assets.store.node import NodeDisk
 from aframe_assets.store.s3 import S3Store
 
 CACHE_BYTES = 50_000_000_000
 
 
 def open_store(url: str | Path, cache_dir: str | Path | None = None, cache_bytes: int | None = None) -> ArtifactStore:
-    """The store at `url`; nothing is read or written yet.
+    """The store at `url`; nothing is read or written yet. In a job with a disk of its node's own, it is read through that.
 
     Args:
         url: a folder, ``file:///abs/folder`` or ``s3://bucket/prefix``.
@@ -27,15 +28,17 @@ def open_store(url: str | Path, cache_dir: str | Path | None = None, cache_bytes
     """
     text = str(url)
     found = urlsplit(text)
+    capacity = CACHE_BYTES if cache_bytes is None else cache_bytes
+    node = NodeDisk.of_job(capacity)
     if found.scheme == "s3":
-        return S3Store(text, cache_dir or default_cache(), CACHE_BYTES if cache_bytes is None else cache_bytes)
+        return S3Store(text, cache_dir or default_cache(), capacity, node)
     if found.scheme == "file":
         if found.netloc not in ("", "localhost"):
             raise ValueError(f"store {text!r}: a file address has three slashes, as in file:///data/store")
-        return LocalStore(unquote(found.path))
+        return LocalStore(unquote(found.path), node)
     if "://" in text:
         raise ValueError(f"store: {found.scheme}:// is not known; expected a folder, file:///abs/folder or s3://bucket/prefix")
-    return LocalStore(text)
+    return LocalStore(text, node)
 
 
 def default_cache() -> Path:

@@ -20,6 +20,7 @@ from aframe_assets.store.base import ArtifactStore, Listed, Marked, Stat
 from aframe_assets.store.cache import Cache, CacheError
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import FileEntry, Handle
+from aframe_assets.store.node import NodeDisk
 
 PART_BYTES = 32 << 20
 _PARALLEL = 8
@@ -36,12 +37,13 @@ class S3Store(ArtifactStore):
         url: ``s3://bucket`` or ``s3://bucket/prefix``.
         cache_dir: local folder for the cache, scratch and work in progress.
         cache_bytes: cap of the cache, in bytes.
+        node: disk of the node, for cache and scratch; work in progress stays below `cache_dir`, for the next node to find.
 
     Raises:
         ValueError: not such an address, or one that carries credentials.
     """
 
-    def __init__(self, url: str, cache_dir: str | Path, cache_bytes: int = 50_000_000_000):
+    def __init__(self, url: str, cache_dir: str | Path, cache_bytes: int = 50_000_000_000, node: NodeDisk | None = None):
         found = urlsplit(url)
         if "@" in found.netloc:
             raise ValueError(
@@ -54,7 +56,7 @@ class S3Store(ArtifactStore):
             raise ValueError(f"store {url!r}: the prefix may not hold empty parts, '.' or '..'")
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self._folder_cache = Path(cache_dir).expanduser().absolute()
-        self.cache = Cache(self._folder_cache, cache_bytes)
+        self.node, self.cache = node, Cache(self._folder_cache, cache_bytes)
         self._made: tuple[int, Any, Any] | None = None
 
     def __repr__(self) -> str:
@@ -321,7 +323,7 @@ class S3Store(ArtifactStore):
                     raise
 
         try:
-            path = self.cache.open(handle, names, fetch)
+            path = (self.node and self.node.open(handle, names, fetch)) or self.cache.open(handle, names, fetch)
         except CacheError as error:
             raise StoreError(f"{handle.label} from {handle.uri}: {error}") from error
         return path if name is None else path / name

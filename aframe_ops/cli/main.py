@@ -305,6 +305,27 @@ def serve(
         serve_models(directory, console(), host=host, port=port)
 
 
+@app.command(epilog="Example: aframe wheelhouse /shared/wheels --python 3.11 --platform manylinux_2_28_x86_64")
+@command
+def wheelhouse(
+    folder: Annotated[Path, typer.Argument(help="Folder to fill, on a disk that the nodes see.", show_default=False)],
+    python: Annotated[str | None, typer.Option(help="Python of the nodes, such as 3.11.", show_default="this one")] = None,
+    platform: Annotated[
+        str | None, typer.Option(help="glibc and processor of the nodes.", show_default="manylinux_2_28 on this processor")
+    ] = None,
+    extra: Annotated[list[str] | None, typer.Option(help="An extra of the project; may be repeated.", show_default=False)] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the project's requirements, only this one and what it needs; may be repeated.", show_default=False),
+    ] = None,
+    torch: Annotated[str, typer.Option(help="Build of torch: gpu or cpu.")] = "gpu",
+) -> None:
+    """Fills a folder with our wheel and all that it needs, for nodes without a network. The same command again adds what is new."""
+    from aframe_ops.cli.wheelhouse import make_wheelhouse
+
+    make_wheelhouse(folder, console(), python=python, platform=platform, extras=extra or [], only=only or [], torch=torch)
+
+
 @app.command(
     epilog="Example: aframe doctor runs/demo\n\nExit code: 0 nothing is wrong (there may be warnings), 1 something is, "
     "2 there is no run directory or its files cannot be read"

@@ -150,6 +150,8 @@ slurm:
   # gpu: {partition: gpu, types: {a100: 40, h100: 80}}
   # setup: module load python/3.11
   # command: [ssh, login.example.org]   # where sbatch is, if not here
+  # wheelhouse: /shared/wheels   # nodes without a network: see docs/offline-nodes.md
+  # node_disk: $SLURM_TMPDIR
   signal_seconds: 120    # steps are interrupted so long before their time limit
 """
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import shlex
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
-from aframe_ops.executor.scheduler import BatchJob, Unreachable
+from aframe_ops.containers import node_install, staging
+from aframe_ops.executor.base import RELAYED, relay
+from aframe_ops.executor.scheduler import BatchJob, Refused, Unreachable
+from aframe_ops.sites.node import NodeSite
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.,:=%/+-]+")
 
@@ -63,13 +69,13 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
     return "; ".join(lines)[:500] or f"exit code {done.returncode} without a word"
 
 
-def launcher(job: BatchJob, setup: str, key: str, command: str | None = None) -> str:
-    """Lines of bash that become `job`'s process: its folder, the site's set-up lines (of `key`), its command.
+def launcher(job: BatchJob, setup: str, key: str, node: NodeSite, *, given: bool = False) -> str:
+    """Lines of bash that become `job`'s process: its folder, the site's set-up lines (of `key`), the node's disk, its command.
 
     They hold nothing secret; variables come from the job's spec.
 
     Args:
-        command: bash for another command than `job`'s.
+        given: the command is in the positional parameters already, and may be another than `job`'s.
     """
     lines = [f"cd -- {shlex.quote(str(job.folder))}"]
     if setup.strip():
@@ -79,5 +85,50 @@ def launcher(job: BatchJob, setup: str, key: str, command: str | None = None) ->
         lines.append("trap - ERR")
     if job.python_path:
         lines.append(f"export PYTHONPATH={shlex.quote(job.python_path)}${{PYTHONPATH:+:$PYTHONPATH}}")
-    lines.append(f"exec {command or shlex.join(job.argv)}")
+    if node.node_disk and node.stage:
+        lines.append(f"export {staging.VARIABLE}={shlex.quote(node.node_disk)}")  # unexpanded: see `staging`
+    if not given:
+        lines.append(f"set -- {shlex.join(job.argv)}")
+    lines += installer(node) if node.wheelhouse else ['exec "$@"']
     return "\n".join(lines) + "\n"
+
+
+def installer(node: NodeSite) -> list[str]:
+    """Lines of bash that become the command in the positional parameters, with the Python of an environment on the node's disk;
+    it is installed if it is not there.
+
+    The interpreter that installs is the site's, or whatever Python there is on the node's path.
+    """
+    folder, named = str(node.wheelhouse), node.python
+    words = [f"{folder}/{Path(node_install.__file__).name}", "--wheelhouse", folder, "--node-disk", str(node.node_disk)]
+    words += ["--python", named] if named else []
+    command = f'{shlex.join([*words, "--"])} "${{@:2}}"'
+    if named:
+        return [f"exec {shlex.quote(named)} {command}"]
+    return [
+        "for python in python3.13 python3.12 python3.11 python3 ''; do command -v \"$python\" >/dev/null && break; done",
+        '[ -n "$python" ] || { echo "aframe: there is no Python on $(hostname); load one in the set-up of site.yaml" >&2; exit 1; }',
+        f'exec "$python" {command}',
+    ]
+
+
+def require_wheelhouse(node: NodeSite, prefix: Sequence[str], key: str) -> None:
+    """Raises Refused where jobs would find no wheelhouse. Behind a `prefix`, it may be on a disk that is not seen from here."""
+    if node.wheelhouse and not (prefix and not Path(node.wheelhouse).exists()):
+        try:
+            manifest, digest = node_install.read_manifest(Path(node.wheelhouse))
+        except node_install.InstallError as e:
+            raise Refused(f"{key} = {node.wheelhouse}: {e}") from None
+        _tell_stale(node.wheelhouse, digest, manifest.get("source"))
+
+
+@functools.cache
+def _tell_stale(wheelhouse: str, digest: str, source: str | None) -> None:
+    """Says once that jobs run other code than this process."""
+    from aframe_ops.containers import wheelhouse as ours
+    from aframe_ops.containers.target import WheelhouseError
+
+    with contextlib.suppress(WheelhouseError):
+        if ours.source_digest(ours.source_tree()) != source:
+            mend = f"`aframe wheelhouse {wheelhouse}` renews it"
+            relay(f"{RELAYED} jobs run our code as it is in {wheelhouse}, and it has changed here since; {mend}")

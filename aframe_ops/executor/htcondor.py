@@ -21,7 +21,7 @@ from typing import Any
 
 from aframe_ops.executor import userlog
 from aframe_ops.executor.base import Request, write_private
-from aframe_ops.executor.commands import Commands, NotFound, complaint, launcher
+from aframe_ops.executor.commands import Commands, NotFound, complaint, launcher, require_wheelhouse
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage, exit_words
 from aframe_ops.sites.htcondor import ACCOUNT, HTCondorSite
 
@@ -105,6 +105,7 @@ class HTCondor(Scheduler):
         return self._json("condor_status", "-json", "-attributes", wanted)
 
     def _prepare(self, job: BatchJob) -> str:
+        require_wheelhouse(self._site, self._site.command, "htcondor.wheelhouse")
         text = description(job, self._site, os.environ)
         start = _beside(job, "sh")
         write_private(start, starter(job, self._site))
@@ -248,11 +249,11 @@ class HTCondor(Scheduler):
 def starter(job: BatchJob, site: HTCondorSite) -> str:
     """The script that a job of `job` starts: HTCondor's own quoting never sees a value of the experiment."""
     if site.shared_disk:
-        return "#!/bin/bash\n" + launcher(job, site.setup, "htcondor.setup")
+        return "#!/bin/bash\n" + launcher(job, site.setup, "htcondor.setup", site)
     # the spec, and all else, is in the folder that the job starts in
     argv = tuple(job.spec.name if word == str(job.spec) else word for word in job.argv)
     carried = replace(job, argv=argv, folder=Path("."), python_path=None)
-    return "#!/bin/bash\n" + launcher(carried, site.setup, "htcondor.setup")
+    return "#!/bin/bash\n" + launcher(carried, site.setup, "htcondor.setup", site)
 
 
 def description(job: BatchJob, site: HTCondorSite, env: Mapping[str, str]) -> str:

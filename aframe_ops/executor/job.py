@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aframe_ops.containers import staging
 from aframe_ops.executor.worker import LOG_VARIABLE, THREADS, execute, open_output, read_spec
 
 WARNING_SIGNAL = signal.SIGUSR1
@@ -41,6 +42,7 @@ def main() -> None:
         timer.daemon = True
         timer.start()
     _settle(spec)
+    staging.settle(spec["env"])
     for name in THREADS:
         os.environ.setdefault(name, str(spec["cpus"]))
     try:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from aframe_ops.executor.base import Request, write_private
-from aframe_ops.executor.commands import Commands, NotFound, complaint, launcher
+from aframe_ops.executor.commands import Commands, NotFound, complaint, launcher, require_wheelhouse
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage, exit_words
 from aframe_ops.sites.slurm import SlurmSite
 
@@ -104,6 +104,7 @@ class Slurm(Scheduler):
         return found[1]
 
     def _sbatch(self, text: str, job: BatchJob, option: str) -> subprocess.CompletedProcess[str]:
+        require_wheelhouse(self._site, self._site.command, "slurm.wheelhouse")
         write_private(job.log.with_name(job.log.name + ".sbatch"), text)
         # On the command line these prevail over SBATCH_EXPORT and its like.
         try:
@@ -204,7 +205,7 @@ def script(job: BatchJob, site: SlurmSite) -> str:
         Refused: a path of the run directory cannot be written into a directive.
     """
     lines = ["#!/bin/bash", *(f"#SBATCH {line}" for line in directives(job, site)), "export SLURM_EXPORT_ENV=ALL", ""]
-    return "\n".join(lines) + launcher(job, site.setup, "slurm.setup")
+    return "\n".join(lines) + launcher(job, site.setup, "slurm.setup", site)
 
 
 def array_script(jobs: Sequence[BatchJob], site: SlurmSite) -> str:
@@ -216,7 +217,7 @@ def array_script(jobs: Sequence[BatchJob], site: SlurmSite) -> str:
     for place, job in enumerate(jobs):
         out, err = (shlex.quote(f"{job.log}.{suffix}") for suffix in ("out", "err"))
         lines.append(f"{place}) exec >> {out} 2>> {err}; set -- {shlex.join(job.argv)} ;;")
-    return "\n".join([*lines, "esac", ""]) + launcher(jobs[0], site.setup, "slurm.setup", '"$@"')
+    return "\n".join([*lines, "esac", ""]) + launcher(jobs[0], site.setup, "slurm.setup", site, given=True)
 
 
 def directives(job: BatchJob, site: SlurmSite, *, output: bool = True) -> Iterator[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from aframe_ops.sites.node import NodeSite
 from aframe_ops.sites.part import Part, Word
 
 ACCOUNT = r"[A-Za-z0-9_][A-Za-z0-9_.@-]*"
@@ -76,7 +77,7 @@ class HTCondorGpu(Part):
     require: _Expression | None = Field(default=None, description='ClassAd expression, such as DeviceName == "NVIDIA A100-SXM4-40GB"')
 
 
-class HTCondorSite(Part):
+class HTCondorSite(NodeSite):
     """How to use HTCondor. Values are written into submit descriptions as they are."""
 
     accounting_group: _Account | None = Field(default=None, description="None: $LIGO_GROUP")
@@ -92,6 +93,11 @@ class HTCondorSite(Part):
         description="nodes see the run directory; false: the step's files are transferred, and the store has to be on S3",
     )
     command: list[str] = Field(default=[], description="words in front of condor_submit, condor_q, ...: [ssh, login]")
-    python: str | None = Field(default=None, description="interpreter on the nodes or in the container; None: the one that submits")
     setup: str = Field(default="", description="shell lines that every job runs before Python; one that fails ends it")
     signal_seconds: int = Field(default=120, ge=0, description="how long before its time limit a step is interrupted; 0: not")
+
+    @model_validator(mode="after")
+    def _sees_wheelhouse(self) -> HTCondorSite:
+        if self.wheelhouse and (self.container_image or not self.shared_disk):
+            raise ValueError("wheelhouse is for jobs on a shared disk without container_image; a container brings the project with it")
+        return self

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from aframe_ops.sites.node import NodeSite
 from aframe_ops.sites.part import Part, Word
 
 OWN_DIRECTIVES = {
@@ -58,12 +59,11 @@ class SlurmGpuQueue(SlurmQueue):
     )
 
 
-class SlurmSite(SlurmQueue):
-    """How to use SLURM. The run directory, the store and the Python environment are on a disk that the nodes see."""
+class SlurmSite(SlurmQueue, NodeSite):
+    """How to use SLURM. The run directory, the store and the Python environment or a wheelhouse are on a disk that the nodes see."""
 
     gpu: SlurmGpuQueue = SlurmGpuQueue()
     command: list[str] = Field(default=[], description="words in front of sbatch, squeue, ...: [ssh, login] for a login node elsewhere")
-    python: str | None = Field(default=None, description="interpreter on the nodes; None: the one that submits")
     setup: str = Field(
         default="", description="shell lines that every job runs before Python, such as module loads; one that fails ends it"
     )

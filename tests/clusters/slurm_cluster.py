@@ -53,7 +53,8 @@ def _cgroups() -> bool:
 class SlurmCluster:
     """One node with `cpus` advertised cores, `memory_mb` of memory and `gpus` made-up GPUs of type h200.
 
-    Partitions: ``cpu`` (default) and ``gpu``. Jobs that ended are remembered for `memory_s` seconds and a little more.
+    Partitions: ``cpu`` (default) and ``gpu``. Jobs that ended are remembered for `memory_s` seconds and a little more. With
+    `local_disk`, a job has a folder of its own in ``$SLURM_TMPDIR``, and it goes with the job.
     """
 
     name = "slurm"
@@ -75,12 +76,21 @@ slurm:
     impossible = "PartitionConfig"
     impatient = ""
 
-    def __init__(self, *, cpus: int = 8, memory_mb: int = 16000, gpus: int = 2, accounting: bool = False, memory_s: int = 900):
+    def __init__(
+        self,
+        *,
+        cpus: int = 8,
+        memory_mb: int = 16000,
+        gpus: int = 2,
+        accounting: bool = False,
+        memory_s: int = 900,
+        local_disk: bool = False,
+    ):
         # Not pytest's folder: munge's socket has a path of at most 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="aframe-slurm-"))
         self.folder.chmod(0o755)
         self.cpus, self.memory_mb, self.gpus, self.accounting = cpus, memory_mb, gpus, accounting
-        self.memory_s, self.cgroups = memory_s, _cgroups()
+        self.memory_s, self.cgroups, self.local_disk = memory_s, _cgroups(), local_disk
         self.host = socket.gethostname().split(".")[0]
         self.ports = _free_ports(3)
         self.conf = self.folder / "slurm.conf"
@@ -264,6 +274,7 @@ slurm:
             store += f"\nAccountingStorageHost=127.0.0.1\nAccountingStoragePort={self.ports[2]}\nAccountingStoragePass={self._munge}"
         else:
             store = "none"
+        disk = self._local_disk() if self.local_disk else ""
         self.conf.write_text(f"""ClusterName=aframe
 SlurmctldHost={self.host}(127.0.0.1)
 SlurmctldPort={self.ports[0]}
@@ -301,4 +312,19 @@ AccountingStorageType=accounting_storage/{store}
 NodeName={self.host} NodeAddr=127.0.0.1 CPUs={self.cpus} RealMemory={self.memory_mb} {f"Gres=gpu:h200:{self.gpus}" if self.gpus else ""}
 PartitionName=cpu Nodes={self.host} Default=YES DefaultTime=00:10:00 MaxTime=1-00:00:00 State=UP
 PartitionName=gpu Nodes={self.host} DefaultTime=00:10:00 MaxTime=1-00:00:00 State=UP
-""")
+{disk}""")
+
+    def _local_disk(self) -> str:
+        """Lines of slurm.conf: a folder is made before a job, named in its environment, and removed after it."""
+        local = self.folder / "local"
+        local.mkdir(mode=0o755)
+        scripts = {
+            "Prolog": f'mkdir -p "{local}/$SLURM_JOB_ID" && chown "$SLURM_JOB_UID" "{local}/$SLURM_JOB_ID"',
+            "TaskProlog": f'echo "export SLURM_TMPDIR={local}/$SLURM_JOB_ID"',
+            "Epilog": f'case "$SLURM_JOB_ID" in [0-9]*) rm -rf "{local}/$SLURM_JOB_ID";; esac',
+        }
+        for name, text in scripts.items():
+            path = self.folder / name.lower()
+            path.write_text(f"#!/bin/sh\n{text}\n")
+            path.chmod(0o755)
+        return "".join(f"{name}={self.folder / name.lower()}\n" for name in scripts) + "PrologFlags=Alloc\n"

@@ -64,6 +64,11 @@ REPLACED = (
     Replaced("aframe run runs/cluster", "needs SLURM; tests/clusters runs the graph on it", "aframe plan runs/cluster"),
     Replaced("aframe serve --install", "installs from PyPI; `make test-triton` does it", "aframe serve --help"),
     Replaced("aframe serve runs/demo", "needs the server, and serves until it is stopped; tests/triton starts it", "aframe serve --help"),
+    Replaced(
+        "aframe wheelhouse /shared/wheels --python 3.11 --platform manylinux_2_28_x86_64 --extra postgres",
+        "downloads 5 GB; tests/clusters/test_clusters_offline.py makes a small one and installs it in a job",
+        "aframe wheelhouse --help",
+    ),
     Replaced("dagster dev", "serves until it is stopped; tests/ops/test_ops_run.py starts it and uses its API", "dagster dev --help"),
     Replaced(
         "dagster asset materialize --select '*sensitive_volume' --partition-range FIRST...LAST",

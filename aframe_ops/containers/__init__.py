@@ -1,0 +1,1 @@
+"""Getting the project, its environment and its inputs to where steps run."""
