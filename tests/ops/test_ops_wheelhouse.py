@@ -71,6 +71,7 @@ def test_a_wheelhouse_is_made_and_a_second_call_adds_what_is_new(index, tmp_path
     assert not list(folder.glob(".arriving*"))
 
 
+@pytest.mark.slow  # pip starts many times
 def test_markers_are_those_of_the_nodes_python(index, tmp_path):
     """pip alone reads them as for the Python that it runs in."""
     target = Target("3.12" if sys.version_info < (3, 12) else "3.11", HERE.platform)
@@ -81,6 +82,7 @@ def test_markers_are_those_of_the_nodes_python(index, tmp_path):
         build(tmp_path / "wheels", source=project(tmp_path / "other", ["alpha"]))
 
 
+@pytest.mark.slow  # pip starts many times
 def test_what_is_a_source_only_is_built(index, tmp_path):
     sdist(index, "epsilon")
     sdist(index, "eta")
@@ -100,6 +102,7 @@ def test_requirements_that_contradict_each_other(index, tmp_path):
         build(tmp_path / "wheels", source=project(tmp_path / "source", ["theta"]))
 
 
+@pytest.mark.slow  # pip starts many times
 def test_what_its_source_makes_has_to_run_on_the_nodes(index, tmp_path):
     own = next(str(t) for t in sys_tags() if t.platform.startswith("linux_") and t.abi == t.interpreter)
     sdist(index, "zeta", tag=own)
@@ -141,6 +144,7 @@ def test_refusals_name_what_is_wrong(index, tmp_path, monkeypatch):
     refused("everybody may write there")
 
 
+@pytest.mark.slow  # pip starts many times
 def test_torch_for_cpus_is_the_build_with_that_name(index, tmp_path):
     wheel(index, "torch", "2.0")
     wheel(index, "torch", "2.0+cpu")
