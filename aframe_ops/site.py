@@ -58,7 +58,7 @@ class ExecutorSite(Part):
     max_time_min: int | None = Field(default=None, ge=1, description="longest time limit of a batch job")
     env: list[Annotated[str, Field(pattern=r"^[A-Za-z_*?][A-Za-z0-9_*?]*$")]] = Field(
         default=[],
-        description="variables (* and ? allowed) that batch jobs get besides AFRAME_*, AWS_*, LIGO_*, DAGSTER_HOME, PYTHONPATH",
+        description="variables (* and ? allowed) that batch jobs get besides AFRAME_*, AWS_*, LIGO_*, PYTHONPATH and two of Dagster's",
     )
 
     transport: Transport = Field(
