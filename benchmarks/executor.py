@@ -222,9 +222,7 @@ def main(argv: list[str] | None = None) -> None:
             ["", *PARTS, "together"],
             [[e, *parts.values(), totals[e]] for e, parts in costs.items()],
             result,
-            notes=(
-                f"run worker and fork server: {ours:.3g} s a step, at most {BAR_S:g} s wanted; together {result['ratio']:.2g} of Dagster's.",
-            ),
+            notes=(f"run worker and fork server: {ours:.3g} s, at most {BAR_S:g} s wanted; together {result['ratio']:.2g} of Dagster's.",),
         )
     table = dict(books(a.bookkeeping)) if a.bookkeeping else {}
     result["bookkeeping"] = table
