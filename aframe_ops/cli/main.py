@@ -327,6 +327,41 @@ def wheelhouse(
 
 
 @app.command(
+    "build-images",
+    epilog="Example: aframe build-images cpu --engine podman --tag 1.2 --push registry.example.org/group\n\n"
+    "Example: aframe build-images --check",
+)
+@command
+def build_images(
+    names: Annotated[list[str] | None, typer.Argument(help="Images: cpu, gpu, triton; default: all.", show_default=False)] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="podman, docker or apptainer.", show_default="the first of these that is installed")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="Tag of the images.", show_default="latest; with --dev: dev")] = None,
+    base: Annotated[str | None, typer.Option(help="Image to start from.", show_default="the one in each recipe")] = None,
+    build_arg: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of a build argument, such as EXTRAS=s3,postgres.", show_default=False)
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Builds at a time.", show_default="all")] = None,
+    push: Annotated[str | None, typer.Option(help="Registry, with a path in it, to push the images to.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build what is up to date, too, and nothing from a cache.")] = False,
+    dev: Annotated[bool, typer.Option("--dev", help="Images without this project's code, for runs that bind the working tree.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Build nothing; say which images are stale, and why.")] = False,
+    tree: Annotated[Path | None, typer.Option(help="Checkout to build from.", show_default="that of the running code")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of Apptainer's images.", show_default="the current one")] = Path(),
+    engine_option: Annotated[
+        list[str] | None, typer.Option(help="One more word for the engine's build, such as --network=host.", show_default=False)
+    ] = None,
+) -> None:
+    """Builds container images of this project, at the same time and only where something has changed."""
+    from aframe_ops.cli.images import Options, build_images, check_images
+
+    options = Options(names or (), engine, tag, base, build_arg or (), engine_option or (), jobs, push, force, dev, tree, output)
+    if not (check_images if check else build_images)(options, console()):
+        raise typer.Exit(FAILED)
+
+
+@app.command(
     epilog="Example: aframe doctor runs/demo\n\nExit code: 0 nothing is wrong (there may be warnings), 1 something is, "
     "2 there is no run directory or its files cannot be read"
 )

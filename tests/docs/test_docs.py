@@ -57,6 +57,19 @@ REPLACED = (
     Replaced("make test", "installs from PyPI and would run this test again", f"make -C {REPO} -n test"),
     Replaced("make test-clusters-quick", "needs root and SLURM's packages", f"make -C {REPO} -n test-clusters-quick"),
     Replaced("make test-clusters", "installs Debian packages", f"make -C {REPO} -n test-clusters"),
+    *(
+        Replaced(
+            f"aframe build-images {words}".strip(),
+            "needs podman and gigabytes; `make test-containers` does it",
+            "aframe build-images --help",
+        )
+        for words in ("", "cpu gpu --engine podman --tag 1.2 --push registry.example.org/group", "--check", "cpu --dev")
+    ),
+    Replaced(
+        "PIP_EXTRA_INDEX_URL=https://wheels.example.org/cpu aframe build-images cpu",
+        "needs podman, and an index that there is not",
+        "aframe build-images --help",
+    ),
     Replaced("aframe run runs/real", "two minutes; the parts that only real data have are tests of their rooms", "aframe plan runs/real"),
     Replaced("aframe run runs/ds1", "trains for hours; tests/ops/test_ops_mlgwsc1.py runs it at test size", "aframe plan runs/ds1"),
     Replaced("aframe run runs/o3", "fetches forty days of strain from GWOSC", "aframe plan runs/o3"),
