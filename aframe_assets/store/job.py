@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aframe_assets.store.archives import unpack
-
 if TYPE_CHECKING:
     from aframe_assets.config import Config
     from aframe_assets.store.base import ArtifactStore
@@ -82,13 +80,3 @@ class Job:
     def path(self, asset: str, name: str | None = None, partition: str | None = None) -> Path:
         """A local path of an upstream's file (or of its folder), fetched and verified if it is remote."""
         return self.store.open_local(self.handle(asset, partition), name)
-
-    def unpacked(self, asset: str, name: str, partition: str | None = None, max_bytes: int = 100_000_000_000) -> Path:
-        """A new folder in `scratch` with what is in the archive `name` (tar or zip) of an upstream.
-
-        Raises:
-            ArchiveError: a member that would leave the folder, a link, or more than `max_bytes` bytes in all.
-        """
-        handle = self.handle(asset, partition)
-        place = self.scratch / "unpacked" / f"{handle.label}-{name.replace('/', '-')}"
-        return unpack(self.store.open_local(handle, name), place, max_bytes)

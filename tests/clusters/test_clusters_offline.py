@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -12,11 +14,15 @@ from pathlib import Path
 
 import pytest
 from conftest import job_of, started, wait_until
+from hostile import hostile, job_for
+from pydantic import ValidationError
 from slurm_cluster import SlurmCluster
 from toy_run import Toy
 
 from aframe_assets.store import open_store
 from aframe_ops.containers import node_install
+from aframe_ops.executor.slurm import script
+from aframe_ops.sites.slurm import SlurmSite
 
 NEEDED = ("dagster", "pydantic", "pyyaml", "filelock", "packaging", "numpy")
 """What these steps need of the project's requirements."""
@@ -114,6 +120,31 @@ def test_steps_on_one_node_install_once_where_its_disk_outlives_jobs(cluster, tm
         assert Path(ran["python"]).is_relative_to(shared) and Path(ran["input"]).is_relative_to(shared)
         said.append(toy.log("made.0.err").read_text())
     assert ["installing" in text for text in said] == [True, False]
+
+
+def test_200_hostile_strings_as_disk_and_wheelhouse(tmp_path):
+    """Refused when the site is read, or passed to the installer as they are."""
+    marker, refused = tmp_path / "marker", 0
+    stub = tmp_path / "stub.py"
+    stub.write_text("import json, sys; print(json.dumps(sys.argv[1:]))")
+    for number, text in enumerate(hostile(marker)):
+        for disk in (text, f"/{text}", f"$TMPDIR/{text}", f"$TMPDIR{text}"):
+            if not re.fullmatch(r"(\$TMPDIR)?/[\w.@=+/-]*", disk, re.ASCII):
+                with pytest.raises(ValidationError, match="node_disk"):
+                    SlurmSite(node_disk=disk)
+        name = text.replace("/", "_").replace("\x00", "")
+        folder = tmp_path / f"w{number}" / f"_{name}"
+        try:
+            site = SlurmSite(wheelhouse=str(folder), node_disk="$TMPDIR", python=sys._base_executable)
+        except ValidationError:
+            refused += 1
+            continue
+        folder.mkdir(parents=True)
+        (folder / "node_install.py").symlink_to(stub)
+        done = subprocess.run(["bash", "-c", script(job_for(tmp_path, number, ("python", text)), site)], capture_output=True, text=True)
+        told = ["--wheelhouse", str(folder), "--node-disk", "$TMPDIR", "--python", sys._base_executable, "--", text]
+        assert done.returncode == 0 and json.loads(done.stdout) == told, (text, done.stderr)
+    assert not marker.exists() and 20 < refused < 120
 
 
 def test_a_disk_that_the_job_has_not_is_said(cluster, tmp_path, wheels, listener):

@@ -17,7 +17,6 @@ from aframe_assets.store import open_store
 from aframe_assets.store.archives import ArchiveError, unpack
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import Handle, KeyParts
-from aframe_assets.store.job import Job
 
 
 @pytest.fixture
@@ -128,13 +127,12 @@ def test_a_step_unpacks_an_archive_of_its_input_on_the_node(tmp_path, disk):
     store = open_store(tmp_path / "store")
     handle = store.publish(KeyParts(asset="packed", code_version="1"), {"many.tar.gz": archive})
     with store.scratch() as scratch:
-        job = Job(None, "next", None, {"packed": handle}, None, store, scratch, scratch, None)
-        folder = job.unpacked("packed", "many.tar.gz")
+        folder = unpack(store.open_local(handle, "many.tar.gz"), scratch / "many", max_bytes=6)
         assert folder.is_relative_to(disk)
         assert {p.name: p.read_text() for p in (folder / "x").iterdir()} == {"1.txt": "one", "2.txt": "two"}
         assert stat.S_IMODE((folder / "x" / "1.txt").stat().st_mode) & 0o7111 == 0
-    with store.scratch() as scratch, pytest.raises(ArchiveError, match="has more than"):
-        Job(None, "next", None, {"packed": handle}, None, store, scratch, scratch, None).unpacked("packed", "many.tar.gz", max_bytes=5)
+        with pytest.raises(ArchiveError, match="has more than"):
+            unpack(store.open_local(handle, "many.tar.gz"), scratch / "small", max_bytes=5)
 
 
 HOSTILE = {
