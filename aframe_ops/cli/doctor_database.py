@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from aframe_ops.cli.doctor_findings import Finding, one_line
-from aframe_ops.executor.batch import PASSED
+from aframe_ops.executor.batch_options import PASSED
 from aframe_ops.run_directory import RunDirectory
 from aframe_ops.site import SiteConfig
 

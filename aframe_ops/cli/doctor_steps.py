@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aframe_ops.cli.doctor_findings import Finding
 from aframe_ops.executor.base import Attempt, Request
-from aframe_ops.executor.batch import BatchOptions, job_name, scaled
+from aframe_ops.executor.batch_options import BatchOptions, job_name, scaled
 from aframe_ops.executor.routing import BACKEND_TAG, named_by, routed
 from aframe_ops.executor.scheduler import BatchJob, Refused, Unreachable
 

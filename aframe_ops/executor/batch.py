@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +17,7 @@ from dagster._core.executor.step_delegating import StepHandlerContext
 from dagster._utils.error import SerializableErrorInfo
 
 from aframe_ops.executor.base import RELAYED, Attempt, Handler, Relayed, Request, RunSetup, relay, reported, write_private
+from aframe_ops.executor.batch_options import PASSED, BatchOptions, job_name, passed_environment, scaled, small
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage
 from aframe_ops.executor.tracked import Tracked
 from aframe_ops.executor.usage import describe_usage
@@ -29,15 +27,6 @@ from aframe_ops.leases import Asked
 if TYPE_CHECKING:
     from aframe_ops.executor.relay import EventRelay
     from aframe_ops.executor.transport import Detached
-
-MEMORY_PER_ATTEMPT = 1.5
-"""Each attempt at a step may use this much more memory than the one before it."""
-
-QUICK_GB = 2.0
-"""Memory of a step that only looks up what is complete."""
-
-PASSED = ("AFRAME_*", "AWS_*", "DAGSTER_EVENT_BATCH_SIZE", "DAGSTER_HOME", "LIGO_*", "PYTHONPATH")
-"""Variables of the submitting environment that every job gets; batch jobs start with none of it."""
 
 BROUGHT = ("AFRAME_CONFIG", "AFRAME_SITE")
 """Variables that name a file which every step reads."""
@@ -56,46 +45,6 @@ GATHER_S = 1.0
 
 RETRY_S = 20.0
 """Seconds until a scheduler that did not answer is asked again (each vain question may block for many seconds)."""
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """What a site says about all its batch systems; `env` are names or patterns, as in `PASSED`."""
-
-    poll_s: float = 10.0
-    grace_s: float = 15.0
-    patience_s: float = 15.0
-    max_memory_gb: float | None = None
-    max_time_min: int | None = None
-    env: Sequence[str] = ()
-
-
-def scaled(request: Request, number: int, options: BatchOptions) -> Request:
-    """What attempt `number` (from 0) asks for: memory grows from one to the next, and the site's caps hold."""
-    memory = request.memory_gb * MEMORY_PER_ATTEMPT**number
-    minutes = request.time_min
-    return request._replace(
-        memory_gb=min(memory, options.max_memory_gb or memory),
-        time_min=min(minutes, options.max_time_min or minutes),
-    )
-
-
-def small(job: BatchJob) -> BatchJob:
-    """`job` with the request of a step that only reads what is complete, so that it need not queue for what it would have used."""
-    memory = min(job.request.memory_gb, QUICK_GB * MEMORY_PER_ATTEMPT**job.number)
-    return replace(job, request=job.request._replace(cpus=1, gpus=0, gpu_memory_gb=0.0, memory_gb=memory))
-
-
-def job_name(attempt: Attempt) -> str:
-    """A name for the user's eyes that no other attempt of any run has."""
-    digest = hashlib.sha256(repr(tuple(attempt)).encode()).hexdigest()[:12]
-    return f"{attempt.filename[:50].lstrip('.-')}-{digest}"
-
-
-def passed_environment(patterns: Iterable[str]) -> dict[str, str]:
-    """The variables of this process whose names match one of `patterns`."""
-    patterns = tuple(patterns)
-    return {k: v for k, v in os.environ.items() if any(fnmatch.fnmatchcase(k, p) for p in patterns)}
 
 
 class BatchHandler(Handler):

@@ -19,7 +19,8 @@ from dagster._core.executor.step_delegating import StepDelegatingExecutor
 from dagster._serdes import serialize_value
 
 from aframe_ops.executor.base import Handler, Request, RunFiles, RunSetup
-from aframe_ops.executor.batch import BatchHandler, BatchOptions
+from aframe_ops.executor.batch import BatchHandler
+from aframe_ops.executor.batch_options import BatchOptions
 from aframe_ops.executor.budget import machine_cores, machine_gpus, machine_memory_gb
 from aframe_ops.executor.local import LocalHandler
 from aframe_ops.executor.routing import RoutingHandler

@@ -12,6 +12,7 @@ import dagster as dg
 
 from aframe_assets.tags import resources
 from aframe_ops.executor import batch
+from aframe_ops.executor.batch_options import BatchOptions
 from aframe_ops.executor.executor import HANDLERS, make_executor
 from aframe_ops.executor.routing import BACKEND_TAG
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable
@@ -80,7 +81,7 @@ def read(file: str) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-HANDLERS["play"] = lambda setup, site: batch.BatchHandler(setup, Play(), batch.BatchOptions(poll_s=0.3, grace_s=GRACE, patience_s=3))
+HANDLERS["play"] = lambda setup, site: batch.BatchHandler(setup, Play(), BatchOptions(poll_s=0.3, grace_s=GRACE, patience_s=3))
 PLAYED = {BACKEND_TAG: "play", **resources(memory_gb=2, time_min=1)}
 
 

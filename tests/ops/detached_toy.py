@@ -13,7 +13,8 @@ from typing import NoReturn
 import dagster as dg
 
 from aframe_assets.tags import resources
-from aframe_ops.executor.batch import BatchHandler, BatchOptions
+from aframe_ops.executor.batch import BatchHandler
+from aframe_ops.executor.batch_options import BatchOptions
 from aframe_ops.executor.executor import HANDLERS, make_executor
 from aframe_ops.executor.job import main
 from aframe_ops.executor.mailbox import Mailbox

@@ -14,6 +14,7 @@ import psutil
 
 from aframe_ops import leases
 from aframe_ops.executor import batch
+from aframe_ops.executor.batch_options import BatchOptions
 from aframe_ops.executor.executor import HANDLERS
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Scheduler, Unreachable
 from aframe_ops.executor.schedulers import SCHEDULERS
@@ -73,6 +74,6 @@ class Play(Scheduler):
 def install(notes: Path) -> None:
     """Makes ``play`` a place where steps of this process may run."""
     leases.UNKNOWN_S, leases.RETRY_S, batch.RETRY_S = 2.0, 0.5, 0.5
-    options = batch.BatchOptions(poll_s=0.3, grace_s=0.5, patience_s=3)
+    options = BatchOptions(poll_s=0.3, grace_s=0.5, patience_s=3)
     SCHEDULERS["play"] = lambda site, run_id: Play(notes)
     HANDLERS["play"] = lambda setup, site: batch.BatchHandler(setup, Play(notes), options)

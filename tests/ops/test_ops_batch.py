@@ -13,7 +13,7 @@ import pytest
 
 from aframe_assets.config_load import ConfigError
 from aframe_ops.executor.base import Attempt, Relayed, Request, relay_to, write_private
-from aframe_ops.executor.batch import BatchOptions, job_name, passed_environment, scaled
+from aframe_ops.executor.batch_options import BatchOptions, job_name, passed_environment, scaled
 from aframe_ops.executor.routing import named_by
 from aframe_ops.executor.scheduler import BatchJob, Refused, Usage
 from aframe_ops.executor.slurm import _seconds, directives, script

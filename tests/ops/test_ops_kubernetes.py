@@ -12,7 +12,7 @@ import pytest
 
 from aframe_assets.config_load import ConfigError
 from aframe_ops.executor.base import Attempt, Request
-from aframe_ops.executor.batch import job_name
+from aframe_ops.executor.batch_options import job_name
 from aframe_ops.executor.kubernetes import _Gone, _meaning, _There
 from aframe_ops.executor.kubernetes_manifest import SECRET_BYTES, job_id, job_manifest, secret_manifest
 from aframe_ops.executor.kubernetes_states import ending, failed, phase, waiting
