@@ -127,6 +127,14 @@ def test_the_asset_of_a_step():
         ("htcondor: {commands: {queue: '2'}}", "queue is set by the executor alone"),
         ("executor: {routes: {gpus: htcondor}}\nhtcondor: {shared_disk: false}", "expected s3://bucket/prefix"),
         ("slurm: {partitions: a}", "slurm.partitions = 'a'"),
+        ("executor: {backend: kubernetes}", "kubernetes.image is not set"),
+        ("kubernetes: {namespace: 'A b'}", "kubernetes.namespace = 'A b'"),
+        ("kubernetes: {volumes: [{path: /d}]}", "Value error, expected exactly one of claim, secret, empty_gb"),
+        ("kubernetes: {volumes: [{path: /d/../e, claim: c}]}", "'..' is not allowed"),
+        ("kubernetes: {volumes: [{path: /dev/shm/, claim: c}]}", "mounted by the executor itself"),
+        ("kubernetes: {volumes: [{path: /d, claim: c}, {path: /d/, claim: e}]}", "more than one at /d"),
+        ("kubernetes: {tolerations: [{key: a, value: b}]}", "a value needs operator: Equal"),
+        ("kubernetes: {gpu: {products: {a100: 0}}}", "kubernetes.gpu.products.a100 = 0"),
     ],
 )
 def test_mistakes_in_the_site_file_are_named(tmp_path, text, said):

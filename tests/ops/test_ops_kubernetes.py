@@ -10,14 +10,12 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
-from aframe_assets.config_load import ConfigError
 from aframe_ops.executor.base import Attempt, Request
 from aframe_ops.executor.batch_options import job_name
 from aframe_ops.executor.kubernetes import _Gone, _meaning, _There
 from aframe_ops.executor.kubernetes_manifest import SECRET_BYTES, job_id, job_manifest, secret_manifest
 from aframe_ops.executor.kubernetes_states import ending, failed, phase, waiting
 from aframe_ops.executor.scheduler import BatchJob, Refused, Unreachable
-from aframe_ops.site import load_site
 from aframe_ops.sites.kubernetes import KubernetesSite
 
 JOB = BatchJob(
@@ -192,24 +190,3 @@ def test_what_a_job_without_a_pod_says():
 def test_answers_of_the_server(status, reason, message, kind):
     body = json.dumps({"reason": reason, "message": message}) if message else None
     assert type(_meaning(status, reason, body)) is kind
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("executor: {backend: kubernetes}", "kubernetes.image is not set"),
-        ("kubernetes: {namespace: 'A b'}", "kubernetes.namespace = 'A b'"),
-        ("kubernetes: {volumes: [{path: /d}]}", "Value error, expected exactly one of claim, secret, empty_gb"),
-        ("kubernetes: {volumes: [{path: /d/../e, claim: c}]}", "'..' is not allowed"),
-        ("kubernetes: {volumes: [{path: /dev/shm/, claim: c}]}", "mounted by the executor itself"),
-        ("kubernetes: {volumes: [{path: /d, claim: c}, {path: /d/, claim: e}]}", "more than one at /d"),
-        ("kubernetes: {tolerations: [{key: a, value: b}]}", "a value needs operator: Equal"),
-        ("kubernetes: {gpu: {products: {a100: 0}}}", "kubernetes.gpu.products.a100 = 0"),
-    ],
-)
-def test_mistakes_in_the_site_file_are_named(tmp_path, text, said):
-    path = tmp_path / "site.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as e:
-        load_site(path)
-    assert said in str(e.value)
