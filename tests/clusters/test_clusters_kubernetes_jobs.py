@@ -67,6 +67,7 @@ def runs(scheduler: Kubernetes, id: str) -> None:
     until(scheduler, id, lambda s: s.phase is Phase.RUNNING)
 
 
+@pytest.mark.timeout(1500)
 def test_200_hostile_strings_as_arguments_and_variables(kubernetes, scheduler, job, tmp_path):
     marker = tmp_path / "marker"
     texts = hostile(marker)
@@ -84,7 +85,7 @@ def test_200_hostile_strings_as_arguments_and_variables(kubernetes, scheduler, j
         ended.update(id for id, s in scheduler.poll(left).items() if s.phase is Phase.ENDED)
         return len(ended) == 200
 
-    wait_until(all_ended, 400, "all jobs to end")
+    wait_until(all_ended, 1200, "all jobs to end")
     for text, answer in answers.values():
         arguments, _, python_path = json.loads(answer.read_text())
         # a kubelet reads $$ as $, the stand-in does not
