@@ -164,7 +164,7 @@ def job(tmp_path):
 
 
 def over(scheduler: Kubernetes, id: str) -> str:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while (state := scheduler.poll([id])[id]).phase is not Phase.ENDED:
         assert time.monotonic() < deadline, state
         time.sleep(0.2)

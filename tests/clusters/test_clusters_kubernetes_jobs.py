@@ -24,7 +24,7 @@ from aframe_ops.executor.kubernetes_manifest import RUN_LABEL
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Unreachable
 from aframe_ops.sites.kubernetes import KubernetesSite
 
-SLEEP = ("/bin/sleep", "120")
+SLEEP = ("/bin/sleep", "500")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def scheduler(kubernetes, tmp_path) -> Iterator[Kubernetes]:
     made = Kubernetes(KubernetesSite(image="i", kubeconfig=kubernetes.kubeconfig, grace_seconds=1), f"run-{time.monotonic_ns()}")
     yield made
     made.cancel(list(made._jobs))
-    wait_until(lambda: not kubernetes.active(), 30, "pods gone")
+    wait_until(lambda: not kubernetes.active(), 120, "pods gone")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def job(tmp_path) -> Callable[..., BatchJob]:
     return make
 
 
-def until(scheduler: Kubernetes, id: str, reached: Callable[[JobState], bool], timeout: float = 60) -> JobState:
+def until(scheduler: Kubernetes, id: str, reached: Callable[[JobState], bool], timeout: float = 240) -> JobState:
     deadline = time.monotonic() + timeout
     while not reached(state := scheduler.poll([id])[id]):
         assert time.monotonic() < deadline, state
