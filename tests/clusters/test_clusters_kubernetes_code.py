@@ -146,7 +146,7 @@ def test_a_cancelled_run_leaves_no_key_and_a_killed_one_leaves_it_to_kubernetes(
         if sure:
             assert not [s for s in kubernetes.objects("secrets") if "ssh" in s["data"]]
     (toy.notes_dir / "go").touch()
-    wait_until(lambda: not kubernetes.active(), 60, "the job of the killed run over")
+    wait_until(lambda: not kubernetes.active(), 300, "the job of the killed run over")
     jobs, rest = kubernetes.others  # the stand-in collects no garbage
     jobs.delete_namespaced_job(id, "default")
     rest.delete_namespaced_secret(id, "default")

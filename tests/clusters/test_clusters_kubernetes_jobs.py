@@ -126,7 +126,7 @@ def test_a_planted_secret_is_in_the_steps_secret_alone_and_goes_with_it(kubernet
     id = scheduler.submit(made)
     assert holding(planted, tmp_path) == [], "the file was handed over"
     runs(scheduler, id)
-    wait_until(lambda: (tmp_path / "answer").exists() and (tmp_path / "answer").read_text() == "True", 20, "the step to read its spec")
+    wait_until(lambda: (tmp_path / "answer").exists() and (tmp_path / "answer").read_text() == "True", 120, "the step to read its spec")
     shown = {kind: json.dumps(kubernetes.objects(kind)) for kind in ("jobs", "pods", "events")}
     encoded = base64.b64encode(planted.encode()).decode().rstrip("=")[:-1]
     assert not [kind for kind, text in shown.items() if planted in text or encoded in text]
