@@ -25,11 +25,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from aframe_assets.store.errors import ArtifactGone, StoreError, redact
 from aframe_assets.store.files import collect, remove_dead, sealed_entry, stamp
 from aframe_assets.store.handle import FileEntry, Handle, KeyParts, Manifest, check_name, check_word, content_sha256, plain
+from aframe_assets.store.layout import Listed, Marked, Stat, folder_of
 from aframe_assets.store.node import NodeDisk
 
 log = logging.getLogger(__name__)
@@ -40,33 +41,6 @@ ORPHAN_S = 3600.0
 _PARALLEL = 16
 _EXCHANGES = 100
 """Each time that an exchange fails, another writer's has succeeded."""
-
-
-class Listed(NamedTuple):
-    """A file in a listing; `stamp` changes whenever the file is replaced."""
-
-    name: str
-    stamp: str
-
-
-class Stat(NamedTuple):
-    """Size in bytes and, on S3, the ETag."""
-
-    nbytes: int
-    etag: str | None = None
-
-
-class Marked(NamedTuple):
-    """A small file as it was read; `mark` changes with its content. Both are None where there is no file."""
-
-    data: bytes | None
-    mark: str | None
-
-
-def folder_of(asset: str, partition: str | None) -> str:
-    """Where the versions of (asset, partition) are, below the root; its manifest is this plus '.json'."""
-    check_word(asset, "asset name")
-    return f"{asset}/{'_' if partition is None else check_word(partition, 'partition key')}"
 
 
 class ArtifactStore(ABC):

@@ -14,11 +14,12 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from aframe_assets.store.base import ArtifactStore, Listed, Marked, Stat
+from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.cache import CacheError
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.files import FULL, copy_file, file_sha256, remove_dead, stamp, sync_folder
 from aframe_assets.store.handle import FileEntry, Handle
+from aframe_assets.store.layout import Listed, Marked, Stat
 from aframe_assets.store.node import NodeDisk
 
 _STAGING = ".staging-"
@@ -112,7 +113,7 @@ class LocalStore(ArtifactStore):
         """Keeps other processes from exchanging files of `folder`; a killed one gives the lock back at once."""
         lock = folder / ".lock"
         try:
-            with FileLock(lock, timeout=_LOCK_S, poll_interval=0.01, mode=0o666):
+            with FileLock(lock, mode=0o666).acquire(timeout=_LOCK_S, poll_interval=0.01):
                 yield
         except Timeout:
             raise StoreError(f"{lock} has been held for {_LOCK_S:g} s; is a job of this store stopped or its disk hanging?") from None

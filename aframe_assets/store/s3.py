@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from aframe_assets.store.base import ArtifactStore, Listed, Marked, Stat
+from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.cache import Cache, CacheError
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import FileEntry, Handle
+from aframe_assets.store.layout import Listed, Marked, Stat
 from aframe_assets.store.node import NodeDisk
 
 PART_BYTES = 32 << 20

@@ -1,4 +1,4 @@
-"""Jobs on a real SLURM whose run is killed: the next run waits for them, `aframe reap` ends them, two runs share them."""
+"""Jobs whose run is killed, most on a real SLURM: the next run waits for them, `aframe reap` ends them, two runs share them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import job_of
 from tiny_run import RunDirectory, wait_for
+
+from aframe_assets.store.leases import Lease
+from aframe_ops.leases import Watch, identified, now
+from aframe_ops.site import load_site
 
 HOLD = 'case "$SLURM_JOB_NAME" in {steps}*) while [ -e {gate} ]; do sleep 0.2; done;; esac\n'
 
@@ -100,3 +105,25 @@ def test_two_run_directories_on_one_store_do_the_same_work_once(slurm, on_slurm,
     assert [p.wait(300) for p in processes] == [0, 0], [(run.path / "run.out").read_text() for run in runs]
     assert first.workspace().store.manifest("segments").provenance["run_id"] == run_id
     assert sorted(len(jobs_of(run)) for run in runs) == [1, 1], "the other one has only read it"
+
+
+def test_a_job_whose_worker_was_killed_is_known_by_its_name_to_whoever_asks(cluster, toy, monkeypatch):
+    process = toy.start("waiting")
+    toy.wait_for("waiting", timeout=300)
+    record = wait_for(
+        lambda: list((toy.path / "logs").glob("*/waiting.0.job")) and job_of(toy, "waiting.0"), 60, "what is written of the job"
+    )
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for name, value in toy.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(toy.path)
+    run_id = toy.log("waiting.0.job").parent.name
+    about = {"run": run_id, "step": "waiting", "attempt": 0, "host": "h", "user": "u", "directory": "/d", "when": now(), "asset": "a"}
+    lease = Lease(backend=cluster.name, name=record["name"], submitted_as=record["submitted_as"], job=record["id"], **about)
+    watch = Watch(load_site(), 0.0)
+    assert not watch.over(lease) and not watch.trouble(lease)
+    assert record["id"] in watch.how_to_stop(lease)
+    assert identified(watch.scheduler(cluster.name, run_id), record["id"] + "0", record["submitted_as"], {}) is None
+    watch.scheduler(cluster.name, run_id).cancel([record["id"]])
+    wait_for(lambda: watch.over(lease), 60, "the end of the job")
