@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -24,7 +25,7 @@ from aframe_ops.executor.transport import Detached
 from aframe_ops.site import load_site
 
 NOTES, TRANSPORT = Path(os.environ["TOY"]), os.environ["PLAY_TRANSPORT"]
-TAGS = {BACKEND_TAG: "play", **resources(memory_gb=0.5, time_min=5)}
+TAGS = {BACKEND_TAG: os.environ.get("PLAY_BACKEND", "play"), **resources(memory_gb=0.5, time_min=5)}
 
 
 class Play(Scheduler):
@@ -119,8 +120,20 @@ def note(file: str, **values) -> int:
     path = NOTES / f"{file}.jsonl"
     before = len(path.read_text().splitlines()) if path.exists() else 0
     with path.open("a") as f:
-        f.write(json.dumps({"pid": os.getpid(), "DAGSTER_HOME": os.environ.get("DAGSTER_HOME"), **values}) + "\n")
+        told = {name: os.environ.get(name) for name in ("DAGSTER_HOME", "AFRAME_DATABASE", "SLURM_JOB_ID")}
+        f.write(json.dumps({"pid": os.getpid(), "route": route(), **told, **values}) + "\n")
     return before
+
+
+def route() -> str | None:
+    """What comes of connecting to the port of this machine that ``$PLAY_PORT`` names."""
+    if "PLAY_PORT" not in os.environ:
+        return None
+    try:
+        socket.create_connection(("127.0.0.1", int(os.environ["PLAY_PORT"])), timeout=5).close()
+    except OSError as e:
+        return str(e)
+    return "connected"
 
 
 class Handles(dg.IOManager):
@@ -235,6 +248,15 @@ def vanishing(context):
 
 
 @dg.asset(op_tags=TAGS)
+def late(context):
+    """Its job ends before it does."""
+    if os.fork():
+        os._exit(0)
+    time.sleep(1)
+    context.log.info("here I am")
+
+
+@dg.asset(op_tags=TAGS)
 def chatty(context):
     note("chatty")
     context.log.info("is heard at once")
@@ -251,7 +273,7 @@ def waiting():
 
 
 defs = dg.Definitions(
-    assets=[first, many, parts, pair, fanned, broken, killed, vanishing, chatty, waiting],
+    assets=[first, many, parts, pair, fanned, broken, killed, vanishing, late, chatty, waiting],
     asset_checks=[looked_at_later],
     resources={"io_manager": Handles()},
     executor=make_executor(load_site()),

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.storage.dagster_run import RunsFilter
+from event_logs import E, instance_of, made_by, messages, of_type, records_of, reported, results
 from toy_run import Toy
 
-E = dg.DagsterEventType
 SITE = "executor: {cores: 2, memory_gb: 4}\n"
 POOLS = "concurrency:\n  pools:\n    default_limit: 1\n"
 
@@ -27,29 +26,6 @@ def make(folder: Path, transport: str) -> Toy:
     home = toy.path / "dagster_home" / "dagster.yaml"
     home.write_text(home.read_text().replace("concurrency:\n", POOLS, 1))
     return toy
-
-
-def instance_of(toy: Toy) -> dg.DagsterInstance:
-    return dg.DagsterInstance.from_config(str(toy.path / "dagster_home"))
-
-
-def records_of(toy: Toy) -> list[dg.EventLogRecord]:
-    """Every record of every run, in order."""
-    with instance_of(toy) as instance:
-        found = [r for run in instance.get_runs(RunsFilter()) for r in instance.get_records_for_run(run.run_id).records]
-    return sorted(found, key=lambda r: r.storage_id)
-
-
-def messages(records: list[dg.EventLogRecord], step: str) -> list[str]:
-    """What the step has logged itself."""
-    return [
-        r.event_log_entry.user_message for r in records if r.event_log_entry.step_key == step and not r.event_log_entry.is_dagster_event
-    ]
-
-
-def of_type(records: list[dg.EventLogRecord], *kinds: dg.DagsterEventType) -> list[dg.DagsterEvent]:
-    events = [r.event_log_entry.dagster_event for r in records]
-    return [e for e in events if e is not None and e.event_type in kinds]
 
 
 @pytest.fixture(scope="module")
@@ -70,64 +46,8 @@ def ran(tmp_path_factory):
         toy.close()
 
 
-def asset_records(toy: Toy) -> dict[int, dg.EventLogRecord]:
-    """Materializations and observations by the number under which others refer to them."""
-    with instance_of(toy) as instance:
-        keys = instance.all_asset_keys()
-        found = [
-            r for key in keys for fetch in (instance.fetch_materializations, instance.fetch_observations) for r in fetch(key, 100).records
-        ]
-    return {r.storage_id: r for r in found}
-
-
-def made_by(event: dg.DagsterEvent) -> dg.AssetMaterialization | dg.AssetObservation:
-    if event.event_type is E.ASSET_OBSERVATION:
-        return event.asset_observation_data.asset_observation
-    return event.step_materialization_data.materialization
-
-
-def described(numbered: dict[int, dg.EventLogRecord], event: dg.DagsterEvent) -> dict:
-    """A materialization, observation or check in words that do not depend on the run: numbers of events replaced by what they
-    stand for."""
-
-    def stands_for(number: str | int) -> object:
-        if number == "NULL":
-            return None
-        named = numbered[int(number)].event_log_entry.dagster_event
-        return str(named.event_type), named.asset_key.to_user_string(), named.partition
-
-    if event.event_type is E.ASSET_CHECK_EVALUATION:
-        data = event.asset_check_evaluation_data
-        target = data.target_materialization_data
-        assert numbered[target.storage_id].run_id == target.run_id and numbered[target.storage_id].timestamp == target.timestamp
-        return {
-            "check": data.asset_check_key.to_user_string(),
-            "passed": data.passed,
-            "severity": data.severity,
-            "metadata": data.metadata,
-            "description": data.description,
-            "target": stands_for(target.storage_id),
-        }
-    made = made_by(event)
-    runs = {r.run_id for r in numbered.values()}
-    tags = {name: "the run" if value in runs else value for name, value in made.tags.items()}
-    # without a version of its own, it is a hash of the run's id
-    hashed = (
-        "dagster/code_version" in tags and tags["dagster/code_version"] == "the run" and "dagster/data_version_is_user_provided" not in tags
-    )
-    tags |= {"dagster/data_version": "hash of the run"} if hashed else {}
-    tags |= {name: stands_for(value) for name, value in tags.items() if name.startswith("dagster/input_event_pointer/")}
-    return {"asset": made.asset_key.to_user_string(), "partition": made.partition, "tags": tags, "metadata": made.metadata}
-
-
 def test_events_are_those_of_a_job_that_reaches_the_database(ran):
-    kinds: dict[str, dict[str, list[str]]] = {}
-    for transport, (_, records) in ran.items():
-        for record in records:
-            entry = record.event_log_entry
-            # of the run worker: ENGINE_EVENT and STEP_WORKER_STARTING, at times that depend on the machine
-            if entry.step_key and (event := entry.dagster_event) and event.event_type not in (E.ENGINE_EVENT, E.STEP_WORKER_STARTING):
-                kinds.setdefault(transport, {}).setdefault(entry.step_key, []).append(event.event_type.value)
+    kinds = {transport: reported(records) for transport, (_, records) in ran.items()}
     assert kinds["detached"] == kinds["direct"]
     assert kinds["detached"]["many"].count("STEP_UP_FOR_RETRY") == 1
     for _, records in ran.values():
@@ -135,17 +55,8 @@ def test_events_are_those_of_a_job_that_reaches_the_database(ran):
 
 
 def test_versions_metadata_partitions_and_checks_are_the_same(ran):
-    def all_of(transport):
-        toy, records = ran[transport]
-        numbered = asset_records(toy)
-        return [described(numbered, e) for e in of_type(records, E.ASSET_MATERIALIZATION, E.ASSET_OBSERVATION, E.ASSET_CHECK_EVALUATION)]
-
-    direct, detached = all_of("direct"), all_of("detached")
-
-    def key(d):
-        return (d.get("asset") or d["check"], d.get("partition") or "")
-
-    assert sorted(detached, key=key) == sorted(direct, key=key)
+    detached = results(ran["detached"][0])
+    assert detached == results(ran["direct"][0])
     assert {d["partition"] for d in detached if d.get("asset") == "parts"} == {"a", "b", "c"}
     assert {d["asset"]: d["metadata"] for d in detached if d.get("asset") in ("first", "fanned")} == {
         "first": {"n": dg.IntMetadataValue(3), "plot": dg.MarkdownMetadataValue("# plot")},
@@ -220,7 +131,7 @@ def toy(tmp_path):
 
 
 def test_failures_kills_and_vanishing_jobs(toy):
-    code, output = toy.run("broken", "killed", "vanishing", timeout=300)
+    code, output = toy.run("broken", "killed", "vanishing", "late", timeout=300)
     assert code == 1
     records = records_of(toy)
     failures = {e.step_key: e.step_failure_data for e in of_type(records, E.STEP_FAILURE)}
@@ -236,6 +147,7 @@ def test_failures_kills_and_vanishing_jobs(toy):
     (last,) = [i for i, (_, message) in enumerate(kinds) if message == "before the end 49"]
     assert last < dead
     assert messages(records, "vanishing") == ["last words"]
+    assert [e.step_key for e in of_type(records, E.STEP_SUCCESS)].count("late") == 1, "its last event came after its job had ended"
     assert "its play job vanishing.0-" in str(failures["vanishing"].error) or "ended with 0" in output
 
 
