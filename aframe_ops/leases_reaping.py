@@ -6,6 +6,7 @@ Everything is looked up before anything is cancelled, and what cannot be looked 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import dagster as dg
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.leases import Found, Lease
 from aframe_ops.executor.executor import LOCK_NAME, run_folder
+from aframe_ops.executor.mailbox import discard
 from aframe_ops.executor.scheduler import JobState, Phase, Refused, Scheduler, Unreachable
 from aframe_ops.leases import Watch, age_s, identified, leases_of
 from aframe_ops.runs import SIGN_OF_LIFE_S, life, reap
@@ -109,6 +111,9 @@ def reap_all(instance: dg.DagsterInstance, site: SiteConfig, *, dry_run: bool = 
     for job in jobs:
         if not job.outcome:
             job.outcome = _end(job, site, watch, dry_run)
+    if not dry_run and any(site.executor.transport_of(backend) == "detached" for backend in site.executor.backends):
+        with contextlib.suppress(StoreError):  # the next time, then
+            discard(site.store_url, {*runs.dead, *(job.run for job in jobs)} - waited, site.cache_dir)
     return Report(runs.dead, runs.left, alive, [job for job in jobs if job.outcome != _GONE], foreign)
 
 

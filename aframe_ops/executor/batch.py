@@ -155,8 +155,9 @@ class BatchHandler(Handler):
                 self._poll(live)
                 time.sleep(min(1.0, self._options.poll_s))
         for tracked in self._tracked.values():
-            tracked.finish()
             self._forget_spec(tracked.attempt)
+        for tracked in self._tracked.values():
+            tracked.finish()
         if self._detached:
             self._detached.close()
         self._give_back()

@@ -35,6 +35,7 @@ from dagster._grpc.types import ExecuteStepArgs
 from dagster._serdes import deserialize_value, serialize_value
 from dagster._utils.interrupts import capture_interrupts
 from dagster_shared.record import replace
+from sqlalchemy import func, select
 
 from aframe_ops.executor.reference import EVENTS, FIRST_ID, unpacked
 from aframe_ops.executor.worker import LOG_VARIABLE
@@ -53,17 +54,17 @@ class EventFile:
         """Adds `line`, which has no line end.
 
         Raises:
-            OSError: the disk is full or gone; the file is as it was.
+            OSError: the disk is full or gone; no part of the line is in the file, or all of it.
         """
         data, size = line.encode() + b"\n", os.fstat(self._fd).st_size
         try:
             while data:
                 data = data[os.write(self._fd, data) :]
-            os.fsync(self._fd)
-        except OSError:
+        except BaseException:  # an interrupt as well; a whole line may have been read already, and stays
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, size)
             raise
+        os.fsync(self._fd)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -88,7 +89,6 @@ class JobEventLog(InMemoryEventLogStorage):
     ):
         super().__init__()
         self._file, self._versions, self._lock = file, versions, threading.RLock()
-        self._stored = 0
         latest = 0
         for record in sorted(records, key=lambda r: r.storage_id):
             if record.storage_id - 1 > latest:
@@ -104,11 +104,14 @@ class JobEventLog(InMemoryEventLogStorage):
         with self.run_connection() as connection:
             connection.execute(SqlEventLogStorageTable.insert().values(id=number, run_id="", event=""))
 
+    def _next_number(self) -> int:
+        with self.run_connection() as connection:
+            return connection.execute(select(func.max(SqlEventLogStorageTable.c.id))).scalar_one() + 1
+
     def store_event(self, event: EventLogEntry) -> None:
         with self._lock:
             # Written first: what the step has been told is stored may not be lost.
-            self._file.append(f'{{"id": {FIRST_ID + 1 + self._stored}, "event": {serialize_value(event)}}}')
-            self._stored += 1
+            self._file.append(f'{{"id": {self._next_number()}, "event": {serialize_value(event)}}}')
             super().store_event(event)
 
     def add_dynamic_partitions(self, partitions_def_name: str, partition_keys: Sequence[str]) -> None:

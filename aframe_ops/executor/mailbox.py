@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Mailbox:
 
     def __init__(self, url: str, run_id: str, cache_dir: str | None = None):
         self.url = url
-        self.folder = f"events/{run_id}"
+        self.folder = _folder(run_id)
         self._messages = Messages(open_store(url, cache_dir), self.folder)
         self._there: dict[str, list[int]] = {}
         self._looked = float("-inf")
@@ -74,6 +74,21 @@ class Mailbox:
     def _needed(self, name: str, start: int, offset: int) -> bool:
         later = [s for s in self._there[name] if s > start]
         return not later or min(later) > offset
+
+
+def discard(url: str, run_ids: Iterable[str], cache_dir: str | None = None) -> None:
+    """Removes what jobs of these runs have sent and nobody will read.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    store = open_store(url, cache_dir)
+    for run_id in run_ids:
+        Messages(store, _folder(run_id)).clear()
+
+
+def _folder(run_id: str) -> str:
+    return f"events/{run_id}"
 
 
 def _piece(name: str, start: int) -> str:

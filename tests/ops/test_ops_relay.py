@@ -20,9 +20,12 @@ from aframe_assets.store.errors import StoreError
 from aframe_ops.executor import mailbox
 from aframe_ops.executor.base import Attempt
 from aframe_ops.executor.detached import EventFile
+from aframe_ops.executor.executor import LOCK_NAME
 from aframe_ops.executor.mailbox import Mailbox, sending
 from aframe_ops.executor.relay import EventRelay, Source
 from aframe_ops.executor.step_output import StepOutput
+from aframe_ops.leases_reaping import reap_all
+from aframe_ops.site import ExecutorSite, SiteConfig
 
 RUN = "11111111-2222-3333-4444-555555555555"
 ATTEMPT = Attempt(RUN, "step", 0)
@@ -159,7 +162,8 @@ def test_while_events_cannot_be_read_nothing_is_known_about_the_step(instance, t
     assert relay.behind is None and stored(instance) == expected(1)
 
 
-def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_an_interrupt_leaves_no_half_line(tmp_path, monkeypatch, error):
     file = EventFile(tmp_path / "events")
     file.append("first")
     write, calls = os.write, []
@@ -167,11 +171,11 @@ def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
     def full(fd, data):
         calls.append(data)
         if len(calls) == 2:
-            raise OSError(28, "No space left on device")
+            raise error
         return write(fd, data[:3])
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(type(error)):
         file.append("second")
     monkeypatch.setattr(os, "write", write)
     file.append("third")
@@ -213,6 +217,22 @@ def test_events_through_a_store(instance, tmp_path, monkeypatch):
     assert Mailbox(store, RUN).read("step.1", 0) == b""
     box.clear()
     assert Mailbox(store, RUN).read("step.0", 0) == b""
+
+
+def test_reaping_removes_what_a_dead_run_was_sent(tmp_path):
+    (tmp_path / "logs" / RUN).mkdir(parents=True)
+    (tmp_path / "logs" / RUN / LOCK_NAME).touch()  # and nobody has it
+    site = SiteConfig(directory=tmp_path, executor=ExecutorSite(backend="slurm", transport="detached"))
+    file = EventFile(tmp_path / "events")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        dead = dg.DagsterRun("job", run_id=RUN, status=dg.DagsterRunStatus.STARTED)
+        instance.add_run(dead)
+        for run_id in (RUN, "another"):
+            with sending(file.path, {"url": site.store_url, "folder": Mailbox(site.store_url, run_id).folder, "name": "s.0"}):
+                file.append("a line")
+        report = reap_all(instance, site)
+    assert report.dead == [RUN]
+    assert Mailbox(site.store_url, RUN).read("s.0", 0) == b"" and Mailbox(site.store_url, "another").read("s.0", 0) != b""
 
 
 def test_what_could_not_be_sent_is_sent_again(tmp_path, monkeypatch):
