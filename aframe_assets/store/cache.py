@@ -138,15 +138,24 @@ class Cache:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def trim(self, spare: str = "", to: int | None = None) -> int:
-        """Remove the least recently used artifacts until `to` bytes (default: the cap) are held; bytes freed."""
-        limit = self.max_bytes if to is None else to
+    def held(self) -> int:
+        """Size of all copies, in bytes."""
+        return sum(size for _, size, _ in self._entries())
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        """Of each artifact when it was last opened, its size in bytes, and its record."""
         entries = []
         for record in self.root.glob("files/??/*.json"):
             folder = record.with_suffix("")
             with suppress(OSError):
                 size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
                 entries.append((record.stat().st_mtime, size, record))
+        return entries
+
+    def trim(self, spare: str = "", to: int | None = None) -> int:
+        """Remove the least recently used artifacts until `to` bytes (default: the cap) are held; bytes freed."""
+        limit = self.max_bytes if to is None else to
+        entries = self._entries()
         held, freed, now = sum(size for _, size, _ in entries), 0, time.time()
         for used, size, record in sorted(entries, key=lambda e: e[0]):
             if held - freed <= limit:

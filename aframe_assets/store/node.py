@@ -17,6 +17,8 @@ from aframe_assets.store.handle import Handle
 NODE_DIRECTORY = "AFRAME_NODE_DIR"
 SPARE_BYTES = 200_000_000
 """Space that copies leave for what the step writes."""
+KEEP_S = 2 * 86400.0
+"""Copies opened since then stay: another job of the node may open them again, as training does in every epoch."""
 
 
 class NodeDisk:
@@ -24,7 +26,7 @@ class NodeDisk:
 
     def __init__(self, folder: Path, cache_bytes: int):
         self.folder = folder
-        self.cache = Cache(folder / "cache", cache_bytes)
+        self.cache = Cache(folder / "cache", cache_bytes, keep_s=KEEP_S)
         self._told = False
 
     @classmethod
@@ -46,9 +48,14 @@ class NodeDisk:
         """
         missing = self.cache.missing(handle, names)
         needed = sum(handle.file(name).nbytes for name in missing)
-        if missing and self._free() < needed + SPARE_BYTES and (not self.cache.trim(to=0) or self._free() < needed + SPARE_BYTES):
-            self._tell(f"{handle.label} ({needed / 1e9:.2f} GB) does not fit, with {self._free() / 1e9:.2f} GB free")
-            return None
+        if missing and not self._fits(needed):
+            self.cache.trim(to=max(0, self.cache.max_bytes - needed) if self._free() >= needed + SPARE_BYTES else 0)
+            if not self._fits(needed):
+                self._tell(
+                    f"{handle.label} ({needed / 1e9:.2f} GB) does not fit, with {self._free() / 1e9:.2f} GB free and "
+                    f"{self.cache.held() / 1e9:.2f} of {self.cache.max_bytes / 1e9:g} GB for copies (store.cache_gb) in use"
+                )
+                return None
         try:
             return self.cache.open(handle, names, fetch)
         except CacheError as error:
@@ -56,6 +63,9 @@ class NodeDisk:
                 raise
             self._tell(str(error))
             return None
+
+    def _fits(self, needed: int) -> bool:
+        return self._free() >= needed + SPARE_BYTES and self.cache.held() + needed <= self.cache.max_bytes
 
     def _free(self) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -50,9 +50,9 @@ def made(given):
             "dagster": dg.__file__,
             "input": str(path),
             "scratch": str(scratch),
-            "disk": os.environ["SLURM_TMPDIR"],
+            "disk": os.environ.get("SLURM_TMPDIR") or os.environ["_CONDOR_SCRATCH_DIR"],
             "network": reachable(os.environ["TOY_LISTENER"]),
-            "job": os.environ["SLURM_JOB_ID"],
+            "job": os.environ.get("SLURM_JOB_ID"),
         }
         (Path(os.environ["TOY"]) / "made.jsonl").open("a").write(json.dumps(note) + "\n")
         return store.publish(KeyParts(asset="made", code_version="1", inputs={"given": given.identity}), scratch)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from condor_pool import CondorPool
 from conftest import job_of, started, wait_until
 from hostile import hostile, job_for
 from pydantic import ValidationError
@@ -69,9 +70,9 @@ def listener() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def toy_for(cluster: SlurmCluster, path: Path, listener: str, **slurm: str) -> Toy:
-    keys = "".join(f"  {name}: {value}\n" for name, value in slurm.items())
-    site = cluster.site.replace("slurm:\n", f"slurm:\n{keys}").replace("TOY, ", "TOY, TOY_LISTENER, ")
+def toy_for(cluster: SlurmCluster | CondorPool, path: Path, listener: str, **keys: str) -> Toy:
+    lines = "".join(f"  {name}: {value}\n" for name, value in keys.items())
+    site = cluster.site.replace(f"{cluster.name}:\n", f"{cluster.name}:\n{lines}").replace("TOY, ", "TOY, TOY_LISTENER, ")
     return Toy(path, Path(__file__).with_name("offline_definitions.py"), site, {**cluster.env, "TOY_LISTENER": listener})
 
 
@@ -100,6 +101,21 @@ def test_a_job_installs_stages_and_publishes_without_a_network(cluster, tmp_path
     assert store.verify(handle) == [] and store.open_local(handle, "made.txt").read_text() == "GIVEN " * 1000
     wait_until(lambda: not disk.exists(), 60, "the job's disk removed")
     assert not list((toy.path / "store" / ".local" / "scratch").iterdir())
+
+
+@pytest.mark.timeout(3000)
+def test_a_job_of_htcondor_does_so_in_its_scratch_folder(htcondor, tmp_path, wheels, python, listener):
+    toy = toy_for(htcondor, tmp_path, listener, wheelhouse=str(wheels), node_disk="$_CONDOR_SCRATCH_DIR", python=str(python))
+    try:
+        code, output = toy.run("given", "made", timeout=1200)
+    finally:
+        toy.close()
+    assert code == 0, output + toy.log("made.0.err").read_text()
+    (ran,) = toy.notes("made")
+    for name in ("python", "project", "dagster", "input", "scratch"):
+        assert Path(ran[name]).is_relative_to(Path(ran["disk"]) / f"aframe-{os.getuid()}"), (name, ran)
+    store = open_store(toy.path / "store")
+    assert store.verify(store.manifest("made").handle) == []
 
 
 @pytest.mark.timeout(3000)

@@ -82,6 +82,17 @@ def test_a_full_node_is_said_once_and_files_are_read_in_place(tmp_path, publishe
     assert line.startswith("aframe: not all inputs are copied to the node's disk") and "made (0.00 GB) does not fit" in line
 
 
+def test_copies_that_others_may_use_stay_and_the_cap_holds(tmp_path, published, disk, capfd):
+    store = open_store(tmp_path / "store", cache_bytes=2500)
+    used = store.open_local(published)
+    other = store.publish(KeyParts(asset="other", code_version="1"), tmp_path / "files" / "sub")
+    assert store.open_local(other, "b.txt").is_relative_to(tmp_path / "store") and (used / "a.txt").exists()
+    assert "0.00 of 2.5e-06 GB for copies (store.cache_gb) in use" in capfd.readouterr().err
+    (record,) = disk.glob("cache/files/*/*.json")
+    os.utime(record, (0, 0))  # last opened long ago
+    assert store.open_local(other, "b.txt").is_relative_to(disk) and not used.exists()
+
+
 def test_a_node_that_fills_up_meanwhile(tmp_path, published, disk, monkeypatch, capfd):
     def full(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
