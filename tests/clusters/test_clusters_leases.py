@@ -107,7 +107,10 @@ def test_two_run_directories_on_one_store_do_the_same_work_once(slurm, on_slurm,
     assert sorted(len(jobs_of(run)) for run in runs) == [1, 1], "the other one has only read it"
 
 
-def test_a_job_whose_worker_was_killed_is_known_by_its_name_to_whoever_asks(cluster, toy, monkeypatch):
+def test_a_job_whose_worker_was_killed_is_known_by_its_name_to_whoever_asks(cluster, new_toy, monkeypatch):
+    # The client of Kubernetes looks for KUBECONFIG when it is imported, and this process may have done so long ago.
+    kubeconfig = f"  kubeconfig: {cluster.env['KUBECONFIG']}\n" if "KUBECONFIG" in cluster.env else ""
+    toy = new_toy(cluster, cluster.site + kubeconfig)
     process = toy.start("waiting")
     toy.wait_for("waiting", timeout=300)
     record = wait_for(
