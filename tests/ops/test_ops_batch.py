@@ -18,7 +18,7 @@ from aframe_ops.executor.routing import named_by
 from aframe_ops.executor.scheduler import BatchJob, Refused, Usage
 from aframe_ops.executor.slurm import _seconds, directives, script
 from aframe_ops.executor.usage import describe_usage
-from aframe_ops.site import load_site
+from aframe_ops.site import ExecutorSite, load_site
 from aframe_ops.sites.slurm import SlurmSite
 
 JOB = BatchJob(
@@ -116,6 +116,8 @@ def test_the_asset_of_a_step():
     [
         ("executor: {routes: {gpus: moon}}", "executor.routes.gpus = 'moon'"),
         ("executor: {poll_seconds: 0}", "executor.poll_seconds = 0"),
+        ("executor: {transport: pigeon}", "executor.transport = 'pigeon'"),
+        ("executor: {transports: {local: detached}}", "executor.transports.local"),
         ("executor: {env: ['A B']}", "executor.env.0 = 'A B'"),
         ("slurm: {partition: 'a b'}", "slurm.partition = 'a b'"),
         ("slurm: {gpu: {types: {a100: 0}}}", "slurm.gpu.types.a100 = 0"),
@@ -152,3 +154,9 @@ def test_a_site_is_read_again_as_it_was_written(tmp_path):
     assert site.executor.backends == ("local", "slurm")
     (tmp_path / "site.json").write_text(site.model_dump_json())
     assert load_site(tmp_path / "site.json") == site
+
+
+def test_how_jobs_report_by_backend_and_in_general():
+    site = ExecutorSite(transport="detached", transports={"kubernetes": "direct"})
+    assert [site.transport_of(name) for name in ("slurm", "htcondor", "kubernetes")] == ["detached", "detached", "direct"]
+    assert ExecutorSite().transport_of("slurm") == "direct"
