@@ -364,6 +364,7 @@ def test_what_is_named_exists(name, files):
         "model.md": SHIPPED,
         "clusters.md": {"STEP.ATTEMPT.json"},
         "htcondor.md": {"STEP.ATTEMPT.json"},
+        "offline-nodes.md": {"wheelhouse.json"},
     }
     files = files | others.get(name, set())
     wrong = {n: problem for n in set(PAGES[name].names) if (problem := _problem(n, name, files, source))}
