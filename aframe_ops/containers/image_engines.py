@@ -15,8 +15,8 @@ from typing import Any
 from aframe_ops.containers.images import BOUND, CONTAINERFILE, DEFINITION, HASH_LABEL, INPUTS_LABEL, REVISION_LABEL, ImageError
 from aframe_ops.containers.pip_settings import PipSettings
 
-_QUESTION = 120.0
-"""Seconds for a question to an engine."""
+_QUESTION = 1200.0
+"""Seconds for a question to an engine: podman answers none while another build of it writes a layer, which may be gigabytes."""
 
 
 @dataclass(frozen=True)

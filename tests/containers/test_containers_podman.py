@@ -120,7 +120,6 @@ def layers(name: str) -> list[str]:
 def test_all_images_build_and_are_what_they_should_be(build, tree, wheels):
     code, output = build(tree)
     assert code == 0, output + "".join(p.read_text() for p in (tree.parent / "cache").rglob("*.log"))
-    assert "cpu: torch comes with CUDA 12.8, gigabytes that are not used here" in output
     for name in ("cpu", "gpu", "triton"):
         assert run(name, "aframe", "x y", "$(id)") == "first 1000 /home/aframe ['x y', '$(id)']\n"
         assert run(name, "id", "-un").strip() == "aframe"
@@ -160,6 +159,7 @@ def test_two_builds_of_the_same_are_the_same(build, tree, tmp_path):
     podman("rmi", "-f", f"aframe-cpu:{TAG}")
     code, output = build(elsewhere, "cpu", "--force")
     assert code == 0, output
+    assert "cpu: torch comes with CUDA 12.8, gigabytes that are not used here" in output
     assert layers("cpu") == first
 
 
