@@ -118,7 +118,7 @@ def _sqlite(database: Database, file: Path, remote: Sequence[str]) -> Iterator[F
         )
     elif shared:
         yield Finding(
-            "error",
+            "warning",
             f"Dagster's database is SQLite in {folder} on {kind}, where it may lose or lock it: put it on a local disk "
             f"(storage.sqlite.base_dir in {file}), or {FIX.format(file)}",
         )
