@@ -79,7 +79,7 @@ REPLACED = (
     Replaced("aframe serve runs/demo", "needs the server, and serves until it is stopped; tests/triton starts it", "aframe serve --help"),
     Replaced(
         "aframe wheelhouse /shared/wheels --python 3.11 --platform manylinux_2_28_x86_64 --extra postgres",
-        "downloads 5 GB; tests/clusters/test_clusters_offline.py makes a small one and installs it in a job",
+        "downloads 4.4 GB; tests/clusters/test_clusters_offline.py makes a small one and installs it in a job",
         "aframe wheelhouse --help",
     ),
     Replaced("dagster dev", "serves until it is stopped; tests/ops/test_ops_run.py starts it and uses its API", "dagster dev --help"),
