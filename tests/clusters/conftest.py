@@ -116,7 +116,9 @@ def webserver(toy: Toy) -> Iterator[DagsterGraphQLClient]:
         yield DagsterGraphQLClient("127.0.0.1", port_number=port)
     finally:
         server.terminate()
-        server.wait(60)
+        # its children may have been started deaf to interrupts, as in the background of a shell; `Toy.close` kills what is left
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(20)
 
 
 def _answers(port: int) -> bool:
