@@ -55,6 +55,7 @@ class Kubernetes(Scheduler):
         self._jobs: dict[str, BatchJob] = {}
         self._handed: set[str] = set()
         self._cancelled: set[str] = set()
+        self._finished: set[str] = set()
         self._seen: dict[tuple[str, str], float] = {}
         self._events: tuple[float, list[Mapping[str, Any]]] = (-EVENTS_S, [])
         self._reported: dict[tuple[str, str], str] = {}
@@ -120,7 +121,7 @@ class Kubernetes(Scheduler):
         for id in ids:
             states[id] = self._with_pod(id, pods[id]) if id in pods else self._without_pod(id, jobs.get(id))
             if states[id].phase is Phase.ENDED:
-                self._finish(id, pods.get(id))
+                self._finish(id, pods.get(id), id in pods or id in jobs)
         return states
 
     def cancel(self, ids: Sequence[str]) -> None:
@@ -215,8 +216,14 @@ class Kubernetes(Scheduler):
         about.sort(key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
         return f"{about[-1].get('reason', '')}: {about[-1].get('message', '').strip()[:500]}" if about else ""
 
-    def _finish(self, id: str, pod: Mapping[str, Any] | None) -> None:
-        self._forget(id)
+    def _finish(self, id: str, pod: Mapping[str, Any] | None, exists: bool) -> None:
+        """Cleans up after a job that has ended, once. What cannot be done hides no other job: the Secret goes with its Job."""
+        if id in self._finished:
+            return
+        self._finished.add(id)
+        if exists or id in self._handed:
+            with contextlib.suppress(Unreachable):
+                self._forget(id)
         if pod is not None and id in self._jobs:
             self._save_output(self._jobs[id], pod["metadata"]["name"])
 
@@ -226,16 +233,18 @@ class Kubernetes(Scheduler):
 
     def _save_output(self, job: BatchJob, pod: str) -> None:
         """Adds the pod's own output to the step's: what came before Python, and all of it where the pod saw no run directory."""
-        with contextlib.suppress(_Gone, Refused):
+        try:
             output = self._api.output(pod)
-            if not output:
-                return
-            with open(f"{job.log}.err", "ab") as f:
-                f.write(output)
-            lines = [line for line in output.splitlines(keepends=True) if line.startswith(RELAYED.encode())]
-            if lines:
-                with open(f"{job.log}.relay", "ab") as f:
-                    f.writelines(line.rstrip(b"\n") + b"\n" for line in lines)
+        except _Gone:
+            return
+        except (Refused, Unreachable) as e:  # such as of a node that was shut down
+            output = f"the log of pod {pod} could not be read ({e})\n".encode()
+        lines = [line for line in output.splitlines(keepends=True) if line.startswith(RELAYED.encode())]
+        with contextlib.suppress(OSError):  # a full disk
+            for suffix, text in (("err", output), ("relay", b"".join(line.rstrip(b"\n") + b"\n" for line in lines))):
+                if text:
+                    with open(f"{job.log}.{suffix}", "ab") as f:
+                        f.write(text)
 
 
 class _Client:
