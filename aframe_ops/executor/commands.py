@@ -50,8 +50,16 @@ class Commands:
             raise ValueError(f"{words[0]}: {unsafe[0]!r} is not plain enough to be passed on")
         env = {k: v for k, v in os.environ.items() if k in self._kept or not (self._dropped and k.startswith(self._dropped))}
         try:
+            # A session of its own: Ctrl-C at a terminal is for us, and would end a submission whose job exists already.
             done = subprocess.run(
-                [*self._prefix, *words], input=text, env=env, capture_output=True, text=True, errors="replace", timeout=timeout
+                [*self._prefix, *words],
+                input=text,
+                env=env,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                start_new_session=True,
             )
         except subprocess.TimeoutExpired:
             raise Unreachable(f"{words[0]} took longer than {timeout:g} s") from None
@@ -77,7 +85,10 @@ def launcher(job: BatchJob, setup: str, key: str, node: NodeSite, *, given: bool
     Args:
         given: the command is in the positional parameters already, and may be another than `job`'s.
     """
-    lines = [f"cd -- {shlex.quote(str(job.folder))}"]
+    folder = shlex.quote(str(job.folder))
+    # Elsewhere it would import other code, or none.
+    missing = f"printf 'aframe: on %s there is no %s, where the step has to start\\n' \"$(hostname)\" {folder} >&2"
+    lines = [f"cd -- {folder} || {{ {missing}; exit 1; }}"]
     if setup.strip():
         lines.append("set -e")
         lines.append(f"trap 'echo \"aframe: {key} of site.yaml failed: $BASH_COMMAND\" >&2' ERR")

@@ -31,9 +31,12 @@ _ENDED = {
     "REVOKED": "was taken away by another cluster (REVOKED)",
     "TIMEOUT": "was killed at its time limit (TIMEOUT)",
 }
+# Of what a group shares, time gives back what its jobs hold now, and not the minutes that are used up.
 _STUCK = re.compile(
     "Held|Hold|BadConstraints|NeverSatisfied|PartitionConfig|PartitionDown|PartitionInactive|PartitionNodeLimit|PartitionTimeLimit"
-    "|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|PerJob|ReqNodeNotAvail"
+    r"|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|PerJob|ReqNodeNotAvail|Nodes required .*DOWN"
+    r"|(Assoc|QOS)Grp\w*(?<!Run)Minutes|(Assoc|QOS)GrpWall",
+    re.IGNORECASE,
 )
 _LATER = re.compile(
     "unable to contact|connect failure|connection (refused|reset|timed out)|timed out|zero bytes|temporarily|try again"
@@ -55,6 +58,9 @@ _HINTS = {
 
 ARRAY = 500
 """Jobs of one array; SLURM's own limit (MaxArraySize) is 1001 unless a cluster sets another."""
+
+IDS = 1000
+"""Ids in one command line: Linux takes no word of more than 128 KiB."""
 
 
 class Slurm(Scheduler):
@@ -127,24 +133,27 @@ class Slurm(Scheduler):
         # Fixed widths, because no separator is plain in every shell.
         widths = {"JobArrayID": 30, "State": 20, "exit_code": 12, "TimeUsed": 20, "Reason": 120}
         columns = ",".join(f"{name}:{width}" for name, width in widths.items())
-        done = self._ask("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(ids)}", f"--Format={columns}")
-        states = {}
-        for line in done.stdout.splitlines():
-            cells = list(_cut(line, widths.values()))
-            if cells[0] in ids:
-                code = cells[2] if ":" in cells[2] else _from_status(cells[2])
-                states[cells[0]] = self._state(cells[0], cells[1], code, _seconds(cells[3]), cells[4])
-        gone = [i for i in ids if i not in states]
-        for row in self._books(gone, "JobID", "State", "ExitCode", "ElapsedRaw") if gone else ():
+        states, wanted = {}, set(ids)
+        for part in _parts(ids):
+            done = self._ask("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(part)}", f"--Format={columns}")
+            for line in done.stdout.splitlines():
+                cells = list(_cut(line, widths.values()))
+                if cells[0] in wanted:
+                    code = cells[2] if ":" in cells[2] else _from_status(cells[2])
+                    states[cells[0]] = self._state(cells[0], cells[1], code, _seconds(cells[3]), cells[4])
+        gone = wanted - states.keys()
+        for row in self._books([i for i in ids if i in gone], "JobID", "State", "ExitCode", "ElapsedRaw"):
             if row[0] in gone:
                 states[row[0]] = self._state(row[0], row[1], row[2], float(row[3] or 0), "")
         return states
 
     def cancel(self, ids: Sequence[str]) -> None:
-        self._ask("scancel", *ids)
+        for part in _parts(ids):
+            self._ask("scancel", *part)
 
     def interrupt(self, ids: Sequence[str]) -> None:
-        self._ask("scancel", "--signal=INT", "--full", *ids)
+        for part in _parts(ids):
+            self._ask("scancel", "--signal=INT", "--full", *part)
 
     def usage(self, ids: Sequence[str]) -> Mapping[str, Usage]:
         used: dict[str, Usage] = {}
@@ -179,16 +188,17 @@ class Slurm(Scheduler):
 
     def _books(self, ids: Sequence[str], *columns: str) -> Iterator[list[str]]:
         """Rows of sacct; none where the cluster keeps no accounts."""
-        if not self._accounting:
-            return
-        done = self._call("sacct", "--noheader", "--parsable2", f"--jobs={','.join(ids)}", f"--format={','.join(columns)}")
-        if done.returncode:
-            if "disabled" not in done.stderr:
-                raise Unreachable(complaint(done))
-            self._accounting = False
-        for line in done.stdout.splitlines():
-            if len(row := line.split("|")) == len(columns):
-                yield row
+        for part in _parts(ids):
+            if not self._accounting:
+                return
+            done = self._call("sacct", "--noheader", "--parsable2", f"--jobs={','.join(part)}", f"--format={','.join(columns)}")
+            if done.returncode:
+                if "disabled" not in done.stderr:
+                    raise Unreachable(complaint(done))
+                self._accounting = False
+            for line in done.stdout.splitlines():
+                if len(row := line.split("|")) == len(columns):
+                    yield row
 
     def _ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Runs a command that can only fail because the controller does not answer, or does not know a job."""
@@ -265,6 +275,10 @@ def _quoted_path(path: str) -> str:
     if re.search(r"[\x00-\x1f\x7f\\]", path):
         raise Refused(f"{path!r}: SLURM cannot write to a path with a backslash or a control character; move the run directory")
     return '"' + path.replace("%", "%%").replace('"', '\\"') + '"'
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[i : i + IDS] for i in range(0, len(ids), IDS))
 
 
 def _cut(line: str, widths: Iterable[int]) -> Iterator[str]:
