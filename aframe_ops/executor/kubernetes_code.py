@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from aframe_assets.config_load import ConfigError
 from aframe_ops.executor.kubernetes_init import KEY_FILES
+from aframe_ops.executor.kubernetes_unpack import stays_inside
 from aframe_ops.sites.kubernetes import KubernetesGit
 
 if TYPE_CHECKING:
@@ -214,10 +215,8 @@ def _add(tar: tarfile.TarFile, folder: Path, name: str) -> None:
     info = tarfile.TarInfo(name)  # owner, group and times are those of the epoch
     if path.is_symlink():
         info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
-        try:
-            tarfile.data_filter(info, str(folder))
-        except tarfile.FilterError:
-            raise ConfigError(f"kubernetes.code: snapshot: {path} is a link out of {folder}, which pods do not have") from None
+        if not stays_inside(folder, name):
+            raise ConfigError(f"kubernetes.code: snapshot: {path} is a link out of {folder}, which pods do not have")
         tar.addfile(info)
     elif path.is_file():  # neither deleted since nor another repository's folder
         data = path.read_bytes()
