@@ -7,7 +7,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from aframe_ops.executor.base import RELAYED, Request
 from aframe_ops.executor.kubernetes_manifest import CONTAINER, JOB_LABEL, RUN_LABEL, job_id, job_manifest, secret_manifest
@@ -42,6 +44,13 @@ class _There(Exception):
     """There is such an object already."""
 
 
+@dataclass(frozen=True)
+class _Overdue(JobState):
+    """Pending for longer than the site allows; `verdict` is what its run says when it gives it up."""
+
+    verdict: str = ""
+
+
 class Kubernetes(Scheduler):
     """The cluster that `site` describes, for the jobs of the run with the id `run`, whose store is at `store`."""
 
@@ -67,7 +76,10 @@ class Kubernetes(Scheduler):
         try:
             made = self._api.create("jobs", manifest)
         except _There:  # by a request whose answer was lost
-            made = self._api.read("jobs", id)
+            try:
+                made = self._api.read("jobs", id)
+            except _Gone:
+                raise Unreachable(f"Job {id} was deleted while it was submitted") from None
         self._hand_over(id, made["metadata"]["uid"])
         return id
 
@@ -102,6 +114,14 @@ class Kubernetes(Scheduler):
     def namespace(self) -> str:
         return self._api.namespace
 
+    @property
+    def place(self) -> str:
+        """From the kubeconfig alone, without the name and password that its URL may have."""
+        try:
+            return self._api.place
+        except Refused:
+            return ""
+
     def find(self, name: str) -> str | None:
         id = job_id(name)
         try:
@@ -114,15 +134,26 @@ class Kubernetes(Scheduler):
         return id
 
     def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:
-        pods = {pod["metadata"]["labels"][JOB_LABEL]: pod for pod in self._mine("pods")}
-        # Without a pod, only the Job says whether there is one to come.
-        jobs = {job["metadata"]["name"]: job for job in self._mine("jobs")} if set(ids) - set(pods) else {}
-        states = {}
-        for id in ids:
-            states[id] = self._with_pod(id, pods[id]) if id in pods else self._without_pod(id, jobs.get(id))
-            if states[id].phase is Phase.ENDED:
+        pods, jobs = self._asked(ids)
+        states = self._states(ids, pods, jobs)
+        for id, state in states.items():
+            if isinstance(state, _Overdue):
+                states[id] = self._give_up(id, state)
+            elif state.phase is Phase.ENDED:
                 self._finish(id, pods.get(id), id in pods or id in jobs)
         return states
+
+    def watch(self, ids: Sequence[str]) -> Mapping[str, JobState]:
+        return self._states(ids, *self._asked(ids))
+
+    def _asked(self, ids: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+        """Pods and Jobs of this run, by the id of the job."""
+        pods = {pod["metadata"]["labels"][JOB_LABEL]: pod for pod in self._mine("pods")}
+        # Without a pod, only the Job says whether there is one to come.
+        return pods, {job["metadata"]["name"]: job for job in self._mine("jobs")} if set(ids) - set(pods) else {}
+
+    def _states(self, ids: Sequence[str], pods: Mapping[str, Any], jobs: Mapping[str, Any]) -> dict[str, JobState]:
+        return {id: self._with_pod(id, pods[id]) if id in pods else self._without_pod(id, jobs.get(id)) for id in ids}
 
     def cancel(self, ids: Sequence[str]) -> None:
         for id in ids:
@@ -178,7 +209,8 @@ class Kubernetes(Scheduler):
             words = self._once(id, "broken", words)
             if lasts < limit:
                 return JobState(Phase.PENDING, words, stuck=True)
-            return self._give_up(id, f"could not start within {self._site.start_minutes:g} min ({words})")
+            verdict = f"could not start within {self._site.start_minutes:g} min ({words})"
+            return _Overdue(Phase.PENDING, words, stuck=True, verdict=verdict)
         if self._since(id, reason) < 60 * self._site.start_minutes:
             return JobState(Phase.PENDING, words)
         if reason in ("", "ContainerCreating", "PodInitializing"):
@@ -195,11 +227,15 @@ class Kubernetes(Scheduler):
             return JobState(Phase.PENDING, "the Job is suspended")
         if self._since(id, "has no pod") < 60 * self._site.start_minutes:
             return JobState(Phase.PENDING)
-        return self._give_up(id, f"had no pod after {self._site.start_minutes:g} min ({self._event(id) or 'Kubernetes gave no reason'})")
+        words = f"had no pod after {self._site.start_minutes:g} min ({self._event(id) or 'Kubernetes gave no reason'})"
+        return _Overdue(Phase.PENDING, self._once(id, "has no pod", words), stuck=True, verdict=words)
 
-    def _give_up(self, id: str, words: str) -> JobState:
-        self.cancel([id])
-        return JobState(Phase.ENDED, words)
+    def _give_up(self, id: str, state: _Overdue) -> JobState:
+        try:
+            self.cancel([id])
+        except Unreachable:  # the next time, then; the other jobs have states all the same
+            return state
+        return JobState(Phase.ENDED, state.verdict)
 
     def _once(self, id: str, what: str, words: str) -> str:
         """The first words of this kind: later ones differ in numbers of nodes or seconds, and the user is told once."""
@@ -279,6 +315,8 @@ class _Client:
         api = client.ApiClient(settings)
         self._core, self._batch = client.CoreV1Api(api), client.BatchV1Api(api)
         self.namespace = site.namespace or namespace or "default"
+        server = urlsplit(settings.host)
+        self.place = f"{server.scheme}://{server.netloc.rpartition('@')[2]}{server.path.rstrip('/')} {self.namespace}"
 
     def create(self, kind: str, manifest: Mapping[str, Any], **options: str) -> dict[str, Any]:
         return self._json(self._method("create", kind), self.namespace, manifest, **options)

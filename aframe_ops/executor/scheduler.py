@@ -146,6 +146,10 @@ class Scheduler(ABC):
     cancel_words: str = "cancel job {}"
     """What a user types to end a job; ``{}`` stands for its id."""
 
+    place: str = ""
+    """Which of the batch systems of this name it is (server and namespace, cluster): ids mean nothing in another. Empty where
+    that cannot be told. It is written down for others to read, so no secret is in it; and it is had without asking the server."""
+
     shared_disk: bool = True
     """False: jobs start in a folder of their own, to which the scheduler brings `BatchJob.spec` and `BatchJob.files`, and
     from which it brings back new files beside `BatchJob.log`."""
@@ -186,6 +190,14 @@ class Scheduler(ABC):
         Raises:
             Unreachable: nothing is known.
         """
+
+    def watch(self, ids: Sequence[str]) -> Mapping[str, JobState]:
+        """What `poll` says, without any side effect: for whoever looks at the jobs of another run.
+
+        Raises:
+            Unreachable: nothing is known.
+        """
+        return self.poll(ids)
 
     @abstractmethod
     def cancel(self, ids: Sequence[str]) -> None:

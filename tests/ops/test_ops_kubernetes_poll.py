@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from aframe_ops.executor.base import RELAYED, Request
 from aframe_ops.executor.kubernetes import Kubernetes, _Gone, _There
 from aframe_ops.executor.kubernetes_manifest import JOB_LABEL, job_id
-from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Unreachable
+from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Unreachable
 from aframe_ops.sites.kubernetes import KubernetesSite
 
 OUTPUT = f"before Python\n{RELAYED} a line\n".encode()
@@ -120,3 +121,57 @@ def test_jobs_that_are_long_gone_are_not_deleted_again(server, tmp_path):
     for _ in range(2):
         assert all(state.phase is Phase.ENDED for state in scheduler.poll([*gone, mine]).values())
     assert server.count("delete", "secrets") == 1  # of the one that this run made
+
+
+def test_watching_jobs_changes_nothing(server, tmp_path):
+    owner = cluster(server)
+    stuck, ended, podless = (owner.submit(a_job(tmp_path, f"{name}.0-abc")) for name in ("stuck", "ended", "podless"))
+    server.show(stuck, "Pending", containerStatuses=[{"name": "step", "state": {"waiting": {"reason": "ErrImagePull"}}}])
+    server.end(ended)
+    server.asked.clear()
+    other = cluster(server, start_minutes=1e-9)
+    for _ in range(2):
+        states = other.watch([stuck, ended, podless, job_id("gone.0-abc")])
+        phases = [state.phase for state in states.values()]
+        assert phases == [Phase.PENDING, Phase.ENDED, Phase.PENDING, Phase.ENDED]
+    assert states[stuck].stuck and states[podless].stuck
+    assert {verb for verb, _ in server.asked} == {"list"} and not list(tmp_path.glob("*.err"))
+    owner = cluster(server, start_minutes=1e-9)
+    owner.poll([stuck, podless])
+    given_up = owner.poll([stuck, podless])
+    assert "could not start within" in given_up[stuck].words and "had no pod after" in given_up[podless].words
+    assert not {stuck, podless} & set(server.jobs)
+
+
+def test_a_job_that_cannot_be_given_up_hides_no_other(server, tmp_path):
+    scheduler = cluster(server, start_minutes=1e-9)
+    podless, runs = (scheduler.submit(a_job(tmp_path, f"{name}.0-abc")) for name in ("podless", "runs"))
+    server.show(runs, "Running")
+    server.trouble["delete jobs"] = Unreachable("webhook timed out (500)")
+    for _ in range(2):
+        states = scheduler.poll([podless, runs])
+    assert states[podless].phase is Phase.PENDING and states[runs].phase is Phase.RUNNING
+    server.trouble.clear()
+    assert scheduler.poll([podless])[podless].phase is Phase.ENDED
+
+
+def test_a_job_that_goes_while_it_is_submitted_is_unreachable(server, tmp_path):
+    server.trouble["create jobs"] = _There("it exists")
+    with pytest.raises(Unreachable, match="was deleted"):
+        cluster(server).submit(a_job(tmp_path))
+
+
+def test_the_place_is_the_server_and_namespace_and_no_secret(tmp_path):
+    def place(**cluster_keys: str) -> str:
+        config = {
+            "clusters": [{"name": "c", "cluster": {"server": "https://me:hunter2@api.example.org:6443/"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "group"}}],
+            "users": [{"name": "u", "user": {"token": "hunter2"}}],
+            "current-context": "x",
+        }
+        (tmp_path / "kubeconfig").write_text(json.dumps(config))
+        return Kubernetes(KubernetesSite(image="i", kubeconfig=str(tmp_path / "kubeconfig"), **cluster_keys), "run").place
+
+    assert place() == "https://api.example.org:6443 group"
+    assert place(namespace="other") == "https://api.example.org:6443 other"
+    assert Kubernetes(KubernetesSite(image="i", kubeconfig=str(tmp_path / "absent")), "run").place == ""
