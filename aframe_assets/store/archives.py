@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +19,20 @@ from aframe_assets.store.handle import check_name
 
 MAX_MEMBERS = 1_000_000
 _BLOCK = 1 << 20
+
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OverflowError,
+    ValueError,
+)
+"""What Python's readers of archives raise for bytes that make no sense to them."""
 
 
 class ArchiveError(ValueError):
@@ -30,7 +48,8 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> Path:
         max_bytes: most that all files together may have, in bytes, whatever the archive says about their size.
 
     Raises:
-        ArchiveError: not an archive, or a member with an absolute path or '..', a link, a device, one name twice, or too large.
+        ArchiveError: not an archive, or a damaged one; or a member with an absolute path or '..', a link, a device, one name
+            twice, or too large.
         FileExistsError: `folder` is there.
     """
     folder.mkdir(parents=True)
@@ -50,14 +69,15 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> Path:
                         if left < 0:
                             raise ArchiveError(f"{archive}: has more than {max_bytes / 1e9:g} GB in it, and is not unpacked")
                         out.write(block)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as e:
+    except BaseException as e:
         shutil.rmtree(folder, ignore_errors=True)
-        raise ArchiveError(f"{archive}: cannot be unpacked: {e}") from e
-    except (FileExistsError, NotADirectoryError) as e:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise ArchiveError(f"{archive}: {os.path.relpath(e.filename or folder, folder)} is both a file and a folder in it") from e
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(e, ArchiveError):
+            raise
+        if isinstance(e, FileExistsError | NotADirectoryError):
+            raise ArchiveError(f"{archive}: {os.path.relpath(e.filename or folder, folder)} is both a file and a folder in it") from e
+        # gzip and bz2 raise an OSError without a number, and a place before the archive's beginning is an invalid argument
+        if isinstance(e, _DAMAGED) or (isinstance(e, OSError) and e.errno in (None, errno.EINVAL)):
+            raise ArchiveError(f"{archive}: cannot be unpacked: {e}") from e
         raise
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -190,3 +191,31 @@ def test_hostile_zips_and_what_is_no_archive(tmp_path):
     with pytest.raises(ArchiveError):
         unpack(cut, tmp_path / "third", max_bytes=10**6)
     assert not (tmp_path / "other").exists() and not (tmp_path / "third").exists()
+
+
+PACKINGS = ("gz", "bz2", "xz", zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_damaged_archive_is_called_one(tmp_path, packing):
+    """Whatever byte of it is another one: it is unpacked as it says, or it is refused as an archive."""
+    whole, damaged, files = tmp_path / "whole", tmp_path / "damaged", {"a": os.urandom(300) * 9, "b/c": b"0123456789" * 99}
+    if isinstance(packing, str):
+        with tarfile.open(whole, f"w:{packing}") as t:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                t.addfile(member, io.BytesIO(data))
+    else:
+        with zipfile.ZipFile(whole, "w", packing) as z:
+            for name, data in files.items():
+                z.writestr(name, data)
+    data, refused = whole.read_bytes(), 0
+    for at in range(0, len(data), 7):
+        damaged.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        try:
+            unpack(damaged, tmp_path / "out", max_bytes=10**5)
+        except ArchiveError:
+            refused += 1
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert refused > 10
