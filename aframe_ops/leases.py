@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aframe_assets.store.errors import StoreError
@@ -29,8 +28,7 @@ from aframe_assets.store.opening import open_store
 from aframe_assets.store.work import WORK_TAG, is_mapped, work_of
 from aframe_assets.store.workspace import MissingArtifact, Workspace
 from aframe_ops.executor.base import Attempt
-from aframe_ops.executor.scheduler import Phase, Refused, Scheduler, Unreachable
-from aframe_ops.executor.schedulers import SCHEDULERS
+from aframe_ops.leases_watch import Watch, age_s, described, now
 from aframe_ops.site import SiteConfig
 
 if TYPE_CHECKING:
@@ -41,12 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T, R = TypeVar("T"), TypeVar("R")
 
-UNKNOWN_S = 60.0
-"""A job that its batch system has not known for so long is gone; before, it may only be on its way there."""
-
-RETRY_S = 20.0
-"""Seconds until a batch system that did not answer is asked again."""
-
 SIGN_S = 60.0
 """How often a run that waits says in the lease that it still does."""
 
@@ -56,124 +48,9 @@ _FRESH_S = 30.0
 _PARALLEL = 16
 
 
-def now() -> str:
-    """The time as leases hold it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def age_s(when: str) -> float:
-    """Seconds since `when`, by this host's clock; infinite for what is no time."""
-    try:
-        return (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds()
-    except (ValueError, TypeError):
-        return float("inf")
-
-
-def described(lease: Lease) -> str:
-    """The job of a lease in words."""
-    return f"{lease.backend} job {lease.job or lease.name} of run {lease.run[:8]} (since {lease.when}, {lease.user} on {lease.host})"
-
-
 def leases_of(site: SiteConfig) -> Leases:
     """The leases in the store of `site`."""
     return Leases(open_store(site.store_url, cache_dir=site.cache_dir, cache_bytes=int(site.store.cache_gb * 1e9)))
-
-
-def identified(scheduler: Scheduler, job: str | None, name: str, known: dict[str, str | None]) -> str | None:
-    """The id of the job that was submitted under `name`, if the batch system still has it; raises Unreachable.
-
-    Ids of two clusters, or of two years, may be equal, and names are not.
-
-    Args:
-        job: the id that was written down; of a job in an array it begins with what the array is found as.
-        known: what was found under each name so far; added to.
-    """
-    if name not in known:
-        known[name] = scheduler.find(name)
-    found = known[name]
-    if found is None or job is None or job == found:
-        return found
-    return job if job.startswith(f"{found}_") else None
-
-
-@dataclass
-class _Watched:
-    lease: Lease
-    id: str | None = None
-    asked: bool = False
-    over: bool = False
-    unknown_since: float | None = None
-    trouble: str = ""
-
-
-class Watch:
-    """Jobs of other runs, asked about through their own batch systems, all of a run at once and not more often than `poll_s`.
-
-    A batch system that does not answer says nothing
-    about its jobs: they are taken to go on.
-    """
-
-    def __init__(self, site: SiteConfig, poll_s: float):
-        self._site, self._poll_s = site, poll_s
-        self._watched: dict[str, _Watched] = {}
-        self._schedulers: dict[tuple[str, str], Scheduler] = {}
-        self._next: dict[tuple[str, str], float] = {}
-
-    def scheduler(self, backend: str, run: str) -> Scheduler:
-        """The batch system for the jobs of a run. Raises Refused where this site has none of that name."""
-        if backend not in SCHEDULERS:
-            raise Refused(f"no batch system {backend!r} is known here")
-        if (backend, run) not in self._schedulers:
-            self._schedulers[backend, run] = SCHEDULERS[backend](self._site, run)
-        return self._schedulers[backend, run]
-
-    def over(self, lease: Lease) -> bool:
-        """Whether the lease's job has ended or is gone."""
-        watched = self._watched.setdefault(lease.name, _Watched(lease))
-        watched.lease = lease
-        group = lease.backend, lease.run
-        if not watched.over and (not watched.asked or time.monotonic() >= self._next.get(group, 0.0)):
-            self._ask(group)
-        return watched.over
-
-    def trouble(self, lease: Lease) -> str:
-        """Why nothing is known about the job; empty if something is."""
-        return self._watched[lease.name].trouble
-
-    def how_to_stop(self, lease: Lease) -> str:
-        """What the user would type to end the job."""
-        id = self._watched[lease.name].id or lease.job
-        try:
-            return self.scheduler(lease.backend, lease.run).cancel_words.format(id or lease.name)
-        except Refused:
-            return f"cancel it on {lease.host}"
-
-    def _ask(self, group: tuple[str, str]) -> None:
-        mates = [w for w in self._watched.values() if (w.lease.backend, w.lease.run) == group and not w.over]
-        moment = time.monotonic()
-        self._next[group] = moment + self._poll_s
-        for w in mates:
-            w.asked = True
-        try:
-            scheduler = self.scheduler(*group)
-            known: dict[str, str | None] = {}
-            for w in mates:
-                w.id = w.id or identified(scheduler, w.lease.job, w.lease.submitted_as or w.lease.name, known)
-            ids = [w.id for w in mates if w.id]
-            states = scheduler.poll(ids) if ids else {}
-        except (Unreachable, Refused) as e:
-            self._next[group] = moment + max(RETRY_S, self._poll_s)
-            for w in mates:
-                w.trouble = str(e)
-            return
-        for w in mates:
-            state, w.trouble = states.get(w.id) if w.id else None, ""
-            if state is not None:
-                w.unknown_since, w.over = None, state.phase is Phase.ENDED
-                continue
-            w.unknown_since = w.unknown_since or moment
-            submitted_long_ago = w.lease.job is not None and age_s(w.lease.when) > UNKNOWN_S
-            w.over = submitted_long_ago or moment - w.unknown_since >= UNKNOWN_S
 
 
 class Answer(NamedTuple):
@@ -191,12 +68,14 @@ class Answer(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A step that wants to be submitted to `backend` as the job with the name `job_name`."""
+    """A step that wants to be submitted to `backend` as the job `job_name`; `place` and `time_min` as in `Lease`."""
 
     context: IStepContext
     attempt: Attempt
     backend: str
     job_name: str
+    place: str = ""
+    time_min: int = 0
 
 
 @dataclass
@@ -269,13 +148,15 @@ class Claims:
         wanted = self._incomplete(claims)
         found = self._find([p.key for parts in wanted.values() for p in parts])
         takes: list[tuple[_Claim, str, Lease, str | None]] = []
+        met = {claim.step.attempt: self._others(claim, found, wanted[claim.step.attempt]) for claim in claims}
+        over = self._watch.over(lease for others in met.values() for lease in others.values())
         for claim in claims:
             attempt, parts = claim.step.attempt, wanted[claim.step.attempt]
             if not parts:
                 answers[attempt] = self._quick(claim)
                 continue
-            others = {p.key: lease for p in parts if (lease := found[p.key].lease) and not self._own(lease, attempt)}
-            if live := {key: lease for key, lease in others.items() if not self._watch.over(lease)}:
+            others = met[attempt]
+            if live := {key: lease for key, lease in others.items() if lease.name not in over}:
                 claim.waited = True
                 claim.met |= {key: lease.name for key, lease in live.items()}
                 self._sign(found, live)
@@ -310,13 +191,15 @@ class Claims:
             self._leases.drop(key, name)
         return Answer(True, quick=True, news=("what it makes is complete; its job only reads it",) if claim.waited else ())
 
-    def _own(self, lease: Lease, attempt: Attempt) -> bool:
-        """Of this attempt, or of an earlier one: there is a new one only if that has ended."""
-        return (lease.run, lease.step) == (self._run, attempt.step)
+    def _others(self, claim: _Claim, found: Mapping[str, Found], parts: Iterable[KeyParts]) -> dict[str, Lease]:
+        """Leases of other steps. That of an earlier attempt is our own: there is a new one only if that has ended."""
+        mine = self._run, claim.step.attempt.step
+        return {p.key: lease for p in parts if (lease := found[p.key].lease) and (lease.run, lease.step) != mine}
 
     def _lease(self, claim: _Claim, parts: KeyParts) -> Lease:
         return Lease(
             backend=claim.step.backend,
+            place=claim.step.place,
             name=claim.step.job_name,
             run=self._run,
             step=claim.step.attempt.step,
@@ -325,6 +208,7 @@ class Claims:
             user=_user(),
             directory=str(self._site.directory),
             when=now(),
+            time_min=claim.step.time_min,
             asset=parts.asset,
             partition=parts.partition,
         )

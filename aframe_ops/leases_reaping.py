@@ -19,7 +19,8 @@ from aframe_assets.store.leases import Found, Lease
 from aframe_ops.executor.executor import LOCK_NAME, run_folder
 from aframe_ops.executor.mailbox import discard
 from aframe_ops.executor.scheduler import JobState, Phase, Refused, Scheduler, Unreachable
-from aframe_ops.leases import Watch, age_s, identified, leases_of
+from aframe_ops.leases import leases_of
+from aframe_ops.leases_watch import Watch, age_s, asked_as, elsewhere, identified
 from aframe_ops.runs import SIGN_OF_LIFE_S, life, reap
 from aframe_ops.site import SiteConfig
 
@@ -35,6 +36,7 @@ class Leftover:
     Attributes:
         backend, name, submitted_as, id: the job; the id is None where it was not written down.
         run, step: whose it is.
+        place: which batch system of that kind has it; empty where it is not known.
         leases: what the store holds under the keys of its work.
         state: what the batch system says; None before it is asked, and where it does not know the job.
         outcome: what was done or found, for the user.
@@ -46,6 +48,7 @@ class Leftover:
     id: str | None
     run: str
     step: str
+    place: str = ""
     leases: dict[str, Found] = field(default_factory=dict)
     state: JobState | None = None
     outcome: str = ""
@@ -75,17 +78,17 @@ class GoingOn:
 
     def __init__(self, site: SiteConfig):
         self._site, self._watch = site, Watch(site, 0.0)
-        self._leases: dict[str, Lease] | None = None
+        self._live: list[Lease] | None = None
 
     def __call__(self, run_id: str) -> list[str]:
         """Backend and id of each."""
-        if self._leases is None:
-            try:
-                self._leases = {lease.name: lease for lease in leases_of(self._site).all().values()}
-            except StoreError:
-                self._leases = {}
-        mine = [lease for lease in self._leases.values() if lease.run == run_id]
-        return [f"{lease.backend} {lease.job or lease.name}" for lease in mine if not self._watch.over(lease)]
+        if self._live is None:  # all runs at once
+            leases: dict[str, Lease] = {}
+            with contextlib.suppress(StoreError):
+                leases = {lease.name: lease for lease in leases_of(self._site).all().values()}
+            over = self._watch.over(leases.values())
+            self._live = [lease for lease in leases.values() if lease.name not in over]
+        return [f"{lease.backend} {lease.job or lease.name}" for lease in self._live if lease.run == run_id]
 
 
 def reap_all(instance: dg.DagsterInstance, site: SiteConfig, *, dry_run: bool = False) -> Report:
@@ -133,7 +136,8 @@ def _leftovers(instance: dg.DagsterInstance, site: SiteConfig, alive: dict[str, 
             if not here and not run_folder(site, lease.run).is_dir():
                 foreign.append(lease)
                 continue
-            jobs[lease.name] = Leftover(lease.backend, lease.name, lease.submitted_as or lease.name, lease.job, lease.run, lease.step)
+            name = lease.submitted_as or lease.name
+            jobs[lease.name] = Leftover(lease.backend, lease.name, name, lease.job, lease.run, lease.step, lease.place)
         jobs[lease.name].leases[key] = found
     over = {run_id: _over(instance, site, run_id, alive) for run_id in {job.run for job in jobs.values()}}
     return [job for job in jobs.values() if over[job.run]], foreign
@@ -145,7 +149,8 @@ def _recorded(site: SiteConfig) -> Iterator[Leftover]:
         if not path.with_suffix(".usage").exists():
             try:
                 said = json.loads(path.read_text())
-                yield Leftover(said["backend"], said["name"], said["submitted_as"], said["id"], path.parent.name, path.stem)
+                place = said.get("place", "")
+                yield Leftover(said["backend"], said["name"], said["submitted_as"], said["id"], path.parent.name, path.stem, place)
             except (OSError, ValueError, KeyError):  # being written; its run lives
                 continue
 
@@ -172,26 +177,32 @@ def _look_up(jobs: list[Leftover], watch: Watch) -> None:
     """Asks each batch system about its jobs; says in `outcome` which are gone, and which it does not speak of."""
     groups: dict[tuple[str, str], list[Leftover]] = {}
     for job in jobs:
-        groups.setdefault((job.backend, job.run), []).append(job)
-    for (backend, run), mates in groups.items():
+        groups.setdefault(asked_as(job.backend, job.run), []).append(job)
+    for (backend, _), mates in groups.items():
         try:
-            scheduler = watch.scheduler(backend, run)
-            _ask(scheduler, mates)
+            _ask(watch.scheduler(backend, mates[0].run), mates)
         except (Unreachable, Refused) as e:
             for job in mates:
                 job.outcome = f"left as it is: {backend} does not answer ({_first_line(e)})"
 
 
 def _ask(scheduler: Scheduler, jobs: list[Leftover]) -> None:
-    known: dict[str, str | None] = {}
     for job in jobs:
-        if job.id is None:
-            job.id = identified(scheduler, None, job.submitted_as, known)
+        if words := elsewhere(job.place, scheduler):
+            job.outcome = f"left as it is: {words}"
+    jobs = [job for job in jobs if not job.outcome]
+    nameless = [job for job in jobs if job.id is None]
+    for job, id in zip(nameless, identified(scheduler, [(None, job.submitted_as) for job in nameless]), strict=True):
+        job.id = id
     ids = [job.id for job in jobs if job.id]
-    states = scheduler.poll(ids) if ids else {}
+    states = scheduler.watch(ids) if ids else {}
     for job in jobs:
         job.state = states.get(job.id) if job.id else None
-        if not _queued(job) or identified(scheduler, job.id, job.submitted_as, known) != job.id:
+    queued = [job for job in jobs if _queued(job)]
+    same = identified(scheduler, [(job.id, job.submitted_as) for job in queued])
+    ours = {job.name for job, id in zip(queued, same, strict=True) if id == job.id}
+    for job in jobs:
+        if job.name not in ours:
             job.outcome, job.state = _GONE, None
 
 

@@ -21,12 +21,14 @@ class Lease(BaseModel):
 
     Attributes:
         backend: batch system.
+        place: which of that kind, as `Scheduler.place`; empty where it is not known.
         name: the job's own name, which no other attempt of any run has.
         job: its id there; None while it is being submitted.
         submitted_as: the name under which the batch system knows it, that of its array if it is in one; None as `job`.
         run, step, attempt: whose job it is; attempts count from 0.
         host, user, directory: where its run was started, by whom, in which run directory.
         when: when the lease was taken (ISO 8601, UTC).
+        time_min: the job's time limit, minutes; 0 where it is not known.
         asset, partition: the artifact, for a reader of the file.
         waiters: ids of runs that wait for it -> when they last said so (ISO 8601, UTC).
     """
@@ -34,6 +36,7 @@ class Lease(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     backend: str
+    place: str = ""
     name: str
     job: str | None = None
     submitted_as: str | None = None
@@ -44,6 +47,7 @@ class Lease(BaseModel):
     user: str
     directory: str
     when: str
+    time_min: int = 0
     asset: str
     partition: str | None = None
     waiters: dict[str, str] = {}

@@ -206,6 +206,7 @@ class BatchHandler(Handler):
         """Writes down that the job exists; `name` is that of the array that it was submitted in."""
         tracked.seen = time.monotonic()
         record = {"backend": self.name, "id": tracked.id, "name": tracked.job.name, "submitted_as": name or tracked.job.name}
+        record["place"] = self._scheduler.place
         write_private(self.setup.files.of(tracked.attempt, "job"), json.dumps(record))
 
     def _allowed(self, waiting: Sequence[Tracked]) -> list[Tracked]:
@@ -213,7 +214,8 @@ class BatchHandler(Handler):
         claims, new = self.setup.claims, [t for t in waiting if not t.claimed]
         if claims is None or not new:
             return list(waiting)
-        answers = claims.ask([Asked(t.context, t.attempt, self.name, t.job.name) for t in new])
+        place = self._scheduler.place
+        answers = claims.ask([Asked(t.context, t.attempt, self.name, t.job.name, place, t.job.request.time_min) for t in new])
         for tracked, answer in zip(new, answers, strict=True):
             tracked.claimed = answer.start
             if answer.quick:

@@ -7,6 +7,7 @@ what counts. A log ends with the job, whatever the queue says, and is read first
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -24,6 +25,9 @@ from aframe_ops.executor.base import Request, write_private
 from aframe_ops.executor.commands import Commands, NotFound, complaint, launcher, require_wheelhouse
 from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage, exit_words
 from aframe_ops.sites.htcondor import ACCOUNT, HTCondorSite
+
+NAMES = 500
+"""Names in one question: they are a word of a command line, which has a limit of its own."""
 
 IDLE, RUNNING, REMOVED, COMPLETED, HELD = 1, 2, 3, 4, 5
 
@@ -125,20 +129,50 @@ class HTCondor(Scheduler):
             if events:
                 self._know(events[0].id, job)
                 return events[0].id
-        for ad in self._ads("condor_q", "-json", "-attributes", "ClusterId,ProcId,JobBatchName"):
-            if ad.get("JobBatchName") == name:
-                if job:
-                    self._know(_id(ad), job)
-                return _id(ad)
-        return None
+        id = self.find_many([name]).get(name)
+        if id and job:
+            self._know(id, job)
+        return id
+
+    def find_many(self, names: Sequence[str]) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for start in range(0, len(names), NAMES):
+            few = names[start : start + NAMES]
+            # A constraint needs quotes, so no word of a command line can hold it: see `Commands`. xargs reads it from its input.
+            words = ("condor_q", "-allusers", "-json", "-attributes", "ClusterId,ProcId,JobBatchName", "-constraint")
+            constraint = f"'stringListMember(JobBatchName,\"{','.join(map(_plain_name, few))}\")'\n"
+            for ad in self._ads("xargs", *words, text=constraint):
+                if ad.get("JobBatchName") in few:
+                    found.setdefault(ad["JobBatchName"], _id(ad))
+        return found
+
+    @functools.cached_property
+    def place(self) -> str:
+        """The access point, whose ids mean nothing at another; empty where its configuration cannot be asked."""
+        with contextlib.suppress(Unreachable):
+            for macro in ("SCHEDD_HOST", "FULL_HOSTNAME"):
+                done = self._call("condor_config_val", macro)
+                if done.returncode == 0 and done.stdout.strip():
+                    return done.stdout.strip()
+        return ""
 
     def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:
-        states = self._from_logs(ids)
-        if len(states) == len(ids):
-            return states
-        rest = [i for i in ids if i not in states]
+        ended = self._from_logs(ids)
+        rest = [i for i in ids if i not in ended]
+        if not rest:
+            return ended
+        states = self._asked(rest, ended)
+        # a job that is held, or was sent away from its node, would stay in the queue or be started a second time
+        self._discard([i for i, s in states.items() if s.phase is Phase.ENDED and i in rest])
+        return states
+
+    def watch(self, ids: Sequence[str]) -> Mapping[str, JobState]:
+        return self._asked(list(ids), {})
+
+    def _asked(self, rest: Sequence[str], states: dict[str, JobState]) -> dict[str, JobState]:
+        """`states`, with those of the jobs `rest` by the queue and the history."""
         try:
-            ads = self._ads("condor_q", "-json", "-attributes", _ATTRIBUTES, *rest)
+            ads = self._ads("condor_q", "-allusers", "-json", "-attributes", _ATTRIBUTES, *rest)
         except Unreachable:
             if states:  # what is known is not lost; the next question says that nobody answers
                 return states
@@ -151,8 +185,6 @@ class HTCondor(Scheduler):
             with contextlib.suppress(Unreachable):
                 found = self._ads("condor_history", "-json", "-limit", str(len(unknown)), "-attributes", _ATTRIBUTES, *unknown)
                 states |= {_id(ad): self._state(_id(ad), ad) for ad in found if _id(ad) in unknown}
-        # a job that is held, or was sent away from its node, would stay in the queue or be started a second time
-        self._discard([i for i, s in states.items() if s.phase is Phase.ENDED and i in rest])
         return states
 
     def cancel(self, ids: Sequence[str]) -> None:
@@ -224,17 +256,17 @@ class HTCondor(Scheduler):
         event = log.last(userlog.EVICTED, userlog.SHADOW_FAILED, userlog.LOST_CONTACT) if log else None
         return f": {event.reason()}" if event and event.reason() else ""
 
-    def _ads(self, *words: str) -> list[dict[str, Any]]:
+    def _ads(self, *words: str, text: str = "") -> list[dict[str, Any]]:
         """The jobs that a query prints. Raises Unreachable."""
-        return [ad for ad in self._json(*words) if "ClusterId" in ad and "ProcId" in ad]
+        return [ad for ad in self._json(*words, text=text) if "ClusterId" in ad and "ProcId" in ad]
 
-    def _json(self, *words: str) -> list[dict[str, Any]]:
+    def _json(self, *words: str, text: str = "") -> list[dict[str, Any]]:
         """What a query prints; an empty answer is one about nothing.
 
         Raises:
             Unreachable: nobody answers, or what is said is no JSON.
         """
-        done = self._call(*words)
+        done = self._call(*words, text=text)
         if done.returncode or _LATER.search(done.stderr):
             raise Unreachable(complaint(done))
         if not done.stdout.strip():
@@ -354,6 +386,12 @@ def _listed(path: Path) -> str:
     if re.search(r"[,\"]|^\s", str(path)):
         raise Refused(f"{str(path)!r}: HTCondor cannot transfer a path with a comma or a double quote; move the run directory")
     return _path(path)
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ValueError(f"{name!r} is no name of a job")
+    return name
 
 
 def _id(ad: Mapping[str, Any]) -> str:

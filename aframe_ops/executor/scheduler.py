@@ -180,6 +180,14 @@ class Scheduler(ABC):
             Unreachable: nothing is known.
         """
 
+    def find_many(self, names: Sequence[str]) -> Mapping[str, str]:
+        """`find` for many names, without those that are not there; override it where one request can do.
+
+        Raises:
+            Unreachable: nothing is known.
+        """
+        return {name: id for name in names if (id := self.find(name)) is not None}
+
     @abstractmethod
     def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:
         """States of all these jobs, by id, from as few requests as can be (one, not one for each job).

@@ -28,3 +28,6 @@ def _kubernetes(site: SiteConfig, run_id: str) -> Scheduler:
 
 SCHEDULERS: dict[str, Callable[[SiteConfig, str], Scheduler]] = {"slurm": _slurm, "htcondor": _htcondor, "kubernetes": _kubernetes}
 """Makes the batch system of that name, as `site` describes it, for the jobs of one run."""
+
+BY_RUN = {"kubernetes"}
+"""Those that know only jobs of the run that they were made for."""

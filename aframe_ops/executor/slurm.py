@@ -7,6 +7,7 @@ between, so that a prefix may quote or not as it likes.
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -60,7 +61,7 @@ ARRAY = 500
 """Jobs of one array; SLURM's own limit (MaxArraySize) is 1001 unless a cluster sets another."""
 
 IDS = 1000
-"""Ids in one command line: Linux takes no word of more than 128 KiB."""
+"""Ids or names in one command line: Linux takes no word of more than 128 KiB."""
 
 
 class Slurm(Scheduler):
@@ -71,6 +72,7 @@ class Slurm(Scheduler):
 
     def __init__(self, site: SlurmSite):
         self._site = site
+        self.place = os.environ.get("SLURM_CLUSTER_NAME", "")
         self._call = Commands(site.command, "slurm.command", dropped=("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_"), kept=("SLURM_CONF",))
         self.python = site.python or sys.executable
         self.together = ARRAY if site.arrays else 1
@@ -124,10 +126,17 @@ class Slurm(Scheduler):
 
     def find(self, name: str) -> str | None:
         submitted, place = self._places.get(name, (name, None))
-        # of an array the id that all its jobs have in common
-        done = self._ask("squeue", "--noheader", "--states=all", f"--name={submitted}", "--format=%F")
-        found = next(iter(done.stdout.split()), None)
+        found = self.find_many([submitted]).get(submitted)
         return found if found is None or place is None else f"{found}_{place}"
+
+    def find_many(self, names: Sequence[str]) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for part in _parts(names):
+            # of an array the id that all its jobs have in common
+            done = self._ask("squeue", "--noheader", "--states=all", f"--name={','.join(part)}", "--format=%F,%j")
+            for id, _, name in (line.strip().partition(",") for line in done.stdout.splitlines()):
+                found.setdefault(name, id)
+        return found
 
     def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:
         # Fixed widths, because no separator is plain in every shell.

@@ -13,7 +13,7 @@ from conftest import job_of
 from tiny_run import RunDirectory, wait_for
 
 from aframe_assets.store.leases import Lease
-from aframe_ops.leases import Watch, identified, now
+from aframe_ops.leases_watch import Watch, identified, now
 from aframe_ops.site import load_site
 
 HOLD = 'case "$SLURM_JOB_NAME" in {steps}*) while [ -e {gate} ]; do sleep 0.2; done;; esac\n'
@@ -125,8 +125,8 @@ def test_a_job_whose_worker_was_killed_is_known_by_its_name_to_whoever_asks(clus
     about = {"run": run_id, "step": "waiting", "attempt": 0, "host": "h", "user": "u", "directory": "/d", "when": now(), "asset": "a"}
     lease = Lease(backend=cluster.name, name=record["name"], submitted_as=record["submitted_as"], job=record["id"], **about)
     watch = Watch(load_site(), 0.0)
-    assert not watch.over(lease) and not watch.trouble(lease)
+    assert not watch.over([lease]) and not watch.trouble(lease)
     assert record["id"] in watch.how_to_stop(lease)
-    assert identified(watch.scheduler(cluster.name, run_id), record["id"] + "0", record["submitted_as"], {}) is None
+    assert identified(watch.scheduler(cluster.name, run_id), [(record["id"] + "0", record["submitted_as"])]) == [None]
     watch.scheduler(cluster.name, run_id).cancel([record["id"]])
-    wait_for(lambda: watch.over(lease), 60, "the end of the job")
+    wait_for(lambda: watch.over([lease]), 60, "the end of the job")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from aframe_ops import leases
+from aframe_ops import leases_watch
 from aframe_ops.executor import batch
 from aframe_ops.executor.batch_options import BatchOptions
 from aframe_ops.executor.executor import HANDLERS
@@ -73,7 +73,7 @@ class Play(Scheduler):
 
 def install(notes: Path) -> None:
     """Makes ``play`` a place where steps of this process may run."""
-    leases.UNKNOWN_S, leases.RETRY_S, batch.RETRY_S = 2.0, 0.5, 0.5
+    leases_watch.UNKNOWN_S, leases_watch.RETRY_S, batch.RETRY_S = 2.0, 0.5, 0.5
     options = BatchOptions(poll_s=0.3, grace_s=0.5, patience_s=3)
     SCHEDULERS["play"] = lambda site, run_id: Play(notes)
     HANDLERS["play"] = lambda setup, site: batch.BatchHandler(setup, Play(notes), options)

@@ -27,8 +27,7 @@ from aframe_assets.config_load import load_config
 from aframe_assets.store.leases import Leases
 from aframe_assets.store.work import makes
 from aframe_assets.store.workspace import Workspace
-from aframe_ops import leases as leases_module
-from aframe_ops import leases_reaping
+from aframe_ops import leases_reaping, leases_watch
 from aframe_ops.cli import reaping as cli_reaping
 from aframe_ops.executor.base import Attempt
 from aframe_ops.executor.executor import hold_lock
@@ -110,7 +109,7 @@ def activate(toy: Toy, monkeypatch) -> None:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DAGSTER_MODULE_NAME", "")  # `RunDirectory.activate` sets it, and no other test may see it
     monkeypatch.chdir(toy.path)
-    for module, name in ((leases_module, "UNKNOWN_S"), (leases_module, "RETRY_S")):
+    for module, name in ((leases_watch, "UNKNOWN_S"), (leases_watch, "RETRY_S")):
         monkeypatch.setattr(module, name, getattr(module, name))  # put back what `install` changes
     install(toy.notes_dir)
 
@@ -186,7 +185,7 @@ def test_a_lease_without_a_job_is_respected_for_a_while_only(toy, claims):
     start = time.monotonic()
     assert not ask(ours, b, "our-job").start
     await_(lambda: ask(ours, b, "our-job").start)
-    assert time.monotonic() - start >= leases_module.UNKNOWN_S
+    assert time.monotonic() - start >= leases_watch.UNKNOWN_S
 
 
 def test_a_retry_takes_the_lease_of_the_attempt_before_it(toy, claims):
