@@ -17,7 +17,7 @@ import dagster as dg
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.leases import Found, Lease
 from aframe_ops.executor.executor import LOCK_NAME, run_folder
-from aframe_ops.executor.mailbox import discard
+from aframe_ops.executor.mailbox import LEFT_NAME, discard
 from aframe_ops.executor.scheduler import JobState, Phase, Refused, Scheduler, Unreachable
 from aframe_ops.leases import leases_of
 from aframe_ops.leases_watch import Watch, age_s, asked_as, elsewhere, identified
@@ -115,8 +115,13 @@ def reap_all(instance: dg.DagsterInstance, site: SiteConfig, *, dry_run: bool = 
         if not job.outcome:
             job.outcome = _end(job, site, watch, dry_run)
     if not dry_run and any(site.executor.transport_of(backend) == "detached" for backend in site.executor.backends):
+        marks = [path for path in site.logs.glob(f"*/{LEFT_NAME}") if path.parent.name not in waited]
         with contextlib.suppress(StoreError):  # the next time, then
-            discard(site.store_url, {*runs.dead, *(job.run for job in jobs)} - waited, site.cache_dir)
+            discard(
+                site.store_url, {*runs.dead, *(job.run for job in jobs), *(mark.parent.name for mark in marks)} - waited, site.cache_dir
+            )
+            for mark in marks:
+                mark.unlink(missing_ok=True)
     return Report(runs.dead, runs.left, alive, [job for job in jobs if job.outcome != _GONE], foreign)
 
 

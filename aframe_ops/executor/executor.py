@@ -125,8 +125,10 @@ class RoutingExecutor(StepDelegatingExecutor):
                     _tell(event, setup.files)
                 yield event
         finally:
-            self._step_handler.close()
-            os.close(lock)
+            try:
+                self._step_handler.close()
+            finally:
+                os.close(lock)
 
     def _claims(self, run: dg.DagsterRun) -> Claims | None:
         return None if self._config is None else Claims(self._site, self._config, run.run_id)

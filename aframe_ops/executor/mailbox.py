@@ -27,6 +27,9 @@ LOOK_S = 2.0
 FLUSH_S = 120.0
 """At a step's end, the store may be away for so long."""
 
+LEFT_NAME = "messages.left"
+"""File in the folder of a run that is over: what its jobs sent could not be removed from the store."""
+
 
 class Mailbox:
     """What the jobs of one run have sent.

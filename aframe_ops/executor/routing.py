@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 
 from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.executor.step_delegating import CheckStepHealthResult, StepHandler, StepHandlerContext
 
-from aframe_ops.executor.base import Attempt, Handler, Request
+from aframe_ops.executor.base import RELAYED, Attempt, Handler, Request, relay
 
 BACKEND_TAG = "aframe/backend"
 """Op tag or run tag that names a handler for one step or one run."""
@@ -73,9 +75,18 @@ class RoutingHandler(StepHandler):
         yield from self._handler(step_handler_context).terminate_step(step_handler_context)
 
     def close(self) -> None:
-        """Ends what is left of the run in every handler that was used."""
-        for handler in self._handlers.values():
-            handler.close()
+        """Ends what is left of the run in every handler that was used, whatever becomes of the others."""
+        with contextlib.ExitStack() as stack:  # an interrupt is passed on when all are closed
+            for name, handler in self._handlers.items():
+                stack.callback(_close, name, handler)
+
+
+def _close(name: str, handler: Handler) -> None:
+    try:
+        handler.close()
+    except Exception as e:  # told only: what became of the steps is in the event log, and does not depend on it
+        traceback.print_exc()
+        relay(f"{RELAYED} cleaning up after the steps on {name} did not end well ({type(e).__name__}: {e})")
 
 
 def routed(name: str, request: Request, default: str, routes: Mapping[str, str]) -> tuple[str, str]:

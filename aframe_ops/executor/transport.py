@@ -8,8 +8,9 @@ from typing import Any
 from dagster._core.executor.step_delegating import StepHandlerContext
 from dagster_shared.record import replace
 
-from aframe_ops.executor.base import Attempt, RunFiles
-from aframe_ops.executor.mailbox import Mailbox
+from aframe_assets.store.errors import StoreError
+from aframe_ops.executor.base import RELAYED, Attempt, RunFiles, relay
+from aframe_ops.executor.mailbox import LEFT_NAME, Mailbox
 from aframe_ops.executor.reference import EVENTS, database_variables, known, packed
 from aframe_ops.executor.relay import EventRelay, Source
 from aframe_ops.executor.step_output import StepOutput
@@ -42,6 +43,11 @@ class Detached:
         return EventRelay(context.instance, attempt, source, output, tell)
 
     def close(self) -> None:
-        """Removes what was sent."""
-        if self._mailbox:
+        """Removes what was sent; a store that does not answer now says nothing about the steps, and `aframe reap` tries again."""
+        if not self._mailbox:
+            return
+        try:
             self._mailbox.clear()
+        except (StoreError, OSError) as e:
+            (self._files.folder / LEFT_NAME).touch()
+            relay(f"{RELAYED} what jobs of this run have sent was not removed from the store ({e}); `aframe reap` removes it")
