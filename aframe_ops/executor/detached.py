@@ -57,12 +57,15 @@ class EventFile:
             OSError: the disk is full or gone; no part of the line is in the file, or all of it.
         """
         data, size = line.encode() + b"\n", os.fstat(self._fd).st_size
+        whole = size + len(data)
         try:
             while data:
                 data = data[os.write(self._fd, data) :]
-        except BaseException:  # an interrupt as well; a whole line may have been read already, and stays
+        except BaseException:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, size)
+                # An interrupt may come when all is written and nothing yet knows it: a whole line may have been read, and stays.
+                if os.fstat(self._fd).st_size < whole:
+                    os.ftruncate(self._fd, size)
             raise
         os.fsync(self._fd)
 

@@ -106,16 +106,22 @@ class _Sender:
         self._messages = Messages(open_store(where["url"]), where["folder"])
         self._sent, self._pending = 0, b""
 
-    def send(self) -> None:
-        """Raises StoreError; the same piece is sent again at the next call."""
+    def send(self) -> bool:
+        """Sends what is there, and returns whether there was a whole line.
+
+        Raises:
+            StoreError: the same piece is sent again at the next call.
+        """
         if not self._pending:
             with self._path.open("rb") as f:
                 f.seek(self._sent)
                 data = f.read()
             self._pending = data[: data.rfind(b"\n") + 1]
-        if self._pending:
-            self._messages.put(_piece(self._name, self._sent), self._pending)
-            self._sent, self._pending = self._sent + len(self._pending), b""
+        if not self._pending:
+            return False
+        self._messages.put(_piece(self._name, self._sent), self._pending)
+        self._sent, self._pending = self._sent + len(self._pending), b""
+        return True
 
     def flush(self) -> None:
         """Sends the rest, and tries for some time.
@@ -126,8 +132,8 @@ class _Sender:
         deadline = time.monotonic() + FLUSH_S
         while True:
             try:
-                self.send()
-                if self._sent >= self._path.stat().st_size:
+                # a line without its end is never sent, and what the step has left running may write for ever
+                if not self.send() or time.monotonic() > deadline:
                     return
             except StoreError:
                 if time.monotonic() > deadline:

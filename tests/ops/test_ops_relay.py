@@ -183,6 +183,26 @@ def test_a_full_disk_or_an_interrupt_leaves_no_half_line(tmp_path, monkeypatch, 
     assert (tmp_path / "events").read_text() == "first\nthird\n"
 
 
+def test_a_line_that_was_read_stays_when_an_interrupt_comes_after_its_end(instance, tmp_path, monkeypatch):
+    path, told = tmp_path / "step.0.events", []
+    file, relay, write = EventFile(path), relay_of(instance, path, told), os.write
+
+    def interrupted(fd, data):
+        write(fd, data)
+        relay.pump()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        file.append(line(0, text="a long event, and the next one is shorter"))
+    monkeypatch.setattr(os, "write", write)
+    file.append(line(1))
+    file.append(line(2))
+    file.close()
+    relay.finish()
+    assert stored(instance) == ["a long event, and the next one is shorter", "event 1", "event 2"] and not told
+
+
 def test_keys_of_partitions_are_added_and_deleted_as_in_the_job(instance, tmp_path):
     path = tmp_path / "step.0.events"
     changes = [{"partitions": "keys", "add": ["b", "a"]}, {"partitions": "keys", "delete": "b"}, {"partitions": "keys", "add": ["c"]}]
@@ -233,6 +253,31 @@ def test_reaping_removes_what_a_dead_run_was_sent(tmp_path):
         report = reap_all(instance, site)
     assert report.dead == [RUN]
     assert Mailbox(site.store_url, RUN).read("s.0", 0) == b"" and Mailbox(site.store_url, "another").read("s.0", 0) != b""
+
+
+def test_a_last_line_without_its_end_is_not_waited_for(tmp_path):
+    path = tmp_path / "events"
+    with sending(path, {"url": str(tmp_path / "store"), "folder": "events/r", "name": "s.0"}):
+        path.write_text("whole\ncut o")
+    assert Mailbox(str(tmp_path / "store"), "r").read("s.0", 0) == b"whole\n"
+
+
+def test_a_file_that_always_grows_is_not_sent_for_ever(tmp_path, monkeypatch):
+    from aframe_assets.store.messages import Messages
+
+    monkeypatch.setattr(mailbox, "FLUSH_S", 0.3)
+    path, put = tmp_path / "events", Messages.put
+    path.touch()
+
+    def growing(self, name, data):
+        with path.open("a") as f:
+            f.write("one more\n")
+        put(self, name, data)
+
+    monkeypatch.setattr(Messages, "put", growing)
+    with sending(path, {"url": str(tmp_path / "store"), "folder": "events/r", "name": "s.0"}):
+        path.write_text("one\n")
+    assert Mailbox(str(tmp_path / "store"), "r").read("s.0", 0).startswith(b"one\none more\n")
 
 
 def test_what_could_not_be_sent_is_sent_again(tmp_path, monkeypatch):
