@@ -10,6 +10,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
@@ -17,6 +18,9 @@ Level = Literal["ok", "warning", "error"]
 
 LIMIT_S = 90.0
 """Longest time of one check. Commands of batch systems give up by themselves after less."""
+
+_ALL_TOLD = b"all told"
+"""Last line of a check that has come to its end."""
 
 _SECRET_NAME = re.compile(r"PASSW|SECRET|TOKEN|CREDENTIAL|_KEY$|_KEY_ID$|API_?KEY", re.IGNORECASE)
 _URL = re.compile(r"(?P<start>[a-z][a-z0-9+.-]*://[^\s:/@]*):(?P<password>[^\s/]*)@", re.IGNORECASE)
@@ -45,7 +49,7 @@ def within(limit_s: float, name: str, check: Check) -> Iterator[Finding]:
         os.close(reading)
         _work(writing, check)
     os.close(writing)
-    ended = False
+    ended = told_all = False
     try:
         with os.fdopen(reading, "rb", buffering=0) as pipe:
             buffer, deadline = b"", time.monotonic() + limit_s
@@ -60,16 +64,39 @@ def within(limit_s: float, name: str, check: Check) -> Iterator[Finding]:
                         break
                     *lines, buffer = (buffer + data).split(b"\n")
                     for line in lines:
+                        if line == _ALL_TOLD:
+                            told_all = True
+                            continue
                         level, text = json.loads(line)
                         yield Finding(level, text, name)
     finally:
+        started = _started_by(pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+        for other in started:  # commands of batch systems have groups of their own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(other, signal.SIGKILL)
         status = _status(pid)
     if not ended:
         yield Finding("error", f"{name}: no answer within {limit_s:g} s; this check was ended", name)
-    elif status not in (None, 0):
-        yield Finding("error", f"{name}: the check itself was ended by signal {status & 127}", name)
+    elif not told_all:
+        from aframe_ops.executor.local import describe
+
+        words = "it does not end" if status is None else describe(status)
+        yield Finding("error", f"{name}: the check itself failed, and what it had still to find is not known: {words}", name)
+
+
+def _started_by(pid: int) -> list[int]:
+    """The processes below `pid`."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.parent.name))
+    found = [pid]
+    for known in found:
+        found += children.get(known, [])
+    return found[1:]
 
 
 def _status(pid: int) -> int | None:
@@ -77,8 +104,7 @@ def _status(pid: int) -> int | None:
     for _ in range(50):
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
-            # it may have been killed by us while it was ending by itself
-            return 0 if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL else status
+            return status
         time.sleep(0.02)
     return None
 
@@ -99,6 +125,8 @@ def _work(writing: int, check: Check) -> None:
                     tell(finding)
             except Exception as e:  # whatever is wrong is what the user wants to know, and the other checks go on
                 tell(Finding("error", f"{type(e).__name__}: {e}"))
+            # how the process ends says nothing: it may be killed by us while it is ending by itself
+            pipe.write(_ALL_TOLD.decode() + "\n")
     finally:
         os._exit(0)
 

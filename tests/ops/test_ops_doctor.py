@@ -353,11 +353,15 @@ def test_a_check_that_hangs_is_ended_with_what_it_started(fake, run, tmp_path):
 
 
 def test_a_check_that_dies_or_raises_is_reported():
-    def dies():
+    def dies(number: int):
         yield Finding("ok", "first")
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
-    assert [f.level for f in within(20, "x", dies)] == ["ok", "error"]
+    for number, word in ((signal.SIGTERM, "SIGTERM"), (signal.SIGKILL, "by the kernel when memory ran out")):
+        first, died = within(20, "x", lambda number=number: dies(number))
+        assert first == Finding("ok", "first", "x") and died.level == "error" and word in died.text
+    (left,) = within(20, "x", lambda: exit(3))
+    assert left.level == "error" and "what it had still to find is not known" in left.text
     (found,) = within(20, "x", lambda: 1 / 0)
     assert found == Finding("error", "ZeroDivisionError: division by zero", "x")
 
