@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -44,6 +44,9 @@ SIGN_S = 60.0
 
 _FRESH_S = 30.0
 """So long may what is known of the store's manifests be used for computing keys."""
+
+LOOK_S = 30.0
+"""How often a run that waits asks the store whether what it waits for is complete, although the job that makes it goes on."""
 
 _PARALLEL = 16
 
@@ -83,6 +86,7 @@ class _Claim:
     step: Asked
     work: list[KeyParts]
     held: list[str] = field(default_factory=list)
+    done: set[str] = field(default_factory=set)
     waited: bool = False
     met: dict[str, str] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
@@ -102,6 +106,8 @@ class Claims:
         self._leases = leases_of(site)
         self._watch = Watch(site, site.executor.poll_seconds)
         self._claims: dict[Attempt, _Claim] = {}
+        self._found: dict[str, tuple[str, Found]] = {}
+        self._looked = 0.0
         self._workspace: tuple[float, Workspace] | None = None
         self._complained = False
 
@@ -145,26 +151,31 @@ class Claims:
 
     def _take(self, claims: Sequence[_Claim]) -> dict[Attempt, Answer]:
         answers: dict[Attempt, Answer] = {}
-        wanted = self._incomplete(claims)
-        found = self._find([p.key for parts in wanted.values() for p in parts])
-        takes: list[tuple[_Claim, str, Lease, str | None]] = []
-        met = {claim.step.attempt: self._others(claim, found, wanted[claim.step.attempt]) for claim in claims}
+        # Leases first: what makes an artifact gives its lease back when that is complete.
+        found = self._find([p.key for claim in claims for p in claim.work])
+        met = {claim.step.attempt: self._others(claim, found) for claim in claims}
         over = self._watch.over(lease for others in met.values() for lease in others.values())
+        live = {a: {key: lease for key, lease in others.items() if lease.name not in over} for a, others in met.items()}
+        held_up = {claim.step.attempt for claim in claims if live[claim.step.attempt].keys() - claim.done}
+        wanted = self._incomplete(claims, held_up)
+        takes: list[tuple[_Claim, str, Lease, str | None]] = []
+        waits: dict[str, Lease] = {}
         for claim in claims:
             attempt, parts = claim.step.attempt, wanted[claim.step.attempt]
             if not parts:
                 answers[attempt] = self._quick(claim)
                 continue
-            others = met[attempt]
-            if live := {key: lease for key, lease in others.items() if lease.name not in over}:
+            others = {p.key: met[attempt][p.key] for p in parts if p.key in met[attempt]}
+            if waited := {key: lease for key, lease in others.items() if key in live[attempt]}:
                 claim.waited = True
-                claim.met |= {key: lease.name for key, lease in live.items()}
-                self._sign(found, live)
-                answers[attempt] = Answer(False, news=tuple(self._words(claim, live)))
+                claim.met |= {key: lease.name for key, lease in waited.items()}
+                waits |= waited
+                answers[attempt] = Answer(False, news=tuple(self._words(claim, waited)))
                 continue
             gone = {lease.name: lease for lease in others.values()}.values()
             answers[attempt] = Answer(True, news=tuple(f"takes over from {described(g)}, which is gone or has not made it" for g in gone))
             takes += [(claim, p.key, self._lease(claim, p), found[p.key].mark) for p in parts]
+        self._sign(found, waits)
         taken = _at_once(lambda take: self._leases.put(*take[1:]), takes)
         for (claim, key, *_), done in zip(takes, taken, strict=True):
             claim.held += [key] if done else []
@@ -174,27 +185,49 @@ class Claims:
             answers[attempt] = Answer(False)
         return answers
 
-    def _incomplete(self, claims: Sequence[_Claim]) -> dict[Attempt, list[KeyParts]]:
+    def _incomplete(self, claims: Sequence[_Claim], held_up: Collection[Attempt]) -> dict[Attempt, list[KeyParts]]:
+        """What is still to be made of each claim; of those that are `held_up` by a job that goes on, as it was lately."""
+        look = time.monotonic() - self._looked >= LOOK_S
+        if look:
+            self._looked = time.monotonic()
         # A chunk was planned a moment ago from what was incomplete; only after a wait can that have changed.
-        doubted = [(c.step.attempt, p) for c in claims if c.waited or len(c.work) == 1 for p in c.work]
-        there = _at_once(self._leases.store.complete, [p for _, p in doubted])
-        complete = {(attempt, p.key) for (attempt, p), handle in zip(doubted, there, strict=True) if handle is not None}
-        return {c.step.attempt: [p for p in c.work if (c.step.attempt, p.key) not in complete] for c in claims}
+        doubted = [c for c in claims if (c.waited and (look or c.step.attempt not in held_up)) or (not c.waited and len(c.work) == 1)]
+        complete = self._complete([p for c in doubted for p in c.work])
+        for claim in doubted:
+            claim.done = complete.intersection(p.key for p in claim.work)
+        return {c.step.attempt: [p for p in c.work if p.key not in c.done] for c in claims}
+
+    def _complete(self, parts: Sequence[KeyParts]) -> set[str]:
+        store, groups = self._leases.store, {}
+        for p in parts:
+            groups.setdefault(p.asset, {})[p.key] = p
+        complete: set[str] = set()
+        for group in groups.values():
+            doubted = list(group.values())
+            many = len(doubted) > _PARALLEL
+            there = store.complete_many(doubted).values() if many else _at_once(store.complete, doubted)
+            complete |= {handle.key for handle in there if handle is not None}
+        return complete
 
     def _find(self, keys: Sequence[str]) -> dict[str, Found]:
-        there = keys if len(keys) < _PARALLEL else self._leases.names().intersection(keys)
-        return dict.fromkeys(keys, Found(None, None)) | dict(zip(there, _at_once(self._leases.get, list(there)), strict=True))
+        """The leases of `keys`. Of many, one listing says which there are, and only what has changed is read again."""
+        wanted = dict.fromkeys(keys, Found(None, None))
+        if len(wanted) <= _PARALLEL:
+            return wanted | dict(zip(wanted, _at_once(self._leases.get, list(wanted)), strict=True))
+        stamps = {key: stamp for key, stamp in self._leases.stamps().items() if key in wanted}
+        new = [key for key, stamp in stamps.items() if self._found.get(key, ("",))[0] != stamp]
+        self._found |= {key: (stamps[key], found) for key, found in zip(new, _at_once(self._leases.get, new), strict=True)}
+        return wanted | {key: self._found[key][1] for key in stamps}
 
     def _quick(self, claim: _Claim) -> Answer:
         self.release(claim.step.attempt)
-        for key, name in claim.met.items():  # of a run that cannot give them back itself
-            self._leases.drop(key, name)
+        _at_once(lambda met: self._leases.drop(*met), list(claim.met.items()))  # of a run that cannot give them back itself
         return Answer(True, quick=True, news=("what it makes is complete; its job only reads it",) if claim.waited else ())
 
-    def _others(self, claim: _Claim, found: Mapping[str, Found], parts: Iterable[KeyParts]) -> dict[str, Lease]:
+    def _others(self, claim: _Claim, found: Mapping[str, Found]) -> dict[str, Lease]:
         """Leases of other steps. That of an earlier attempt is our own: there is a new one only if that has ended."""
         mine = self._run, claim.step.attempt.step
-        return {p.key: lease for p in parts if (lease := found[p.key].lease) and (lease.run, lease.step) != mine}
+        return {p.key: lease for p in claim.work if (lease := found[p.key].lease) and (lease.run, lease.step) != mine}
 
     def _lease(self, claim: _Claim, parts: KeyParts) -> Lease:
         return Lease(
@@ -213,11 +246,20 @@ class Claims:
             partition=parts.partition,
         )
 
-    def _sign(self, found: dict[str, Found], live: dict[str, Lease]) -> None:
-        for key, lease in live.items():
-            if age_s(lease.waiters.get(self._run, "")) > SIGN_S:
-                signed = lease.model_copy(update={"waiters": {**lease.waiters, self._run: now()}})
-                self._leases.put(key, signed, found[key].mark)
+    def _sign(self, found: Mapping[str, Found], waits: Mapping[str, Lease]) -> None:
+        """Says in one lease of each job that this run waits for it."""
+        jobs: dict[str, list[str]] = {}
+        for key, lease in waits.items():
+            jobs.setdefault(lease.name, []).append(key)
+
+        def sign(key: str) -> None:
+            lease = waits[key]
+            self._leases.put(key, lease.model_copy(update={"waiters": {**lease.waiters, self._run: now()}}), found[key].mark)
+
+        def unsigned(keys: Iterable[str]) -> bool:
+            return all(age_s(waits[key].waiters.get(self._run, "")) > SIGN_S for key in keys)
+
+        _at_once(sign, [keys[0] for keys in jobs.values() if unsigned(keys)])
 
     def _words(self, claim: _Claim, live: dict[str, Lease]) -> Iterable[str]:
         for key, lease in {lease.name: (k, lease) for k, lease in live.items()}.values():

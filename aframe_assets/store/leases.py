@@ -80,9 +80,9 @@ class Leases:
         except ValueError:  # cut off by a crash of its host; it may be replaced
             return Found(None, mark)
 
-    def names(self) -> set[str]:
-        """The keys that there are leases of."""
-        return {e.name.removesuffix(".json") for e in self.store._list(FOLDER) if e.name.endswith(".json")}
+    def stamps(self) -> dict[str, str]:
+        """The keys that there are leases of, each with what changes when its lease does; one listing."""
+        return {e.name.removesuffix(".json"): e.stamp for e in self.store._list(FOLDER) if e.name.endswith(".json")}
 
     def put(self, key: str, lease: Lease, mark: str | None) -> bool:
         """Writes `lease` unless another has been written since the one with `mark` was read; whether it was written."""
@@ -96,7 +96,7 @@ class Leases:
 
     def all(self) -> dict[str, Lease]:
         """Every lease that can be read."""
-        found = {key: self.get(key).lease for key in sorted(self.names())}
+        found = {key: self.get(key).lease for key in sorted(self.stamps())}
         return {key: lease for key, lease in found.items() if lease is not None}
 
     @staticmethod

@@ -221,6 +221,31 @@ def test_chunks_that_were_cut_differently_still_meet(toy, claims, monkeypatch):
     assert sorted(lease.name for lease in book.all().values()) == ["job-a", "job-b", "job-c", "job-c", "job-d"]
 
 
+def test_a_run_that_waits_reads_only_what_has_changed(toy, claims, monkeypatch):
+    base = Workspace(load_config(), store_of(toy)).wanted("segments").parts
+    chunks = {f"c{i}": [base.model_copy(update={"partition": f"p{i}-{j}"}) for j in range(8)] for i in range(6)}
+    monkeypatch.setattr(Claims, "_work", lambda self, context: chunks[context.step.key])
+
+    def claim(run):
+        return run.ask([Asked(step({}, c), Attempt(run._run, c, 0), "play", f"job-{c}") for c in chunks])
+
+    theirs, ours = claims("their-run"), claims("our-run")
+    assert all(answer.start for answer in claim(theirs))
+    ids = {c: sleeper(toy, f"job-{c}") for c in chunks}
+    assert not any(answer.start for answer in claim(ours))
+    signed = [lease for lease in Leases(store_of(toy)).all().values() if lease.waiters]
+    assert sorted(lease.name for lease in signed) == [f"job-{c}" for c in chunks], "once for each job"
+    claim(ours)  # reads what it has written itself
+    asked = []
+    for name in ("_read", "_marked", "_list", "_stats"):
+        there = getattr(type(ours._leases.store), name)
+        monkeypatch.setattr(type(ours._leases.store), name, lambda *a, name=name, there=there: asked.append(name) or there(*a))
+    assert not any(answer.start for answer in claim(ours))
+    assert asked == ["_list"]
+    Play(toy.notes_dir).cancel(list(ids.values()))
+    await_(lambda: all(answer.start for answer in claim(ours)))
+
+
 RACER = """
 import sys, time
 from pathlib import Path
