@@ -9,8 +9,7 @@ from pathlib import Path
 
 from aframe_ops.executor.scheduler import Usage
 
-SUBMITTED, EXECUTING, EVICTED, TERMINATED, ABORTED, HELD, RELEASED = 0, 1, 4, 5, 9, 12, 13
-SHADOW_FAILED, LOST_CONTACT = 7, 24
+EVICTED, TERMINATED, SHADOW_FAILED, ABORTED, LOST_CONTACT = 4, 5, 7, 9, 24
 
 _HEADER = re.compile(r"(\d{3}) \((\d+)\.(\d+)\.\d+\) (.*)")
 _CPU = re.compile(r"Usr (\d+) (\d+):(\d+):(\d+), Sys (\d+) (\d+):(\d+):(\d+)\s+-\s+Run Remote Usage")
@@ -37,12 +36,6 @@ class Event:
         if found := re.search(r"Abnormal termination \(signal (\d+)\)", self.text):
             return 0, int(found[1])
         return None
-
-    def hold(self) -> tuple[str, int, int]:
-        """Reason, code and subcode of a hold; code 0 where none is given."""
-        codes = re.search(r"^Code (\d+) Subcode (-?\d+)$", self.text, re.MULTILINE)
-        reason = " ".join(line for line in self.lines[1:] if line and not line.startswith("Code "))
-        return reason or "no reason was given", int(codes[1]) if codes else 0, int(codes[2]) if codes else 0
 
     def reason(self) -> str:
         """Why the job was evicted or removed; empty where nobody says so."""
@@ -76,7 +69,9 @@ class UserLog:
                 data = f.read()
         except FileNotFoundError:
             return self.events
-        whole = data.rfind(b"...\n") + 4 if data.startswith(b"...\n") or b"\n...\n" in data else 0
+        # "..." ends an event only as a line of its own; as the first it is preceded by no end of a line
+        end = data.rfind(b"\n...\n")
+        whole = end + 5 if end >= 0 else 4 * data.startswith(b"...\n")
         self._offset += whole
         self.events.extend(parse(data[:whole].decode(errors="replace")))
         return self.events
