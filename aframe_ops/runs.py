@@ -56,8 +56,8 @@ class Reaped(NamedTuple):
 def life(folder: Path) -> str | None:
     """What shows that the worker of the run with this folder lives, in words; None if nothing does.
 
-    Its lock does. Where a shared disk does not pass locks on to other hosts, the worker's signs of life do: it gives one whenever it
-    asks about its batch jobs.
+    Its lock does. Where a shared disk does not pass locks on to other hosts, the worker's signs of life do: it gives one every minute
+    while it has steps.
     """
     if holder := lock_holder(folder):
         return f"process {holder['pid']} on {holder['host']} executes it"

@@ -257,8 +257,6 @@ class BatchHandler(Handler):
             self._gathering_until = None
         if moment < self._next_poll and not now and not gathered:
             return
-        if self.setup.lock_fd >= 0:
-            os.utime(self.setup.lock_fd)  # a sign of life for hosts that do not see the lock
         try:
             submitted = [t for t in self._live() if t.id]
             waiting = [t for t in self._live() if t.id is None and self._stopping_since is None and self._gathering_until is None]

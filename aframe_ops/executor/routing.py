@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 
@@ -15,6 +16,8 @@ from aframe_ops.executor.base import RELAYED, Attempt, Handler, Request, relay
 BACKEND_TAG = "aframe/backend"
 """Op tag or run tag that names a handler for one step or one run."""
 
+SIGN_S = 60.0
+"""Seconds between signs of life of a run worker."""
 
 GPUS = "gpus"
 """Key of ``executor.routes`` that stands for every step that asks for a GPU."""
@@ -27,9 +30,17 @@ class RoutingHandler(StepHandler):
         makers: name -> function that makes the handler.
         default: the site's backend.
         routes: name of an asset or op, a pattern, or `GPUS` -> name of a handler; the first that fits counts.
+        sign: gives a sign of life; called every `SIGN_S` seconds while a step is started or runs, wherever that is.
     """
 
-    def __init__(self, makers: Mapping[str, Callable[[], Handler]], default: str, routes: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        makers: Mapping[str, Callable[[], Handler]],
+        default: str,
+        routes: Mapping[str, str] | None = None,
+        sign: Callable[[], None] = lambda: None,
+    ):
+        self._sign, self._next_sign = sign, 0.0
         self._makers, self._default, self._routes = dict(makers), default, dict(routes or {})
         for key, name in {"executor.backend": default, **{f"executor.routes.{k}": v for k, v in self._routes.items()}}.items():
             if name not in makers:
@@ -62,6 +73,7 @@ class RoutingHandler(StepHandler):
         return self._handlers[name]
 
     def launch_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
+        self._live()
         step = Attempt.of(step_handler_context).step
         name, reason = self.choice(step_handler_context)
         self._chosen[step] = name
@@ -69,10 +81,17 @@ class RoutingHandler(StepHandler):
         yield from self._handler(step_handler_context).launch_step(step_handler_context)
 
     def check_step_health(self, step_handler_context: StepHandlerContext) -> CheckStepHealthResult:
+        self._live()
         return self._handler(step_handler_context).check_step_health(step_handler_context)
 
     def terminate_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
         yield from self._handler(step_handler_context).terminate_step(step_handler_context)
+
+    def _live(self) -> None:
+        if time.monotonic() >= self._next_sign:
+            self._next_sign = time.monotonic() + SIGN_S
+            with contextlib.suppress(OSError):  # of a disk that is away for a moment
+                self._sign()
 
     def close(self) -> None:
         """Ends what is left of the run in every handler that was used, whatever becomes of the others."""
