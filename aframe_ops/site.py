@@ -5,12 +5,13 @@ Science is in ``aframe.yaml``; nothing here changes a result. Paths are relative
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -31,9 +32,15 @@ Transport = Literal["direct", "detached"]
 class StoreSite(Part):
     """Where artifacts are."""
 
-    root: str = Field(default="store", description="folder, file:// URL or s3://bucket/prefix")
+    root: str = Field(default="store", min_length=1, description="folder, file:// URL or s3://bucket/prefix")
     cache_dir: str | None = Field(default=None, description="local cache of a remote store; None lets the store choose")
     cache_gb: float = Field(default=20.0, gt=0, description="size cap of that cache")
+
+    @model_validator(mode="after")
+    def _without_keys(self) -> StoreSite:
+        if "://" in self.root and "@" in self.root:
+            raise ValueError("expected an address without user and keys: S3's are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or a profile")
+        return self
 
 
 class ExecutorSite(Part):
@@ -169,21 +176,68 @@ def load_site(path: str | os.PathLike[str] | None = None, *, env: Mapping[str, s
         return SiteConfig(directory=directory)
     try:
         text = file.read_text()
-    except OSError as e:
-        raise ConfigError(f"{file}: cannot be read ({e.strerror}); expected a site file, as written by `aframe init`") from None
+    except (OSError, UnicodeDecodeError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise ConfigError(f"{file}: cannot be read ({why}); expected a site file, as written by `aframe init`") from None
     try:
-        data = SiteConfig.model_validate_json(text) if file.suffix == ".json" else yaml.safe_load(text) or {}
+        data = SiteConfig.model_validate_json(text) if file.suffix == ".json" else yaml.load(text, _Loader) or {}
         if isinstance(data, SiteConfig):
             return data
         if not isinstance(data, dict):
             raise ConfigError(f"{file}: expected a mapping of keys to values, found {type(data).__name__}")
+        if "directory" in data:
+            raise ConfigError(f"{file}: directory: is the folder of this file and cannot be set")
+        # a section whose lines are all comments is none
+        data = {key: value for key, value in data.items() if value is not None}
         return SiteConfig.model_validate({**data, "directory": file.resolve().parent})
     except yaml.YAMLError as e:
         raise ConfigError(f"{file}: is not YAML: {e}") from None
     except ValidationError as e:
-        lines = (f"{file}: {'.'.join(map(str, x['loc']))} = {x['input']!r}: {x['msg']}" for x in e.errors())
+        lines = (f"{file}: {'.'.join(map(str, x['loc']))} = {_shown(x['input'])}: {_meaning(x)}" for x in e.errors())
         # the password of an address is nobody else's business
-        raise ConfigError(re.sub(r"(://)[^/@\s]+@", r"\1***@", "\n".join(lines))) from None
+        raise ConfigError(re.sub(r"://\S*@", "://***@", "\n".join(lines))) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may not stand twice: the last one would count, and the first be a riddle."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)}: stands there more than once", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 200 else f"{text[:200]}..."
+
+
+def _meaning(error: Mapping[str, Any]) -> str:
+    """What is wrong and what was expected, of one error of pydantic."""
+    kind, loc = error["type"], error["loc"]
+    if kind == "extra_forbidden":
+        keys = _keys(loc[:-1])
+        near = difflib.get_close_matches(str(loc[-1]), keys, n=1)
+        return "unknown key; " + (f"did you mean {near[0]}?" if near else f"expected one of {', '.join(keys)}" if keys else "take it out")
+    if kind in ("model_type", "dict_type"):
+        return "expected keys with values below it"
+    if kind == "list_type":
+        return "expected a list, as in [a, b]"
+    if kind == "string_type":
+        return "expected text; put it in quotes"
+    if kind == "string_pattern_mismatch":
+        return f"expected text of the form {error['ctx']['pattern']}"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _keys(loc: Sequence[Any]) -> list[str]:
+    """The keys that there are in the section at `loc`; none where that is no section."""
+    found: Any = SiteConfig
+    for name in loc:
+        field = found.model_fields.get(name) if isinstance(found, type) and issubclass(found, Part) else None
+        found = None if field is None else field.annotation
+    return [k for k in found.model_fields if k != "directory"] if isinstance(found, type) and issubclass(found, Part) else []
 
 
 def write_site(site: SiteConfig, folder: Path) -> Path:
@@ -193,6 +247,8 @@ def write_site(site: SiteConfig, folder: Path) -> Path:
     path = (folder / f"site-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json").resolve()
     if not path.exists():
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text)
+        # its lines of shell may hold what others are not to read
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
+            f.write(text)
         os.replace(temporary, path)
     return path

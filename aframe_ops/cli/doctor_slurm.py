@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from aframe_ops.cli.doctor_findings import Finding
@@ -29,6 +30,8 @@ def check_slurm(site: SlurmSite, needs: Sequence[Need], folder: Path) -> Iterato
         return re.sub(r"^Job \d+ ", "", slurm.rehearse(rehearsal(need, slurm.python, folder)))
 
     yield from shown("slurm", needs, show, _where(site))
+    with contextlib.suppress(Unreachable):  # sbatch has just been asked, and that it does not answer has been said
+        yield from _times(site, needs, slurm.time_limits())
     wanting = [n for n in needs if n.request.gpus]
     if wanting:
         try:
@@ -44,6 +47,20 @@ def runs_here(site: SlurmSite) -> bool | None:
     except Unreachable:
         return None
     return hosts == {socket.gethostname().split(".")[0]} if hosts else None
+
+
+def _times(site: SlurmSite, needs: Sequence[Need], limits: Mapping[str, float]) -> Iterator[Finding]:
+    """sbatch takes a job that is longer than its partition allows, unless the cluster is told otherwise; it then waits for ever."""
+    for need in needs:
+        partition = (need.request.gpus and site.gpu.partition) or site.partition or "*"
+        allowed = [limits[name] for name in partition.split(",") if name in limits]
+        if allowed and need.request.time_min > max(allowed):
+            where = "the default partition" if partition == "*" else f"partition {partition}"
+            yield Finding(
+                "error",
+                f"slurm: a job of {need} would wait for ever: {where} allows {max(allowed):g} min; "
+                f"set executor.max_time_min: {max(allowed):g}, or change slurm.partition",
+            )
 
 
 def _where(site: SlurmSite) -> str:

@@ -159,9 +159,10 @@ def database_address(text: str, store: str | None) -> str | dict[str, str]:
         scheme, password, complete = parts.scheme, parts.password, bool(parts.hostname or parts.query) and parts.path not in ("", "/")
     except ValueError:
         scheme, password, complete = "", None, False
-    if password is not None:
+    secret = re.search(r"[?&;](?!(?:sslmode|sslrootcert|connect_timeout|application_name|options|host|port)=)", text)
+    if password is not None or re.search(r"//[^@]*:.*@", text) or secret:
         raise ConfigError(
-            "--database: the address has a password, which would be in a file and in the list of processes; "
+            "--database: the address has a password or an option that may be one, which would be in a file and in the list of processes; "
             "export the whole address as a variable, such as AFRAME_DATABASE, and give --database env:AFRAME_DATABASE"
         )
     if scheme not in ("postgresql", "postgres", "postgresql+psycopg2") or not complete:

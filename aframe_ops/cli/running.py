@@ -168,7 +168,7 @@ def _one_run(run: RunDirectory, instance, console: Console, states: dict[str, As
     console.print(f"$ {dagster_line(names, keys)}", style="dim", soft_wrap=True, highlight=False)
     logs = run.path / "logs"
     logs.mkdir(exist_ok=True)
-    success = False
+    success, broken = False, ""
     progress = Progress(console)
 
     def started(run_id: str) -> None:
@@ -187,16 +187,20 @@ def _one_run(run: RunDirectory, instance, console: Console, states: dict[str, As
         try:
             for event in execute(instance, names, keys, started=started):
                 progress.handle(event)
+                if event.event_type == DagsterEventType.RUN_FAILURE and event.job_failure_data.error:
+                    broken = event.job_failure_data.error.message.strip()
                 success = success or event.event_type == DagsterEventType.RUN_SUCCESS
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             pass
     if not success:
-        _report_failure(console, progress, logs, run)
+        _report_failure(console, progress, logs, run, "" if "Interrupted" in broken else broken)
         raise RunFailed
 
 
-def _report_failure(console: Console, progress, logs: Path, run: RunDirectory) -> None:
-    if progress.failed:
+def _report_failure(console: Console, progress, logs: Path, run: RunDirectory, broken: str) -> None:
+    if broken and not progress.failed:
+        console.print(f"the run broke off: {broken}; output of every step: {logs}", style="red", markup=False)
+    elif progress.failed:
         console.print(f"{len(progress.failed)} step{'s' * (len(progress.failed) > 1)} failed; output of every step: {logs}", style="red")
     else:
         console.print(f"interrupted; output of every step: {logs}", style="yellow")

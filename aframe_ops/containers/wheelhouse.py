@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +145,7 @@ def build(
         folder.mkdir(parents=True, exist_ok=True)
         if folder.stat().st_mode & 0o002:
             raise WheelhouseError(f"{folder}: everybody may write there, and jobs would install what they find; `chmod o-w` it first")
-        with FileLock(folder / ".lock", timeout=0), tempfile.TemporaryDirectory(dir=folder, prefix=".arriving-") as temporary:
+        with FileLock(folder / ".lock", timeout=0), _arriving(folder) as temporary:
             builder = Builder(pip, folder, target, _pins(source, torch), Path(temporary), tell)
             tell(f"building our own wheel from {source}")
             own = builder.own_wheel(source)
@@ -160,6 +162,15 @@ def build(
         raise WheelhouseError(f"{folder}: {e.strerror or e} ({e.filename or folder})") from None
     unused = {p.name for p in folder.glob("*.whl")} - {w.file for w in wheels}
     return Summary(target, wheels, [w for w in wheels if w.file not in previous], sorted(unused))
+
+
+@contextmanager
+def _arriving(folder: Path) -> Iterator[str]:
+    """A folder for what is not whole yet. One that a killed call left holds gigabytes, and goes first; `folder` is locked."""
+    for left in folder.glob(".arriving-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".arriving-") as temporary:
+        yield temporary
 
 
 def _look(folder: Path, target: Target) -> set[str]:

@@ -182,7 +182,7 @@ class Slurm(Scheduler):
         if state in _RUNNING:
             return JobState(Phase.RUNNING, seconds=seconds)
         stuck = bool(_STUCK.search(reason))
-        return JobState(Phase.PENDING, reason + (f" (see `scontrol show job {id}`)" if stuck else ""), stuck=stuck)
+        return JobState(Phase.PENDING, reason + (f"{_remedy(reason)} (see `scontrol show job {id}`)" if stuck else ""), stuck=stuck)
 
     def _ending(self, id: str, state: str, code: str) -> str:
         request = self._requests.get(id)
@@ -209,12 +209,40 @@ class Slurm(Scheduler):
                 if len(row := line.split("|")) == len(columns):
                     yield row
 
+    def time_limits(self) -> dict[str, float]:
+        """Longest time limit of each partition, minutes (infinite where there is none); the default one also as ``*``.
+
+        Raises:
+            Unreachable: nothing is known.
+        """
+        limits: dict[str, float] = {}
+        for line in self._ask("sinfo", "--noheader", "--format=%P,%l").stdout.split():
+            name, _, text = line.rpartition(",")
+            limit = _seconds(text) / 60 if text[:1].isdigit() else math.inf
+            limits |= dict.fromkeys((name.rstrip("*"), "*") if name.endswith("*") else (name,), limit)
+        return limits
+
     def _ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Runs a command that can only fail because the controller does not answer, or does not know a job."""
         done = self._call(*words)
         if done.returncode and not re.search("invalid job id|already (completing|completed|finished)", done.stderr, re.IGNORECASE):
             raise Unreachable(complaint(done))
         return done
+
+
+_REMEDIES = {
+    "PartitionTimeLimit": "executor.max_time_min",
+    "PartitionConfig": "slurm.partition, executor.max_memory_gb",
+    "PartitionNodeLimit": "slurm.partition",
+    "InvalidAccount": "slurm.account",
+    "InvalidQOS": "slurm.qos",
+    "BadConstraints": "slurm.directives",
+}
+
+
+def _remedy(reason: str) -> str:
+    found = next((key for word, key in _REMEDIES.items() if word in reason), None)
+    return f"; Ctrl-C, change {found}, run again" if found else ""
 
 
 def script(job: BatchJob, site: SlurmSite) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from aframe_ops.sites.node import NodeSite
-from aframe_ops.sites.part import Part, Word
+from aframe_ops.sites.part import Part, Program, Word
 
 ACCOUNT = r"[A-Za-z0-9_][A-Za-z0-9_.@-]*"
 """Pattern of an accounting group and of its user."""
@@ -92,7 +92,7 @@ class HTCondorSite(NodeSite):
         default=True,
         description="nodes see the run directory; false: the step's files are transferred, and the store has to be on S3",
     )
-    command: list[str] = Field(default=[], description="words in front of condor_submit, condor_q, ...: [ssh, login]")
+    command: list[Program] = Field(default=[], description="words in front of condor_submit, condor_q, ...: [ssh, login]")
     setup: str = Field(default="", description="shell lines that every job runs before Python; one that fails ends it")
     signal_seconds: int = Field(default=120, ge=0, description="how long before its time limit a step is interrupted; 0: not")
 

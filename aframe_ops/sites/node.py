@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from aframe_ops.containers.node_install import InstallError, require_node_disk
-from aframe_ops.sites.part import Part
+from aframe_ops.sites.part import Part, Program
 
 
 def _node_disk(text: str) -> str:
@@ -33,7 +33,7 @@ class NodeSite(Part):
     wheelhouse: Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f$\\]*$"), AfterValidator(_folder)] | None = Field(
         default=None, description="folder of `aframe wheelhouse`; jobs install from it onto node_disk. None: python has the project"
     )
-    python: str | None = Field(
+    python: Program | None = Field(
         default=None,
         description="interpreter on the nodes or in the container; None: the one that submits, or with a wheelhouse one on the path",
     )

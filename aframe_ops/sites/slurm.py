@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from aframe_ops.sites.node import NodeSite
-from aframe_ops.sites.part import Part, Word
+from aframe_ops.sites.part import Part, Program, Word
 
 OWN_DIRECTIVES = {
     "partition": "slurm.partition",
@@ -63,7 +63,7 @@ class SlurmSite(SlurmQueue, NodeSite):
     """How to use SLURM. The run directory, the store and the Python environment or a wheelhouse are on a disk that the nodes see."""
 
     gpu: SlurmGpuQueue = SlurmGpuQueue()
-    command: list[str] = Field(default=[], description="words in front of sbatch, squeue, ...: [ssh, login] for a login node elsewhere")
+    command: list[Program] = Field(default=[], description="words in front of sbatch, squeue, ...: [ssh, login] for a login node elsewhere")
     setup: str = Field(
         default="", description="shell lines that every job runs before Python, such as module loads; one that fails ends it"
     )

@@ -184,6 +184,8 @@ def test_blocks_are_as_many_as_the_row_needs():
 class Loudest:
     """Looks at what is above a threshold, and keeps it with `around` outputs on each side if the second score is not low."""
 
+    span = 0
+
     def __init__(self, threshold: float, around: int) -> None:
         self.threshold, self.around = threshold, around
 

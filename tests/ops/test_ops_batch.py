@@ -128,10 +128,21 @@ def test_the_asset_of_a_step():
         ("htcondor: {container_image: 'a$(b)'}", "htcondor.container_image = 'a$(b)'"),
         ("htcondor: {commands: {queue: '2'}}", "queue is set by the executor alone"),
         ("executor: {routes: {gpus: htcondor}}\nhtcondor: {shared_disk: false}", "expected s3://bucket/prefix"),
-        ("slurm: {partitions: a}", "slurm.partitions = 'a'"),
+        ("slurm: {partitions: a}", "slurm.partitions = 'a': unknown key; did you mean partition?"),
+        ("slurm: {gpu: {zzz: a}}", "slurm.gpu.zzz = 'a': unknown key; expected one of partition, account, qos, directives, types"),
+        ("sIurm: {partition: a}", "sIurm = {'partition': 'a'}: unknown key; did you mean slurm?"),
+        ("slurm: {account: 123}", "slurm.account = 123: expected text; put it in quotes"),
+        ("slurm: {directives: --x}", "slurm.directives = '--x': expected a list, as in [a, b]"),
+        ("slurm: [a]", "slurm = ['a']: expected keys with values below it"),
+        ('slurm: {command: ["a\\0b"]}', "slurm.command.0 = 'a\\x00b': expected text of the form"),
+        ("slurm: {command: ['']}", "slurm.command.0 = '': expected text of the form"),
+        ("executor: {backend: local}\nexecutor: {backend: slurm}", "executor: stands there more than once"),
+        ("executor: {poll_seconds: .inf}", "executor.poll_seconds = inf"),
+        ("directory: /etc", "directory: is the folder of this file and cannot be set"),
+        ("store: {root: 's3://key:plan/ted@bucket/x'}", "store = {'root': 's3://***@bucket/x'}: expected an address without user and keys"),
         ("executor: {backend: kubernetes}", "kubernetes.image is not set"),
         ("kubernetes: {namespace: 'A b'}", "kubernetes.namespace = 'A b'"),
-        ("kubernetes: {volumes: [{path: /d}]}", "Value error, expected exactly one of claim, secret, empty_gb"),
+        ("kubernetes: {volumes: [{path: /d}]}", ": expected exactly one of claim, secret, empty_gb"),
         ("kubernetes: {volumes: [{path: /d/../e, claim: c}]}", "'..' is not allowed"),
         ("kubernetes: {volumes: [{path: /dev/shm/, claim: c}]}", "mounted by the executor itself"),
         ("kubernetes: {volumes: [{path: /d, claim: c}, {path: /d/, claim: e}]}", "more than one at /d"),
@@ -145,6 +156,15 @@ def test_mistakes_in_the_site_file_are_named(tmp_path, text, said):
     with pytest.raises(ConfigError) as e:
         load_site(path)
     assert said in str(e.value)
+
+
+def test_a_section_of_comments_is_none_and_bytes_are_no_site(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text("executor:\n  # backend: slurm\nslurm: {partition: a}\n")
+    assert load_site(path).executor.backend == "local"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"cannot be read .*expected a site file"):
+        load_site(path)
 
 
 def test_a_site_is_read_again_as_it_was_written(tmp_path):

@@ -130,6 +130,24 @@ def test_gpus_that_do_not_fit(fake, tmp_path, site, gres, level, said):
     assert any(said in text for text in texts(found, level)), found
 
 
+@pytest.mark.parametrize(
+    ("site", "minutes", "said"),
+    [
+        ({}, 61, "a job of 2 cores, 1 GB, 61 min (train) would wait for ever: the default partition allows 60 min"),
+        ({"partition": "long"}, 1441, "partition long allows 1440 min; set executor.max_time_min: 1440"),
+        ({"partition": "cpu,long"}, 61, None),
+        ({"partition": "gpu"}, 10**6, None),
+        ({}, 60, None),
+    ],
+)
+def test_a_job_longer_than_its_partition_allows_is_told_though_sbatch_takes_it(fake, tmp_path, site, minutes, said):
+    fake("sbatch", err="sbatch: Job 17 to start")
+    fake("sinfo", "cpu*,1:00:00\nlong,1-00:00:00\ngpu,infinite")
+    need = Need(Request(cpus=2, memory_gb=1, time_min=minutes), ("train",))
+    errors = texts(check_slurm(SlurmSite(**site), [need], tmp_path), "error")
+    assert len(errors) == (said is not None) and all(said in e for e in errors), errors
+
+
 def test_a_cluster_of_this_machine_alone_is_known_as_such(fake):
     here = os.uname().nodename.split(".")[0]
     fake("sinfo", rows(("a", here, "(null)"), ("b", here, "(null)")))

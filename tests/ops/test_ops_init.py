@@ -225,6 +225,13 @@ def test_a_shared_database_is_written_by_reference(tmp_path):
     assert result.exit_code == 2 and "has another database than --database" in result.output
 
 
+@pytest.mark.parametrize("rest", ["u:ge/planted@eim1@h/x", "u:planted@h/x", "h/x?password=planted", "h/x?sslmode=require&passfile=planted"])
+def test_a_password_in_an_address_is_refused_and_written_nowhere(tmp_path, rest):
+    result = call("init", tmp_path / "run", "--preset", "demo", "--database", f"postgresql+psycopg2://{rest}")
+    assert result.exit_code == 2 and "--database env:AFRAME_DATABASE" in result.output and "planted" not in result.output
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and "planted" in p.read_text()]
+
+
 def test_a_shared_database_without_a_password_is_written_as_it_is(tmp_path):
     for text in ("postgresql://me@db.example.org:5433/search", "postgresql+psycopg2://me@db.example.org:5433/search"):
         run = tmp_path / text.partition(":")[0]

@@ -79,7 +79,7 @@ def test_a_bad_file_is_refused_before_anything_starts(case, tmp_path, monkeypatc
     run = experiment(tmp_path / "run", files, over)
     for name in ("AFRAME_CONFIG", "AFRAME_SITE", "DAGSTER_HOME", "DAGSTER_MODULE_NAME"):
         monkeypatch.setenv(name, "")  # what a run sets is undone
-    monkeypatch.setattr(running, "_instance", lambda run: pytest.fail("Dagster was started"))
+    monkeypatch.setattr(running, "open_instance", lambda run: pytest.fail("Dagster was started"))
     for command in ("plan", "run"):
         done = CliRunner().invoke(app, [command, str(run)])
         assert done.exit_code == 2, done.output

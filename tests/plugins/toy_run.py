@@ -39,7 +39,8 @@ class Toy:
     @property
     def env(self) -> dict[str, str]:
         return {
-            **{k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"},
+            # not what another test of this process has set: dagster refuses a file beside DAGSTER_MODULE_NAME
+            **{k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS" and not k.startswith(("DAGSTER_", "AFRAME_"))},
             "DAGSTER_HOME": str(self.path / "dagster_home"),
             "AFRAME_CONFIG": str(self.path / "aframe.yaml"),
             "TOY": str(self.notes_dir),
