@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from aframe_ops.executor.base import Attempt, Request
@@ -45,21 +46,25 @@ class Budget:
 
     Args:
         cores, memory_gb: what all running steps together may use.
-        gpus: names of the GPUs.
+        gpus: names of the GPUs, or what finds them, which may take long: it is asked once, when a step wants one.
         steps_per_gpu: so many steps may have the same one.
     """
 
-    def __init__(self, cores: int, memory_gb: float, gpus: Sequence[str] = (), steps_per_gpu: int = 1):
-        self.cores, self.memory_gb, self.gpus = cores, memory_gb, list(gpus)
-        self._steps_per_gpu = steps_per_gpu
+    def __init__(self, cores: int, memory_gb: float, gpus: Sequence[str] | Callable[[], Sequence[str]] = (), steps_per_gpu: int = 1):
+        self.cores, self.memory_gb = cores, memory_gb
+        self._gpus, self._steps_per_gpu = gpus, steps_per_gpu
         self._held: dict[Attempt, tuple[Request, tuple[str, ...]]] = {}
+
+    @cached_property
+    def gpus(self) -> list[str]:
+        return list(self._gpus() if callable(self._gpus) else self._gpus)
 
     def share(self, request: Request) -> Request:
         """What a step with `request` really gets."""
         return request._replace(
             cpus=min(request.cpus, self.cores),
             memory_gb=min(request.memory_gb, self.memory_gb),
-            gpus=min(request.gpus, len(self.gpus)),
+            gpus=min(request.gpus, len(self.gpus)) if request.gpus else 0,
         )
 
     def take(self, attempt: Attempt, request: Request) -> tuple[str, ...] | None:
@@ -68,7 +73,7 @@ class Budget:
         cores = sum(r.cpus for r, _ in self._held.values()) + share.cpus
         memory = sum(r.memory_gb for r, _ in self._held.values()) + share.memory_gb
         used = Counter(name for _, names in self._held.values() for name in names)
-        free = sorted((g for g in self.gpus if used[g] < self._steps_per_gpu), key=lambda g: used[g])
+        free = sorted((g for g in self.gpus if used[g] < self._steps_per_gpu), key=lambda g: used[g]) if share.gpus else []
         if cores > self.cores or memory > self.memory_gb + 1e-9 or share.gpus > len(free):
             return None
         names = tuple(free[: share.gpus])

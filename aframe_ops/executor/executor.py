@@ -45,7 +45,7 @@ def _local(setup: RunSetup, site: SiteConfig) -> Handler:
         setup,
         cores=executor.cores or machine_cores(),
         memory_gb=executor.memory_gb or machine_memory_gb(),
-        gpus=machine_gpus() if executor.gpus is None else executor.gpus,
+        gpus=machine_gpus if executor.gpus is None else executor.gpus,
         steps_per_gpu=executor.steps_per_gpu,
         fork=executor.fork,
     )

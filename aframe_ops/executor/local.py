@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,7 +175,7 @@ class LocalHandler(Handler):
 
     Args:
         cores, memory_gb: what all running steps together may use.
-        gpus: names of the GPUs that are handed out; a step that asks for some sees those and no other.
+        gpus: names of the GPUs that are handed out, or what finds them; a step that asks for some sees those and no other.
         steps_per_gpu: so many steps may have the same one.
         fork: use a fork server (else new interpreters).
         patience: seconds that an interrupted step has to end by itself.
@@ -191,7 +191,7 @@ class LocalHandler(Handler):
         *,
         cores: int,
         memory_gb: float,
-        gpus: Sequence[str] = (),
+        gpus: Sequence[str] | Callable[[], Sequence[str]] = (),
         steps_per_gpu: int = 1,
         fork: bool = True,
         patience: float = 10.0,

@@ -10,7 +10,10 @@ from itertools import pairwise
 
 import pytest
 
+from aframe_ops.executor.base import Attempt, Request, RunFiles, RunSetup
 from aframe_ops.executor.budget import machine_gpus
+from aframe_ops.executor.executor import HANDLERS
+from aframe_ops.site import SiteConfig
 
 
 def gone(toy, timeout: float = 10.0) -> bool:
@@ -168,6 +171,22 @@ def test_gpus_of_this_machine(monkeypatch, tmp_path):
     assert machine_gpus() == ["0", "1"]
     tool.write_text("#!/bin/sh\necho 'could not communicate with the driver'\nexit 9\n")
     assert machine_gpus() == []
+
+
+def test_gpus_are_looked_for_once_and_only_when_a_step_wants_one(monkeypatch, tmp_path):
+    """nvidia-smi may take 20 s where a GPU hangs."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\necho 0\necho 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    budget = HANDLERS["local"](RunSetup(RunFiles(tmp_path), {}), SiteConfig(directory=tmp_path))._budget
+    plain, wants = Request(cpus=0, memory_gb=0), Request(cpus=0, memory_gb=0, gpus=3)
+    assert budget.share(plain).gpus == 0 and budget.take(Attempt("r", "plain", 0), plain) == ()
+    assert not (tmp_path / "asked").exists()
+    assert budget.share(wants).gpus == 2 and budget.take(Attempt("r", "wants", 0), wants) == ("0", "1")
+    assert budget.take(Attempt("r", "waits", 0), wants) is None
+    assert (tmp_path / "asked").read_text() == "asked\n"
 
 
 def test_without_a_fork_server(toy):
