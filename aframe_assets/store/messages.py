@@ -36,6 +36,10 @@ class Messages:
         """One of them, or None."""
         return self._store._read(f"{self._folder}/{check_name(name)}")
 
+    def remove(self, name: str) -> None:
+        """Removes one, if it is there."""
+        self._store._remove(f"{self._folder}/{check_name(name)}")
+
     def clear(self) -> None:
         """Removes all of them."""
         self._store._remove(self._folder)

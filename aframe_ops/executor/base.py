@@ -27,7 +27,8 @@ from aframe_assets.tags import RESOURCES_TAG
 if TYPE_CHECKING:
     from aframe_ops.leases import Claims
 
-_FINAL = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_UP_FOR_RETRY}
+FINAL = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_UP_FOR_RETRY}
+"""Events that end an attempt; no other event of it comes after them that refers to an earlier one."""
 
 RELAYED = "aframe:"
 """Lines of a step's output that start so are for the user and are repeated on the run worker's stderr."""
@@ -132,7 +133,7 @@ def relay_to(stream: Any) -> None:
 def reported(instance: dg.DagsterInstance, attempt: Attempt) -> bool:
     """Whether the event log holds this attempt's end. 'The process is gone' is not 'the step failed': reporting a
     failure beside a success that is on its way would end the whole run."""
-    records = instance.get_records_for_run(attempt.run_id, of_type=_FINAL).records
+    records = instance.get_records_for_run(attempt.run_id, of_type=FINAL).records
     return sum(r.event_log_entry.step_key == attempt.step for r in records) > attempt.number
 
 

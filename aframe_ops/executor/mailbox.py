@@ -44,7 +44,7 @@ class Mailbox:
         self.folder = _folder(run_id)
         self._messages = Messages(open_store(url, cache_dir), self.folder)
         self._there: dict[str, list[int]] = {}
-        self._looked = float("-inf")
+        self._looked, self._used = float("-inf"), False
 
     def read(self, name: str, offset: int) -> bytes:
         """What was sent as `name`, from byte `offset` on, as far as it is there.
@@ -60,9 +60,23 @@ class Mailbox:
                 found += (piece or b"")[offset + len(found) - start :]
         return found
 
+    def discard(self, name: str, offset: int) -> None:
+        """Removes what is known to be there of `name` and ends before byte `offset`.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        starts = [s for s in self._there.get(name, ()) if s < offset]
+        # Of a job's file that was brought in part, the last line may be only here.
+        if starts and starts[-1] + len(self._messages.get(_piece(name, starts[-1])) or b"") > offset:
+            starts.pop()
+        for start in starts:
+            self._messages.remove(_piece(name, start))
+            self._there[name].remove(start)
+
     def clear(self) -> None:
-        """Removes everything, if there is anything."""
-        if self._there:
+        """Removes everything, if there was anything."""
+        if self._used:
             self._messages.clear()
 
     def _look(self) -> None:
@@ -72,7 +86,7 @@ class Mailbox:
         for piece in self._messages.names():
             name, _, start = piece.rpartition("@")
             there.setdefault(name, []).append(int(start))
-        self._there, self._looked = there, time.monotonic()
+        self._there, self._looked, self._used = there, time.monotonic(), self._used or bool(there)
 
     def _needed(self, name: str, start: int, offset: int) -> bool:
         later = [s for s in self._there[name] if s > start]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from dagster_shared.check import CheckError
 from dagster_shared.serdes.errors import DeserializationError
 
 from aframe_assets.store.errors import StoreError
-from aframe_ops.executor.base import Attempt
+from aframe_ops.executor.base import FINAL, Attempt
 from aframe_ops.executor.mailbox import Mailbox
 from aframe_ops.executor.reference import FIRST_ID
 from aframe_ops.executor.step_output import StepOutput
@@ -53,6 +54,12 @@ class Source:
             pass
         return self._mailbox.read(self._name, offset) if self._mailbox else b""
 
+    def discard(self, offset: int) -> None:
+        """Nobody will read again what was sent before byte `offset`, where a line begins."""
+        if self._mailbox:
+            with contextlib.suppress(OSError, StoreError):  # it is removed with the rest at the run's end
+                self._mailbox.discard(self._name, offset)
+
 
 class EventRelay:
     """Stores the events of one attempt in `instance`.
@@ -83,6 +90,7 @@ class EventRelay:
         self._stored: Counter[str] | None = None
         self._ids: dict[int, int] = {}
         self._unnumbered: dict[int, tuple[dg.DagsterEvent, str]] = {}
+        self._finished = False
         self.behind: str | None = None
 
     def pump(self) -> None:
@@ -103,9 +111,12 @@ class EventRelay:
                 break
             self._take(line)
             self._offset += len(line)
+        if self._finished:  # what is listed at each look stays short; and late lines go the same way
+            self._source.discard(self._offset)
 
     def finish(self) -> None:
         """The job has ended: stores what is left, and closes the step's output."""
+        self._finished = True
         self.pump()
         self._output.finish()
 
@@ -130,6 +141,8 @@ class EventRelay:
             self._in_doubt = False
         if entry.dagster_event and entry.dagster_event.event_type in _REFERRED:
             self._unnumbered[number] = entry.dagster_event, text
+        if entry.dagster_event and entry.dagster_event.event_type in FINAL:  # no event after it refers to another
+            self._unnumbered.clear()
         if entry.dagster_event and entry.dagster_event.event_type is dg.DagsterEventType.LOGS_CAPTURED:
             self._output.open(entry.dagster_event.logs_captured_data.file_key)
 

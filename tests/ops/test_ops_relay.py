@@ -229,14 +229,56 @@ def test_events_through_a_store(instance, tmp_path, monkeypatch):
                 time.sleep(0.02)
         file.append(line(5))
         file.append(line(6))
-    relay.finish()
-    assert stored(instance) == expected(7)
     # a run worker that knows nothing reads the same from the beginning
     assert Mailbox(store, RUN).read("step.0", 0) == file.path.read_bytes()
     assert Mailbox(store, RUN).read("step.0", 100) == file.path.read_bytes()[100:]
     assert Mailbox(store, RUN).read("step.1", 0) == b""
-    box.clear()
+    relay.finish()
+    assert stored(instance) == expected(7)
     assert Mailbox(store, RUN).read("step.0", 0) == b""
+
+
+def test_of_a_step_that_has_ended_nothing_is_kept(instance, tmp_path, monkeypatch):
+    """Not in the store, where all that is there is listed at each look; and not what others may refer to."""
+    monkeypatch.setattr(mailbox, "LOOK_S", 0.0)
+    box = Mailbox(str(tmp_path / "store"), RUN)
+
+    def send(name: str, start: int, text: str) -> int:
+        box._messages.put(f"{name}@{start:012d}", text.encode())
+        return start + len(text)
+
+    relay = relay_of(instance, tmp_path / "step.0.events", source=Source(tmp_path / "step.0.events", box, "step.0"))
+    sizes = [0]
+    for i in range(3):
+        sizes.append(send("step.0", sizes[-1], line(i) + "\n"))
+    send("other.0", 0, line(7) + "\n")
+    relay.pump()
+    relay.finish()
+    assert box._messages.names() == ["other.0@000000000000"] and stored(instance) == expected(3)
+    # what comes late, or once more, is taken once and removed too
+    send("step.0", sizes[2], line(2) + "\n")
+    send("step.0", sizes[3], line(3) + "\n")
+    relay.pump()
+    assert box._messages.names() == ["other.0@000000000000"] and stored(instance) == expected(4)
+
+
+def test_a_store_that_is_away_when_messages_are_removed_hinders_nothing(instance, tmp_path, monkeypatch):
+    from aframe_assets.store.messages import Messages
+
+    monkeypatch.setattr(mailbox, "LOOK_S", 0.0)
+
+    def away(self, name):
+        raise StoreError("s3 blinks")
+
+    box = Mailbox(str(tmp_path / "store"), RUN)
+    box._messages.put("step.0@000000000000", (line(0) + "\n").encode())
+    relay = relay_of(instance, tmp_path / "step.0.events", source=Source(tmp_path / "step.0.events", box, "step.0"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Messages, "remove", away, raising=False)
+        relay.finish()
+    assert stored(instance) == expected(1) and relay.behind is None
+    box.clear()
+    assert not box._messages.names()
 
 
 def test_reaping_removes_what_a_dead_run_was_sent(tmp_path):
