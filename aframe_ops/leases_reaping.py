@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import dagster as dg
 
@@ -23,6 +25,9 @@ from aframe_ops.leases import leases_of
 from aframe_ops.leases_watch import Watch, age_s, asked_as, elsewhere, identified
 from aframe_ops.runs import SIGN_OF_LIFE_S, life, reap
 from aframe_ops.site import SiteConfig
+
+GONE_S = 3600.0
+"""A job that was submitted so long ago and that is gone is asked about no more; a younger one may be on its way there."""
 
 
 class Unsure(Exception):
@@ -38,6 +43,7 @@ class Leftover:
         run, step: whose it is.
         place: which batch system of that kind has it; empty where it is not known.
         leases: what the store holds under the keys of its work.
+        record: the file that says that it was submitted; None for one that is known from its leases.
         state: what the batch system says; None before it is asked, and where it does not know the job.
         outcome: what was done or found, for the user.
     """
@@ -50,6 +56,7 @@ class Leftover:
     step: str
     place: str = ""
     leases: dict[str, Found] = field(default_factory=dict)
+    record: Path | None = None
     state: JobState | None = None
     outcome: str = ""
 
@@ -114,6 +121,8 @@ def reap_all(instance: dg.DagsterInstance, site: SiteConfig, *, dry_run: bool = 
     for job in jobs:
         if not job.outcome:
             job.outcome = _end(job, site, watch, dry_run)
+        elif job.outcome == _GONE and not dry_run:
+            _ask_no_more(job)
     if not dry_run and any(site.executor.transport_of(backend) == "detached" for backend in site.executor.backends):
         marks = [path for path in site.logs.glob(f"*/{LEFT_NAME}") if path.parent.name not in waited]
         with contextlib.suppress(StoreError):  # the next time, then
@@ -149,13 +158,14 @@ def _leftovers(instance: dg.DagsterInstance, site: SiteConfig, alive: dict[str, 
 
 
 def _recorded(site: SiteConfig) -> Iterator[Leftover]:
-    """Jobs that were submitted and that have not written how they ended."""
+    """Jobs that were submitted, that have not written how they ended, and that were not found to be gone long ago."""
     for path in site.logs.glob("*/*.job"):
-        if not path.with_suffix(".usage").exists():
+        if not path.with_suffix(".usage").exists() and not path.with_suffix(".over").exists():
             try:
                 said = json.loads(path.read_text())
                 place = said.get("place", "")
-                yield Leftover(said["backend"], said["name"], said["submitted_as"], said["id"], path.parent.name, path.stem, place)
+                about = said["backend"], said["name"], said["submitted_as"], said["id"], path.parent.name, path.stem
+                yield Leftover(*about, place, record=path)
             except (OSError, ValueError, KeyError):  # being written; its run lives
                 continue
 
@@ -245,6 +255,13 @@ def _end(job: Leftover, site: SiteConfig, watch: Watch, dry_run: bool) -> str:
     except (StoreError, OSError) as e:
         return f"left as it is: its lease cannot be written ({_first_line(e)})"
     return "cancelled"
+
+
+def _ask_no_more(job: Leftover) -> None:
+    """Notes that a job is gone; else every one that ever was would be asked about each time."""
+    with contextlib.suppress(OSError):  # the next time, then
+        if job.record is not None and time.time() - job.record.stat().st_mtime > GONE_S:
+            job.record.with_suffix(".over").touch()
 
 
 def _first_line(error: BaseException) -> str:

@@ -51,7 +51,8 @@ class BatchHandler(Handler):
     """Runs each step as a job of `scheduler`.
 
     Files of an attempt, beside its output: ``.json`` (the spec; gone once the job has read it), ``.job`` (backend and id,
-    there before anyone is told that the job exists), ``.usage`` and ``.relay`` (written by the job).
+    there before anyone is told that the job exists), ``.over`` (empty; the job was seen to have ended),
+    ``.usage`` and ``.relay`` (written by the job).
     """
 
     def __init__(self, setup: RunSetup, scheduler: Scheduler, options: BatchOptions, detached: Detached | None = None):
@@ -320,6 +321,8 @@ class BatchHandler(Handler):
             return
         tracked.seen, tracked.phase = time.monotonic(), state.phase
         if state.phase is Phase.ENDED:
+            with contextlib.suppress(OSError):
+                self.setup.files.of(tracked.attempt, "over").touch()  # `aframe reap` need not ask about it
             self._end(tracked, state.words or "ended")
         elif state.phase is Phase.PENDING and state.stuck and state.words != tracked.told:
             tracked.told = state.words

@@ -341,6 +341,25 @@ def test_reap_cancels_jobs_of_runs_that_are_over(toy, claims, instance, status):
     assert reap_all(instance, site).jobs == []
 
 
+def test_reap_asks_no_more_about_jobs_that_are_long_gone(toy, claims, instance):
+    left = Left(toy, instance, claims, DagsterRunStatus.FAILURE)
+    left.claims.release(left.attempt)
+    record = toy.path / "logs" / left.run / "table.0.job"
+    Play(toy.notes_dir).cancel([left.id])
+    await_(lambda: not left.lives)
+
+    def asked() -> bool:
+        before = len(toy.notes("asked"))
+        reap_all(instance, load_site())
+        return len(toy.notes("asked")) > before
+
+    assert asked() and asked(), "it may be on its way there"
+    long_ago = time.time() - 7200
+    os.utime(record, (long_ago, long_ago))
+    reap_all(instance, load_site(), dry_run=True)
+    assert asked() and not asked()
+
+
 @pytest.mark.parametrize("status", [DagsterRunStatus.STARTED, DagsterRunStatus.FAILURE, None])
 def test_reap_never_touches_a_live_run_whatever_the_database_says(toy, claims, instance, status):
     left = Left(toy, instance, claims, status, lives=True)
