@@ -17,12 +17,12 @@ from dagster._core.executor.step_delegating import StepHandlerContext
 from dagster._utils.error import SerializableErrorInfo
 
 from aframe_ops.executor.base import RELAYED, Attempt, Handler, Relayed, Request, RunSetup, relay, reported, write_private
-from aframe_ops.executor.batch_options import PASSED, BatchOptions, job_name, passed_environment, scaled, small
-from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage
+from aframe_ops.executor.batch_options import PASSED, BatchOptions, job_name, passed_environment, scaled
+from aframe_ops.executor.scheduler import BatchJob, Full, JobState, Phase, Refused, Scheduler, Unreachable, Usage
+from aframe_ops.executor.submission import Submission
 from aframe_ops.executor.tracked import Tracked
-from aframe_ops.executor.usage import describe_usage
+from aframe_ops.executor.usage import describe_usage, described, written_usage
 from aframe_ops.executor.worker import LOG_VARIABLE
-from aframe_ops.leases import Asked
 
 if TYPE_CHECKING:
     from aframe_ops.executor.relay import EventRelay
@@ -62,10 +62,13 @@ class BatchHandler(Handler):
         self._tracked: dict[Attempt, Tracked] = {}
         self._instance: dg.DagsterInstance | None = None
         self._plan: Any = None
+        self._jobs = Submission(setup, scheduler, self._tell, self._complain, self._live)
         self._next_poll = self._next_relay = 0.0
         self._silent_since: float | None = None
         self._gathering_until: float | None = None
         self._stopping_since: float | None = None
+        self._rest_cancelled: str | None = None
+        self._unexpected: Exception | None = None
 
     @property
     def name(self) -> str:
@@ -92,25 +95,29 @@ class BatchHandler(Handler):
         tracked = Tracked(attempt, step, self._write(context, attempt), relays)
         if self._detached:
             relays.append(self._detached.follow(context, attempt, lambda message: self._tell(message, tracked)))
+        self._tracked[attempt] = tracked  # from now on, whatever happens, it may have a job
         gathered = self._scheduler.together > 1 and "[" in attempt.step
         if gathered:
-            self._gathering_until = time.monotonic() + GATHER_S
+            if self._gathering_until is None:  # else those that come one after the other would never be submitted
+                self._gathering_until = time.monotonic() + GATHER_S
         elif self._silent_since is None:
             try:
-                if self._allowed([tracked]):
-                    self._submit(tracked)
+                if self._jobs.allowed([tracked]):
+                    self._jobs.submit([tracked])
             except Unreachable as e:
                 self._fell_silent(e)
-        self._tracked[attempt] = tracked
-        request = tracked.job.request
-        gpus = f"{request.gpus} GPU{'s' * (request.gpus > 1)}, " if request.gpus else ""
-        wants = f"{request.cpus} core{'s' * (request.cpus > 1)}, {gpus}{request.memory_gb:.3g} GB, {request.time_min} min"
-        wants += f", code {self._scheduler.code}" if self._scheduler.code else ""
+            except Full as e:
+                self._jobs.has_no_room(e, tracked.job.request)
+            except Refused:
+                del self._tracked[attempt]
+                raise
+        wants = described(tracked.job.request) + (f", code {self._scheduler.code}" if self._scheduler.code else "")
         if tracked.id:
             return f"job {tracked.id} ({wants})"
         if self.setup.claims and not (gathered or tracked.claimed or self._silent_since is not None):
             return "waits for the job of another run"
-        return f"will be submitted {'with others' if gathered else f'when {self.name} answers'} ({wants})"
+        when = "with others" if gathered else f"when {self.name} {'has room' if tracked.told else 'answers'}"
+        return f"will be submitted {when} ({wants})"
 
     def state(self, attempt: Attempt) -> str | None:
         self._tick()
@@ -118,7 +125,7 @@ class BatchHandler(Handler):
         if tracked is None:
             return "its job is not known to this run"
         if tracked.ended is not None:
-            tracked.pump()  # before anybody calls it dead
+            self._follow(tracked)  # before anybody calls it dead
         return None if tracked.reads_behind else tracked.ended
 
     def stop(self, attempt: Attempt) -> str:
@@ -133,35 +140,55 @@ class BatchHandler(Handler):
             self._tick(now=True)
         if tracked.ended is not None:
             return f"job {tracked.id} was cancelled"
-        try:
-            self._find(tracked)
-            if tracked.id:
-                self._scheduler.cancel([tracked.id])
-        except Unreachable as e:
-            return f"job {tracked.id or tracked.job.name} may still run: {self.name} does not answer ({e}); cancel it by hand"
+        if why := self._cancel_rest():
+            return f"job {tracked.id or tracked.job.name} may still run: {self.name} does not answer ({why}); cancel it by hand"
+        if tracked.id is None:
+            return "had not been submitted"
         return f"job {tracked.id} was cancelled; it did not end within {self._options.patience_s:g} s of an interrupt"
 
     def close(self) -> None:
+        """Nothing that goes wrong keeps the rest from being done; the first that nobody expects is told."""
+        parts = [self._forget_unsubmitted, self._end_left, self._finish_all, self._give_back]
+        parts[3:3] = [self._detached.close] if self._detached else []
+        for part in parts:
+            try:
+                part()
+            except Unreachable:
+                pass  # stop() has said so
+            except Exception as e:
+                self._unexpected = self._unexpected or e
+        if self._unexpected:
+            self._complain(f"the end of the run is not clean ({type(self._unexpected).__name__}: {self._unexpected})")
+
+    def _forget_unsubmitted(self) -> None:
         for tracked in self._tracked.values():
             if tracked.id is None:
                 self._forget_spec(tracked.attempt)
+
+    def _end_left(self) -> None:
         left = [t for t in self._live() if t.id]
-        with contextlib.suppress(Unreachable):  # stop() has said so
-            unreported = [t.id for t in left if t.id and not (self._instance and reported(self._instance, t.attempt))]
-            if unreported:
-                self._scheduler.cancel(unreported)
-            # Steps report before their job is over, and what it used is known only then.
-            deadline = time.monotonic() + self._options.patience_s
-            while self._silent_since is None and (live := [t for t in left if t.ended is None]) and time.monotonic() < deadline:
-                self._poll(live)
-                time.sleep(min(1.0, self._options.poll_s))
+        unreported = [t.id for t in left if t.id and not self._reported(t)]
+        if unreported:
+            self._scheduler.cancel(unreported)
+        # Steps report before their job is over, and what it used is known only then.
+        deadline = time.monotonic() + self._options.patience_s
+        while self._silent_since is None and (live := [t for t in left if t.ended is None]) and time.monotonic() < deadline:
+            self._poll(live)
+            time.sleep(min(1.0, self._options.poll_s))
+
+    def _finish_all(self) -> None:
         for tracked in self._tracked.values():
             self._forget_spec(tracked.attempt)
         for tracked in self._tracked.values():
-            tracked.finish()
-        if self._detached:
-            self._detached.close()
-        self._give_back()
+            self._follow(tracked, last=True)
+
+    def _reported(self, tracked: Tracked) -> bool:
+        """Whether the step's end is known; not, if the event log cannot be asked."""
+        try:
+            return self._instance is not None and reported(self._instance, tracked.attempt)
+        except Exception as e:
+            self._unexpected = self._unexpected or e
+            return False
 
     def _write(self, context: StepHandlerContext, attempt: Attempt) -> BatchJob:
         files, request = self.setup.files, scaled(Request.of(context.step_tags[attempt.step]), attempt.number, self._options)
@@ -193,55 +220,12 @@ class BatchHandler(Handler):
             files=carried,
         )
 
-    def _submit(self, tracked: Tracked) -> None:
-        try:
-            self._find(tracked)
-            tracked.id = tracked.id or self._scheduler.submit(tracked.job)
-        except Unreachable:
-            tracked.doubtful = True
-            raise
-        self._submitted(tracked)
-        self._lease([tracked])
-
-    def _submitted(self, tracked: Tracked, name: str | None = None) -> None:
-        """Writes down that the job exists; `name` is that of the array that it was submitted in."""
-        tracked.seen = time.monotonic()
-        record = {"backend": self.name, "id": tracked.id, "name": tracked.job.name, "submitted_as": name or tracked.job.name}
-        record["place"] = self._scheduler.place
-        write_private(self.setup.files.of(tracked.attempt, "job"), json.dumps(record))
-
-    def _allowed(self, waiting: Sequence[Tracked]) -> list[Tracked]:
-        """Those of which no job of another run is making the same; the others are asked about again at the next tick."""
-        claims, new = self.setup.claims, [t for t in waiting if not t.claimed]
-        if claims is None or not new:
-            return list(waiting)
-        place = self._scheduler.place
-        answers = claims.ask([Asked(t.context, t.attempt, self.name, t.job.name, place, t.job.request.time_min) for t in new])
-        for tracked, answer in zip(new, answers, strict=True):
-            tracked.claimed = answer.start
-            if answer.quick:
-                tracked.job = small(tracked.job)
-            for line in answer.news:
-                self._tell(line, tracked)
-                relay(f"{RELAYED} step {tracked.attempt.step} {line}")
-        return [t for t in waiting if t.claimed]
-
-    def _lease(self, submitted: Sequence[Tracked]) -> None:
-        """Has the leases of these jobs name them."""
-        if self.setup.claims:
-            name = submitted[0].job.name
-            self.setup.claims.submitted({t.attempt: (str(t.id), name) for t in submitted})
-
     def _give_back(self) -> None:
         """Removes the leases of jobs that are over, or whose step has been reported."""
         for tracked in self._tracked.values() if self.setup.claims else ():
             submitted = tracked.id is not None or tracked.doubtful
-            if not submitted or tracked.ended is not None or (self._instance and reported(self._instance, tracked.attempt)):
+            if not submitted or tracked.ended is not None or self._reported(tracked):
                 self.setup.claims.release(tracked.attempt)
-
-    def _find(self, tracked: Tracked) -> None:
-        if tracked.id is None and tracked.doubtful:
-            tracked.id = self._scheduler.find(tracked.job.name)
 
     def _live(self) -> list[Tracked]:
         return [t for t in self._tracked.values() if t.ended is None]
@@ -252,59 +236,25 @@ class BatchHandler(Handler):
         if moment >= self._next_relay:
             self._next_relay = moment + 1.0
             for tracked in self._live():
-                tracked.pump()
-        gathered = self._gathering_until is not None and moment >= self._gathering_until and self._silent_since is None
+                self._follow(tracked)
+        gathered = self._gathering_until is not None and moment >= self._gathering_until
         if gathered:
             self._gathering_until = None
-        if moment < self._next_poll and not now and not gathered:
+        if moment < self._next_poll and not now and not (gathered and self._silent_since is None):
             return
+        self._next_poll = moment + self._options.poll_s  # now, for an exception that nobody expects
         try:
             submitted = [t for t in self._live() if t.id]
             waiting = [t for t in self._live() if t.id is None and self._stopping_since is None and self._gathering_until is None]
             if submitted:
                 self._poll(submitted)
-            self._submit_waiting(waiting)
+            self._jobs.submit_waiting(waiting, self._end)
         except Unreachable as e:
             self._fell_silent(e)
         else:
             if submitted or any(t.claimed or not self.setup.claims for t in waiting):
                 self._answers()
             self._next_poll = time.monotonic() + self._options.poll_s
-
-    def _submit_waiting(self, waiting: Sequence[Tracked]) -> None:
-        for group in self._groups(self._allowed(waiting)):
-            try:
-                if len(group) == 1:
-                    self._submit(group[0])
-                else:
-                    self._submit_together(group)
-            except Refused as e:
-                for tracked in group:
-                    self._end(tracked, f"was refused: {e}")
-            else:
-                for tracked in group:
-                    self._tell(f"job {tracked.id} was submitted", tracked)
-
-    def _groups(self, waiting: Sequence[Tracked]) -> Iterator[Sequence[Tracked]]:
-        """Those that may be submitted together."""
-        alike: dict[Any, list[Tracked]] = {}
-        for tracked in waiting:
-            job = tracked.job
-            # one that may exist is asked for by itself
-            alike.setdefault((job.request, job.number, job.folder, job.python_path, tracked.doubtful and job.name), []).append(tracked)
-        for group in alike.values():
-            yield from (group[i : i + self._scheduler.together] for i in range(0, len(group), self._scheduler.together))
-
-    def _submit_together(self, group: Sequence[Tracked]) -> None:
-        try:
-            ids = self._scheduler.submit_together([t.job for t in group])
-        except Unreachable:
-            for tracked in group:
-                tracked.doubtful = True
-            raise
-        for tracked, tracked.id in zip(group, ids, strict=True):
-            self._submitted(tracked, group[0].job.name)
-        self._lease(group)
 
     def _poll(self, asked: Sequence[Tracked]) -> None:
         states = self._scheduler.poll([t.id for t in asked if t.id])
@@ -335,18 +285,42 @@ class BatchHandler(Handler):
     def _end(self, tracked: Tracked, words: str) -> None:
         tracked.ended = f"its {self.name} job {tracked.id or ''} {words}".replace("  ", " ")
         tracked.phase = Phase.ENDED
-        tracked.finish()
+        self._follow(tracked, last=True)
         self._forget_spec(tracked.attempt)
         if self.setup.claims:
             self.setup.claims.release(tracked.attempt)
 
     def _forget_spec(self, attempt: Attempt) -> None:
         """A job that never started has left its spec, and with it credentials."""
-        self.setup.files.of(attempt, "json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.setup.files.of(attempt, "json").unlink(missing_ok=True)
+
+    def _follow(self, tracked: Tracked, *, last: bool = False) -> None:
+        """Relays what a job has said. What goes wrong with one job is told once, and holds up no other."""
+        try:
+            tracked.finish() if last else tracked.pump()
+            tracked.trouble = ""
+        except Exception as e:
+            known, tracked.trouble = tracked.trouble, f"{type(e).__name__}: {e}"
+            if not known:
+                self._complain(f"what {tracked.attempt} says cannot be passed on now ({tracked.trouble}); the run waits for it", tracked)
+
+    def _cancel_rest(self) -> str:
+        """Cancels all that is left in one go and only once: each vain question may block for many seconds. Why it failed."""
+        if self._rest_cancelled is None:
+            self._rest_cancelled = ""
+            try:
+                self._jobs.find(self._live())
+                if ids := [t.id for t in self._live() if t.id]:
+                    self._scheduler.cancel(ids)
+            except Exception as e:  # the other steps have to be stopped all the same
+                self._rest_cancelled = str(e) or type(e).__name__
+        return self._rest_cancelled
 
     def _end_gently(self) -> None:
-        ids = {phase: [t.id for t in self._live() if t.id and t.phase is phase] for phase in (Phase.PENDING, Phase.RUNNING)}
         try:
+            self._jobs.find(self._live())
+            ids = {phase: [t.id for t in self._live() if t.id and t.phase is phase] for phase in (Phase.PENDING, Phase.RUNNING)}
             if ids[Phase.PENDING]:
                 self._scheduler.cancel(ids[Phase.PENDING])
             if ids[Phase.RUNNING]:
@@ -372,8 +346,8 @@ class BatchHandler(Handler):
         """Reports what jobs used: from what they wrote themselves, else from the scheduler's books."""
         used: dict[str, Usage] = {}
         for tracked in ended:
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                used[str(tracked.id)] = Usage(**json.loads(self.setup.files.of(tracked.attempt, "usage").read_text()))
+            if usage := written_usage(self.setup.files.of(tracked.attempt, "usage")):
+                used[str(tracked.id)] = usage
         unknown = [str(t.id) for t in ended if str(t.id) not in used]
         if unknown:
             with contextlib.suppress(Unreachable):
@@ -383,6 +357,12 @@ class BatchHandler(Handler):
                 message, metadata = describe_usage(tracked.job.request, usage)
                 if message:
                     self._tell(f"job {tracked.id} used {message}", tracked, {"job id": dg.MetadataValue.text(str(tracked.id)), **metadata})
+
+    def _complain(self, message: str, tracked: Tracked | None = None) -> None:
+        """As `_tell`, and to whoever watches the run; the event log may be what fails."""
+        relay(f"{RELAYED} {self.name}: {message}")
+        with contextlib.suppress(Exception):
+            self._tell(message, tracked)
 
     def _tell(self, message: str, tracked: Tracked | None = None, metadata: Mapping[str, Any] | None = None) -> None:
         context = self._plan if tracked is None else tracked.context

@@ -24,6 +24,19 @@ class Refused(Exception):
     """The scheduler will never take this job as it is. The words are its own, and say which key of site.yaml to change."""
 
 
+class Full(Exception):
+    """The scheduler takes no more jobs like this one now; it is tried again while others go on. The words are its own.
+
+    Attributes:
+        surely: room is all that is missing. Otherwise it may be that such a job will never be taken, and it counts as
+            refused where no job of the run is queued that could make room.
+    """
+
+    def __init__(self, words: str, *, surely: bool = False):
+        super().__init__(words)
+        self.surely = surely
+
+
 class Phase(Enum):
     PENDING = "pending"
     RUNNING = "running"
@@ -121,7 +134,8 @@ class Scheduler(ABC):
     Every method blocks, and is called from the loop that also starts and watches all other steps: set a time limit of a
     few tens of seconds on each command or request, and raise `Unreachable` when it passes. Raise `Unreachable` also for
     whatever may be cured by time (connection refused, a server error, too many requests), and nothing else for it: any
-    other exception is taken to be a bug and ends the run.
+    other exception is taken to be a bug. When a step is launched it ends the run; later it is written to the event log,
+    with its traceback, each time that the scheduler is asked, and the run goes on.
 
     A job must never be started a second time by the scheduler itself (``--no-requeue``, ``backoffLimit: 0``,
     ``max_retries = 0``): trying again is Dagster's business, with a new attempt and a larger request. Should it happen
@@ -160,6 +174,7 @@ class Scheduler(ABC):
 
         Raises:
             Refused: it will never be taken.
+            Full: not beside those that are there already.
             Unreachable: not now. `find` is asked before the same job is submitted again.
         """
 
@@ -168,6 +183,7 @@ class Scheduler(ABC):
 
         Raises:
             Refused: none of them will ever be taken.
+            Full: not so many of them beside those that are there already; none has been submitted.
             Unreachable: not now; either all of them have been submitted or none. `find` knows each by its own name.
         """
         raise NotImplementedError

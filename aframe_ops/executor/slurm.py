@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from aframe_ops.executor.base import Request, write_private
 from aframe_ops.executor.commands import Commands, NotFound, complaint, launcher, require_wheelhouse
-from aframe_ops.executor.scheduler import BatchJob, JobState, Phase, Refused, Scheduler, Unreachable, Usage, exit_words
+from aframe_ops.executor.scheduler import BatchJob, Full, JobState, Phase, Refused, Scheduler, Unreachable, Usage, exit_words
 from aframe_ops.sites.slurm import SlurmSite
 
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
@@ -41,9 +41,11 @@ _STUCK = re.compile(
 )
 _LATER = re.compile(
     "unable to contact|connect failure|connection (refused|reset|timed out)|timed out|zero bytes|temporarily|try again"
-    "|communication|authentication|credential|MaxSubmitJob|submit limit|not responding",
+    "|communication|authentication|credential|not responding",
     re.IGNORECASE,
 )
+_LIMIT = re.compile(r"\b(Assoc|QOS)\w*Limit\b")
+"""Newer versions of SLURM name the limit; older ones have one sentence for the number of jobs and for what one asks for."""
 _HINTS = {
     "partition name": "change slurm.partition or slurm.gpu.partition",
     "account/partition": "change slurm.account and slurm.partition to a pair that `sacctmgr show associations` lists",
@@ -81,6 +83,7 @@ class Slurm(Scheduler):
         self._accounting = True
 
     def submit(self, job: BatchJob) -> str:
+        self._places.pop(job.name, None)
         id = self._submitted(script(job, self._site), job)
         self._requests[id] = job.request
         return id
@@ -121,21 +124,31 @@ class Slurm(Scheduler):
             raise Refused(str(e)) from None
         if done.returncode:
             said = complaint(done)
+            if "MaxSubmitJob" in said:
+                raise Full(said, surely=True)
+            if "submit limit" in said and not _LIMIT.search(said):
+                raise Full(said + _hint(said))
             raise Unreachable(said) if _LATER.search(said) else Refused(said + _hint(said))
         return done
 
     def find(self, name: str) -> str | None:
-        submitted, place = self._places.get(name, (name, None))
-        found = self.find_many([submitted]).get(submitted)
-        return found if found is None or place is None else f"{found}_{place}"
+        return self.find_many([name]).get(name)
 
     def find_many(self, names: Sequence[str]) -> Mapping[str, str]:
-        found: dict[str, str] = {}
-        for part in _parts(names):
-            # of an array the id that all its jobs have in common
-            done = self._ask("squeue", "--noheader", "--states=all", f"--name={','.join(part)}", "--format=%F,%j")
+        places = {name: self._places.get(name, (name, None)) for name in names}
+        queued: dict[str, list[str]] = {}
+        for part in _parts(list(dict.fromkeys(submitted for submitted, _ in places.values()))):
+            done = self._ask("squeue", "--noheader", "--array", "--states=all", f"--name={','.join(part)}", "--format=%i,%j")
             for id, _, name in (line.strip().partition(",") for line in done.stdout.splitlines()):
-                found.setdefault(name, id)
+                queued.setdefault(name, []).append(id)
+        found: dict[str, str] = {}
+        for name, (submitted, place) in places.items():
+            for id in queued.get(submitted, ()):
+                array, _, task = id.partition("_")
+                if place is None:
+                    found.setdefault(name, array)  # of an array of another run: what all its jobs have in common
+                elif task == str(place):
+                    found.setdefault(name, id)
         return found
 
     def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from pathlib import Path
+
 import dagster as dg
 
 from aframe_ops.executor.base import Request
 from aframe_ops.executor.scheduler import Usage
+
+
+def described(request: Request) -> str:
+    """What a job asks for, in words."""
+    gpus = f"{request.gpus} GPU{'s' * (request.gpus > 1)}, " if request.gpus else ""
+    return f"{request.cpus} core{'s' * (request.cpus > 1)}, {gpus}{request.memory_gb:.3g} GB, {request.time_min} min"
+
+
+def written_usage(path: Path) -> Usage | None:
+    """What a job has written about itself; None if it has not."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Usage(**json.loads(path.read_text()))
+    return None
 
 
 def describe_usage(request: Request, usage: Usage) -> tuple[str, dict[str, dg.MetadataValue]]:
