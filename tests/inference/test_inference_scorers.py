@@ -215,7 +215,7 @@ class Network(NetworkScorer):
         return np.where(wanted, np.array(rows) + self.loud, np.nan)
 
     def changed(self, change):
-        return Network(self.layout, self.seed, change.streams)
+        return Network(self.layout, self.seed, np.where(change.reached, change.streams, 0.0))
 
 
 @pytest.mark.parametrize("loud", [-9.0, 0.5, 9.0])
@@ -239,7 +239,7 @@ def test_cascade_scores_what_is_kept_with_and_without_a_change(loud):
     reached[100:140] = True
     after = scorer.rescored(got[1], offsets[1], wanted[1], Change(loud, [], reached))
     one = np.where(reached, first[1] + loud, first[1])
-    two = np.where(reached, second[1] + loud, np.where(got[1] == NOT_KEPT, second[1] + loud, second[1]))
+    two = np.where(reached, second[1] + loud, second[1])
     look = chooser.look(one[None], wanted[1:2])
     keep = (chooser.keep(one[None], np.where(look, two, np.nan), wanted[1:2]) & wanted[1:2])[0]
     assert (look[0] & ~keep).any() or loud == 9
