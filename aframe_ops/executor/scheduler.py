@@ -152,7 +152,7 @@ class Scheduler(ABC):
     """Seconds before its time limit at which a job interrupts itself; 0 where the scheduler does that, or nobody."""
 
     together: int = 1
-    """How many jobs that differ in nothing but their command `submit_together` takes at once; 1: it is not asked to."""
+    """How many jobs that differ in nothing but their command `submit_together` takes at once."""
 
     code: str = ""
     """Version of the code that jobs run, where it is not that which is installed there."""
@@ -181,12 +181,15 @@ class Scheduler(ABC):
     def submit_together(self, jobs: Sequence[BatchJob]) -> Sequence[str]:
         """Submits jobs with the same request, number, folder and interpreter in one request; their ids, in their order.
 
+        At most `together` of them, so that the default has one.
+
         Raises:
             Refused: none of them will ever be taken.
             Full: not so many of them beside those that are there already; none has been submitted.
             Unreachable: not now; either all of them have been submitted or none. `find` knows each by its own name.
         """
-        raise NotImplementedError
+        (job,) = jobs
+        return [self.submit(job)]
 
     @abstractmethod
     def find(self, name: str) -> str | None:

@@ -89,6 +89,8 @@ class Slurm(Scheduler):
         return id
 
     def submit_together(self, jobs: Sequence[BatchJob]) -> Sequence[str]:
+        if len(jobs) == 1:
+            return super().submit_together(jobs)
         text = array_script(jobs, self._site)
         self._places |= {job.name: (jobs[0].name, place) for place, job in enumerate(jobs)}
         array = self._submitted(text, jobs[0])

@@ -60,9 +60,8 @@ class Submission:
         """Submits these together, none of which exists."""
         for tracked in group:
             tracked.submitted_as = group[0].job.name
-        jobs = [t.job for t in group]
         try:
-            ids = self._scheduler.submit_together(jobs) if len(jobs) > 1 else [self._scheduler.submit(jobs[0])]
+            ids = self._scheduler.submit_together([t.job for t in group])
         except Refused:
             raise
         except Full as e:

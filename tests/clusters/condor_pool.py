@@ -54,6 +54,7 @@ htcondor:
     memory_words = "was stopped because memory ran out; it had 0.7 GB: "
     memory = ("request_memory = 668 MB", "request_memory = 1002 MB")
     asked = ("condor_submit", "condor_q")
+    description = ".submit"
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="aframe-condor-"))
@@ -118,6 +119,10 @@ htcondor:
     def hold(self) -> Iterator[str]:
         """A site whose jobs wait until they are released."""
         yield self.site + "  commands: {hold: 'true'}\n"
+
+    def questions(self, id: str) -> list[list[str]]:
+        """Commands that show all that there is of a job."""
+        return [["condor_q", "-long", id], ["condor_history", "-long"]]
 
     def release(self, id: str) -> None:
         self.client("condor_release", id)

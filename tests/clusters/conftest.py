@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,8 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 from dagster_graphql import DagsterGraphQLClient
+from moto.server import ThreadedMotoServer
 from toy_run import Toy
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,7 +26,6 @@ import kube_cluster
 from slurm_cluster import SlurmCluster, missing
 
 SITE = SlurmCluster.site
-Cluster = SlurmCluster | condor_pool.CondorPool | kube_cluster.KubeCluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,6 +71,25 @@ def kubernetes() -> Iterator[kube_cluster.KubeCluster]:
     cluster.close()
 
 
+class Here:
+    """This machine itself, as tests of batch systems see those."""
+
+    name, env = "local", {}
+    site = "executor: {backend: local, cores: 4, memory_gb: 8}\n"
+
+    def active(self) -> set[str]:
+        """It has no jobs."""
+        return set()
+
+
+@pytest.fixture
+def local() -> Here:
+    return Here()
+
+
+Cluster = SlurmCluster | condor_pool.CondorPool | kube_cluster.KubeCluster | Here
+
+
 @pytest.fixture(params=["slurm", "htcondor", "kubernetes"])
 def cluster(request) -> Cluster:
     """Every batch system in turn."""
@@ -94,6 +116,24 @@ def toy(cluster, new_toy) -> Toy:
     return new_toy(cluster)
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """Variables that lead to an S3 with the bucket `bucket`, and that are secret."""
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    keys = {"AWS_ACCESS_KEY_ID": "planted-id", "AWS_SECRET_ACCESS_KEY": "planted-s3-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    s3_of(keys | {"AWS_ENDPOINT_URL": url}).create_bucket(Bucket="bucket")
+    yield keys | {"AWS_ENDPOINT_URL": url}
+    server.stop()
+
+
+def s3_of(env: dict[str, str]):
+    """A client of the S3 of these variables."""
+    keys = {"aws_access_key_id": env["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": env["AWS_SECRET_ACCESS_KEY"]}
+    return boto3.client("s3", endpoint_url=env["AWS_ENDPOINT_URL"], region_name=env["AWS_DEFAULT_REGION"], **keys)
+
+
 def wait_until(condition: Callable[[], object], timeout: float, what: str) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
@@ -116,9 +156,12 @@ def webserver(toy: Toy) -> Iterator[DagsterGraphQLClient]:
         yield DagsterGraphQLClient("127.0.0.1", port_number=port)
     finally:
         server.terminate()
-        # its children may have been started deaf to interrupts, as in the background of a shell; `Toy.close` kills what is left
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(20)
+        # its children may have been started deaf to interrupts, as in the background of a shell
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait(20)
 
 
 def _answers(port: int) -> bool:

@@ -73,6 +73,7 @@ slurm:
     memory_words = "was killed because memory ran out (OUT_OF_MEMORY); it had 0.7 GB"
     memory = ("--mem=668M", "--mem=1002M")
     asked = ("sbatch", "squeue")
+    description = ".sbatch"
     impossible = "PartitionConfig"
     impatient = ""
 
@@ -156,6 +157,10 @@ slurm:
     def hold(self) -> Iterator[str]:
         """A site whose jobs wait until they are released."""
         yield self.site + "  directives: [--hold]\n"
+
+    def questions(self, id: str) -> list[list[str]]:
+        """Commands that show all that there is of a job."""
+        return [["scontrol", "show", "job", "-dd", id], ["scontrol", "write", "batch_script", id, "-"]]
 
     def release(self, id: str) -> None:
         self.client("scontrol", "release", id)

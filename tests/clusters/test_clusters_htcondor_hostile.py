@@ -6,12 +6,11 @@ The parser that reads the descriptions is HTCondor's own; the queue behind it is
 from __future__ import annotations
 
 import json
-import stat
 import sys
 
 import pytest
 from conftest import wait_until
-from hostile import ECHO, holding, hostile, job_for
+from hostile import ECHO, hostile, job_for
 from pydantic import ValidationError
 
 from aframe_ops.executor.htcondor import HTCondor, description
@@ -116,25 +115,3 @@ def test_commands_that_are_not_the_sites_to_give(commands, said):
 def test_an_expression_cannot_undo_what_is_around_it(text):
     with pytest.raises(ValidationError, match="whose brackets and quotes are closed"):
         HTCondorSite(requirements=text)
-
-
-def test_a_secret_is_only_in_a_file_that_its_owner_can_read_and_that_goes_when_the_job_starts(htcondor, new_toy):
-    secret = "planted-secret-90ce"
-    toy = new_toy(htcondor, htcondor.site + "  commands: {hold: 'true'}\n", PLANTED=secret, AWS_SECRET_ACCESS_KEY=secret)
-    process = toy.start("waiting")
-    wait_until(lambda: list((toy.path / "logs").glob("*/waiting.0.job")), 300, "the job submitted")
-    job = json.loads(toy.log("waiting.0.job").read_text())["id"]
-    spec = toy.log("waiting.0.json")
-    assert secret in spec.read_text()
-    assert stat.S_IMODE(spec.stat().st_mode) == 0o600
-    assert holding(secret, toy.path, htcondor.folder) == [spec]
-    htcondor.release(job)
-    (note,) = toy.wait_for("waiting", timeout=300)
-    assert note["PLANTED"] == secret
-    for words in (["condor_q", "-long", job], ["condor_history", "-long"], ["ps", "axww"]):
-        assert secret not in htcondor.client(*words).stdout
-    (toy.notes_dir / "go").touch()
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and secret not in output
-    # the note is the test's own
-    assert holding(secret, toy.path, htcondor.folder) == []

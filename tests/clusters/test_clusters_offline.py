@@ -76,21 +76,27 @@ def toy_for(cluster: SlurmCluster | CondorPool, path: Path, listener: str, **key
     return Toy(path, Path(__file__).with_name("offline_definitions.py"), site, {**cluster.env, "TOY_LISTENER": listener})
 
 
-@pytest.mark.timeout(3000)
-def test_a_job_installs_stages_and_publishes_without_a_network(cluster, tmp_path, wheels, python, listener):
-    toy = toy_for(cluster, tmp_path, listener, wheelhouse=str(wheels), node_disk="$SLURM_TMPDIR", python=str(python))
+def made_on_the_node(toy: Toy) -> dict:
+    """What the step ``made`` has noted, when it and all that it read and wrote were on the node's disk."""
     try:
         code, output = toy.run("given", "made", timeout=1200)
     finally:
         toy.close()
     assert code == 0, output + toy.log("made.0.err").read_text()
     (ran,) = toy.notes("made")
+    for name in ("python", "project", "dagster", "input", "scratch"):
+        assert Path(ran[name]).is_relative_to(Path(ran["disk"]) / f"aframe-{os.getuid()}"), (name, ran)
+    return ran
+
+
+@pytest.mark.timeout(3000)
+def test_a_job_installs_stages_and_publishes_without_a_network(cluster, tmp_path, wheels, python, listener):
+    toy = toy_for(cluster, tmp_path, listener, wheelhouse=str(wheels), node_disk="$SLURM_TMPDIR", python=str(python))
+    ran = made_on_the_node(toy)
     assert ran["job"] == job_of(toy, "made.0")["id"]
     wait_until(lambda: cluster.ended_well(ran["job"]), 60, "the job completed")
     disk = Path(ran["disk"])
     assert disk == cluster.folder / "local" / ran["job"]
-    for name in ("python", "project", "dagster", "input", "scratch"):
-        assert Path(ran[name]).is_relative_to(disk / f"aframe-{os.getuid()}"), (name, ran)
     assert ran["network"] is False or "unshare" not in python.read_text()
     manifest, _ = node_install.read_manifest(wheels)
     said = toy.log("made.0.err").read_text()
@@ -106,14 +112,7 @@ def test_a_job_installs_stages_and_publishes_without_a_network(cluster, tmp_path
 @pytest.mark.timeout(3000)
 def test_a_job_of_htcondor_does_so_in_its_scratch_folder(htcondor, tmp_path, wheels, python, listener):
     toy = toy_for(htcondor, tmp_path, listener, wheelhouse=str(wheels), node_disk="$_CONDOR_SCRATCH_DIR", python=str(python))
-    try:
-        code, output = toy.run("given", "made", timeout=1200)
-    finally:
-        toy.close()
-    assert code == 0, output + toy.log("made.0.err").read_text()
-    (ran,) = toy.notes("made")
-    for name in ("python", "project", "dagster", "input", "scratch"):
-        assert Path(ran[name]).is_relative_to(Path(ran["disk"]) / f"aframe-{os.getuid()}"), (name, ran)
+    made_on_the_node(toy)
     store = open_store(toy.path / "store")
     assert store.verify(store.manifest("made").handle) == []
 

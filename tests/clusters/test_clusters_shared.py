@@ -9,9 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from conftest import s3_of
 from toy_run import Toy
 
 from aframe_ops.cli import templates
@@ -28,28 +27,6 @@ def database() -> Iterator[postgres.Postgres]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, str]]:
-    """Variables that lead to an S3 with the bucket `bucket`."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    keys = {"AWS_ACCESS_KEY_ID": "planted-id", "AWS_SECRET_ACCESS_KEY": "planted-s3-secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    client(keys | {"AWS_ENDPOINT_URL": url}).create_bucket(Bucket="bucket")
-    yield keys | {"AWS_ENDPOINT_URL": url}
-    server.stop()
-
-
-def client(env: dict[str, str]):
-    return boto3.client(
-        "s3",
-        endpoint_url=env["AWS_ENDPOINT_URL"],
-        region_name="us-east-1",
-        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-    )
-
-
 @pytest.fixture
 def toy(tmp_path, database, s3) -> Iterator[Toy]:
     graph = Path(__file__).with_name("batch_definitions.py")
@@ -62,13 +39,12 @@ def toy(tmp_path, database, s3) -> Iterator[Toy]:
 
 def outputs(s3: dict[str, str]) -> dict[str, bytes]:
     """Key -> content of what is in the bucket."""
-    s3_client = client(s3)
+    s3_client = s3_of(s3)
     listed = s3_client.list_objects_v2(Bucket="bucket", Prefix="runs/toy/_logs/").get("Contents", [])
     return {o["Key"]: s3_client.get_object(Bucket="bucket", Key=o["Key"])["Body"].read() for o in listed}
 
 
-def check_run(toy: Toy, database: postgres.Postgres, s3: dict[str, str], output: str, code: int) -> None:
-    assert code == 0, output
+def check_run(toy: Toy, database: postgres.Postgres, s3: dict[str, str], output: str) -> None:
     assert database.statement("select status from runs order by id desc limit 1").strip() == "SUCCESS"
     steps = database.statement("select distinct step_key from event_logs where dagster_event_type = 'STEP_SUCCESS'").split()
     assert {"fine", "flaky"} <= set(steps)
@@ -84,7 +60,9 @@ def check_run(toy: Toy, database: postgres.Postgres, s3: dict[str, str], output:
 
 def test_a_run_of_local_steps(toy, database, s3):
     code, output = toy.run("fine", "flaky", timeout=400)
-    check_run(toy, database, s3, output, code)
+    assert code == 0, output
+    assert len(toy.notes("fine")) == 1 and len(toy.notes("flaky")) == 2 and not list((toy.path / "logs").glob("*/*.job"))
+    check_run(toy, database, s3, output)
 
 
 def test_a_run_of_jobs(slurm, toy, database, s3):
@@ -92,7 +70,8 @@ def test_a_run_of_jobs(slurm, toy, database, s3):
     (toy.path / "site.yaml").write_text(slurm.site)
     toy.variables |= slurm.env
     code, output = toy.run("fine", "flaky", timeout=400)
-    check_run(toy, database, s3, output, code)
+    assert code == 0, output
+    check_run(toy, database, s3, output)
     assert json.loads(toy.log("fine.0.job").read_text())["backend"] == "slurm"
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import stat
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import SITE, wait_until
-from hostile import ECHO, holding, hostile, job_for
+from conftest import wait_until
+from hostile import ECHO, hostile, job_for
 from pydantic import ValidationError
 
 from aframe_ops.executor.scheduler import Phase, Refused
@@ -85,35 +84,3 @@ def test_200_hostile_names_of_queues_are_refused_when_the_site_is_read(key, tmp_
 def test_directives_that_are_not_the_sites_to_give(directive, said):
     with pytest.raises(ValidationError, match=said.replace("'", ".")):
         SlurmSite(directives=[directive])
-
-
-def test_a_secret_is_only_in_a_file_that_its_owner_can_read_and_that_goes_when_the_job_starts(slurm, new_toy):
-    secret = "planted-secret-6f1d"
-    toy = new_toy(slurm, SITE + "  directives: [--hold]\n", PLANTED=secret, AWS_SECRET_ACCESS_KEY=secret)
-    process = toy.start("waiting")
-    wait_until(lambda: list((toy.path / "logs").glob("*/waiting.0.job")), 60, "the job submitted")
-    job = json.loads(toy.log("waiting.0.job").read_text())["id"]
-    spec = toy.log("waiting.0.json")
-    assert secret in spec.read_text()
-    assert stat.S_IMODE(spec.stat().st_mode) == 0o600
-    assert stat.S_IMODE(toy.log("waiting.0.sbatch").stat().st_mode) == 0o600
-    assert holding(secret, toy.path) == [spec]
-    slurm.client("scontrol", "release", job)
-    (note,) = toy.wait_for("waiting")
-    assert note["PLANTED"] == secret
-    assert holding(secret, toy.path, slurm.folder) == []
-    for words in (["scontrol", "show", "job", "-dd", job], ["scontrol", "write", "batch_script", job, "-"], ["ps", "axww"]):
-        assert secret not in slurm.client(*words).stdout
-    (toy.notes_dir / "go").touch()
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and secret not in output
-    assert holding(secret, toy.path) == []
-
-
-def test_a_cancelled_job_leaves_no_secret(slurm, new_toy):
-    toy = new_toy(slurm, SITE + "  directives: [--hold]\n", PLANTED="planted-secret-77ab")
-    process = toy.start("fine")
-    wait_until(lambda: list((toy.path / "logs").glob("*/fine.0.job")), 60, "the job submitted")
-    process.terminate()
-    process.communicate(timeout=60)
-    assert holding("planted-secret-77ab", toy.path) == []

@@ -8,12 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import dagster as dg
 import pytest
-from conftest import wait_until
+from conftest import s3_of, wait_until
 from event_logs import E, instance_of, messages, of_type, records_of, reported, results
-from moto.server import ThreadedMotoServer
 from toy_run import Toy
 
 from aframe_ops.cli.templates import shared_dagster_yaml
@@ -120,25 +118,8 @@ def test_a_job_with_no_network_that_is_killed_vanishes_or_fails(shared_toy, cut,
     wait_until(lambda: not list((toy.path / "logs").glob("*/*.json")), 10, "no start file left")
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, str]]:
-    """Variables that lead to an S3 with the bucket `bucket`."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    env = {"AWS_ACCESS_KEY_ID": "planted-id", "AWS_SECRET_ACCESS_KEY": "planted-s3-secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    client(env | {"AWS_ENDPOINT_URL": url}).create_bucket(Bucket="bucket")
-    yield env | {"AWS_ENDPOINT_URL": url}
-    server.stop()
-
-
-def client(env: dict[str, str]):
-    keys = {"aws_access_key_id": env["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": env["AWS_SECRET_ACCESS_KEY"]}
-    return boto3.client("s3", endpoint_url=env["AWS_ENDPOINT_URL"], region_name=env["AWS_DEFAULT_REGION"], **keys)
-
-
 def sent(env: dict[str, str]) -> list[str]:
-    listed = client(env).list_objects_v2(Bucket="bucket", Prefix="prefix/_messages/").get("Contents", [])
+    listed = s3_of(env).list_objects_v2(Bucket="bucket", Prefix="prefix/_messages/").get("Contents", [])
     return [o["Key"] for o in listed]
 
 
