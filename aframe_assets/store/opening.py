@@ -7,6 +7,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from aframe_assets.store.base import ArtifactStore
+from aframe_assets.store.errors import StoreError
+from aframe_assets.store.files import stamp
 from aframe_assets.store.local import LocalStore
 from aframe_assets.store.node import NodeDisk
 from aframe_assets.store.s3 import S3Store
@@ -46,3 +48,20 @@ def default_cache() -> Path:
     if os.environ.get("AFRAME_CACHE_DIR"):
         return Path(os.environ["AFRAME_CACHE_DIR"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aframe"
+
+
+def require_writable(store: ArtifactStore) -> None:
+    """Writes a small value, reads it back and removes it.
+
+    Raises:
+        StoreError: that cannot be done; it says why, and which key of the site names the store.
+    """
+    name, value = f"writable/{stamp()}", {"pid": os.getpid()}
+    try:
+        store.put_value(name, value)
+        found = store.get_value(name)
+        store.drop_values(f"{name}.json")
+    except (StoreError, OSError) as e:
+        raise StoreError(f"store {store.url}: cannot be written: {e}; see store.root of site.yaml") from None
+    if found != value:
+        raise StoreError(f"store {store.url}: what was written is not what was read; see store.root of site.yaml")

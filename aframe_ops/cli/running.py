@@ -84,6 +84,7 @@ def _run_missing(run: RunDirectory, config: Config, site: SiteConfig, console: C
 
         require_server(site.triton)
     with only_one(run), open_instance(run) as instance, contextlib.ExitStack() as afterwards:
+        from aframe_ops.executor.routing import unknown_routes
         from aframe_ops.leases_reaping import GoingOn
         from aframe_ops.runs import reap, sync_partitions
 
@@ -100,20 +101,23 @@ def _run_missing(run: RunDirectory, config: Config, site: SiteConfig, console: C
         started = time.monotonic()
         worked = False
         console.print(f"experiment {config.name} ({config.preset}, {config_hash(config)}) in {run.path}")
+        for key in unknown_routes(site.executor.routes, workspace.graph):
+            fits = f"executor.routes.{key} of site.yaml fits no asset of this experiment: {', '.join(workspace.graph)}"
+            console.print(fits, style="yellow", soft_wrap=True, markup=False, highlight=False)
         if site.kubernetes.pinned:
             from aframe_ops.executor.kubernetes_code import described
 
             console.print(f"pods run {described(site)}", soft_wrap=True, highlight=False)
         if workspace.complete("segments") is None:
             worked = True
-            _one_run(run, instance, console, {"segments": survey(workspace)["segments"]}, verbose)
+            _one_run(run, workspace, instance, console, {"segments": survey(workspace)["segments"]}, verbose)
             workspace = run.workspace(config, site)
         sync_partitions(instance, workspace.partitions())
         if until == "segments":
             return workspace
         states = {name: s for name, s in survey(workspace).items() if name in chosen and not s.done}
         if states:
-            _one_run(run, instance, console, states, verbose)
+            _one_run(run, workspace, instance, console, states, verbose)
             console.print(f"done in {_clock(time.monotonic() - started)}")
         elif not worked:
             console.print("nothing to do: everything is complete")
@@ -151,15 +155,17 @@ def open_instance(run: RunDirectory) -> Iterator:
         yield instance
 
 
-def _one_run(run: RunDirectory, instance, console: Console, states: dict[str, AssetState], verbose: bool) -> None:
+def _one_run(run: RunDirectory, workspace: Workspace, instance, console: Console, states: dict[str, AssetState], verbose: bool) -> None:
     from dagster import DagsterEventType
     from dagster._core.errors import DagsterExecutionInterruptedError
     from dagster._utils.interrupts import capture_interrupts
 
+    from aframe_assets.store.opening import require_writable
     from aframe_ops.cli.progress import Progress
     from aframe_ops.executor.base import relay_to
     from aframe_ops.runs import covering_range, dagster_line, execute
 
+    require_writable(workspace.store)
     incomplete = {p for s in states.values() if s.partitioned for p in s.why if p is not None}
     # An asset that waits for its upstream may turn out complete; its body says so then.
     keys = covering_range(instance, incomplete) if any(s.partitioned for s in states.values()) else None

@@ -273,7 +273,7 @@ class BatchHandler(Handler):
         if state.phase is Phase.ENDED:
             with contextlib.suppress(OSError):
                 self.setup.files.of(tracked.attempt, "over").touch()  # `aframe reap` need not ask about it
-            self._end(tracked, state.words or "ended")
+            self._end(tracked, (state.words or "ended") + self._complaint(tracked))
         elif state.phase is Phase.PENDING and state.stuck and state.words != tracked.told:
             tracked.told = state.words
             self._tell(f"job {tracked.id} will not start by itself: {state.words}", tracked)
@@ -281,6 +281,15 @@ class BatchHandler(Handler):
         elif state.phase is Phase.RUNNING and state.seconds > limit * 60 + OVERTIME_S:
             self._scheduler.cancel([str(tracked.id)])
             self._end(tracked, f"was cancelled because it ran for {state.seconds / 60:.0f} min, with a time limit of {limit} min")
+
+    def _complaint(self, tracked: Tracked) -> str:
+        """What the shell of a job said for the user, such as which line of the site's set-up failed, if its step never began."""
+        with contextlib.suppress(OSError):
+            if not self.setup.files.of(tracked.attempt, "usage").exists():
+                lines = self.setup.files.of(tracked.attempt, "err").read_text(errors="replace")[-4000:].splitlines()
+                said = [line.removeprefix(RELAYED).strip() for line in lines if line.startswith(RELAYED)]
+                return f" ({said[-1]})" if said else ""
+        return ""
 
     def _end(self, tracked: Tracked, words: str) -> None:
         tracked.ended = f"its {self.name} job {tracked.id or ''} {words}".replace("  ", " ")

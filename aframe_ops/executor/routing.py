@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.executor.step_delegating import CheckStepHealthResult, StepHandler, StepHandlerContext
@@ -119,3 +119,10 @@ def routed(name: str, request: Request, default: str, routes: Mapping[str, str])
 def named_by(step: str) -> str:
     """The asset or op that a step key belongs to: ``triggers`` for ``triggers.infer_chunk[c00001]``."""
     return step.split(".")[0].split("[")[0]
+
+
+def unknown_routes(routes: Iterable[str], assets: Iterable[str]) -> list[str]:
+    """Those of ``executor.routes`` that fit no asset and no check of one (an op with the asset's name and ``_`` before its own)."""
+    assets = list(assets)
+    known = [key for key in routes if key == GPUS or any(fnmatch.fnmatchcase(a, key) or key.startswith(f"{a}_") for a in assets)]
+    return [key for key in routes if key not in known]

@@ -78,3 +78,10 @@ def test_a_fan_out_is_one_array(slurm, new_toy):
     assert len(toy.notes("part3")) == 2, "the one that was killed was tried again"
     (again,) = (toy.path / "logs").glob("*/fanned.part*.1.job")
     assert "_" not in json.loads(again.read_text())["id"]
+
+
+def test_a_line_of_the_setup_that_fails_is_told(slurm, new_toy):
+    toy = new_toy(slurm, slurm.site + "    ls /nonexistent-module\n")
+    code, output = toy.run("fine", timeout=400)
+    assert code == 1 and not toy.notes("fine")
+    assert "without reporting a result (slurm.setup of site.yaml failed: ls /nonexistent-module)" in output

@@ -14,7 +14,7 @@ import pytest
 from aframe_assets.config_load import ConfigError
 from aframe_ops.executor.base import Attempt, Relayed, Request, relay_to, write_private
 from aframe_ops.executor.batch_options import BatchOptions, job_name, passed_environment, scaled
-from aframe_ops.executor.routing import named_by
+from aframe_ops.executor.routing import named_by, unknown_routes
 from aframe_ops.executor.scheduler import BatchJob, Refused, Usage
 from aframe_ops.executor.slurm import _seconds, directives, script
 from aframe_ops.executor.usage import describe_usage
@@ -105,6 +105,11 @@ def test_usage_in_words_and_as_metadata():
 @pytest.mark.parametrize(("text", "seconds"), [("1-02:03:04", 93784), ("02:03", 123), ("00:01.500", 1.5), ("INVALID", 0), ("", 0)])
 def test_times_of_slurm(text, seconds):
     assert _seconds(text) == seconds
+
+
+def test_routes_that_lead_nowhere():
+    routes = {"modle": "slurm", "gpus": "slurm", "training_*": "slurm", "injections_count": "local", "psd": "local", "?": "local"}
+    assert unknown_routes(routes, ["psd", "injections", "training_waveforms"]) == ["modle", "?"]
 
 
 def test_the_asset_of_a_step():

@@ -206,6 +206,15 @@ def test_two_at_once_are_refused(tmp_path):
     assert result.returncode == 2 and "another `aframe run` is running here" in result.stderr
 
 
+def test_a_store_that_cannot_be_written_is_told_before_anything_runs(tmp_path):
+    run = tmp_path / "run"
+    assert aframe("init", run, "--preset", "demo", "--store", "/proc/store").returncode == 0
+    result = aframe("run", run)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "store file:///proc/store: cannot be written:" in result.stderr and "see store.root of site.yaml" in result.stderr
+    assert "dagster asset materialize" not in result.stdout and not list((run / "logs").glob("*/*.err"))
+
+
 def test_config_show(tmp_path):
     run = make(tmp_path / "run")
     shown = yaml.safe_load(look("config", "show", run).stdout)
