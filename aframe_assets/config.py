@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from aframe_assets.config_model import Architecture, LagHead, Model, Training, Tune
-from aframe_assets.config_quantities import SECONDS_PER_YEAR, Hertz, Seconds, Section
+from aframe_assets.config_quantities import SECONDS_PER_YEAR, Hertz, Seconds, Section, in_key
 from aframe_assets.tags import resources
 
 __all__ = [
@@ -299,6 +299,18 @@ class Execution(Section):
     training: TrainingResources = TrainingResources()
 
 
+_ABSENT: Any = {}
+
+
+def _at(values: dict[str, Any], parts: list[str]) -> Any:
+    """What is at the path `parts`, or `_ABSENT`."""
+    for part in parts:
+        if part not in values:
+            return _ABSENT
+        values = values[part]
+    return values
+
+
 class Config(Section):
     """An experiment. See `load_config`."""
 
@@ -332,21 +344,16 @@ class Config(Section):
         return self
 
     def select(self, paths: tuple[str, ...], without: tuple[str, ...] = ()) -> dict[str, Any]:
-        """The values at dotted `paths` less those at `without`, as plain data; what an asset's key is made of."""
-        whole = self.model_dump(mode="json")
+        """The values at dotted `paths` less those at `without`, as plain data; what an asset's key is made of.
+
+        A value that is `config_quantities.later` and at its default is left out.
+        """
+        whole = in_key(self)
         for path in without:
             *sections, name = path.split(".")
-            inner: Any = whole
-            for part in sections:
-                inner = inner[part]
-            del inner[name]
-        out: dict[str, Any] = {}
-        for path in paths:
-            value: Any = whole
-            for part in path.split("."):
-                value = value[part]
-            out[path] = value
-        return out
+            _at(whole, sections).pop(name, None)
+        found = {path: _at(whole, path.split(".")) for path in paths}
+        return {path: value for path, value in found.items() if value is not _ABSENT}
 
     @property
     def psd_block(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 SECONDS_PER_YEAR = 31_557_600.0
 """Julian year; the one year of the whole project (reference 2.13; upstream uses two)."""
@@ -36,3 +36,28 @@ Hertz = Annotated[float, _quantity(_HERTZ, "frequency")]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+_LATER = {"later": True}
+
+
+def later(default: Any, **settings: Any) -> Any:
+    """A field that came after artifacts had been made: at its `default`, with which they were made, it enters no key.
+
+    Args:
+        default: value (not a factory).
+        settings: those of pydantic's Field.
+    """
+    return Field(default=default, json_schema_extra=_LATER, **settings)
+
+
+def in_key(section: BaseModel) -> dict[str, Any]:
+    """The values of `section` as plain data, without those that are `later` and at their default."""
+    out = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if field.json_schema_extra == _LATER and value == field.default:
+            del out[name]
+        elif isinstance(value, BaseModel):
+            out[name] = in_key(value)
+    return out

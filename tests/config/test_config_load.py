@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 
 import pytest
 import yaml
 
+from aframe_assets import lineage
 from aframe_assets.config import SECONDS_PER_YEAR, Config
 from aframe_assets.config_load import (
     ConfigError,
@@ -20,6 +22,40 @@ from aframe_assets.config_load import (
     resolved_text,
     write_resolved,
 )
+from aframe_assets.config_quantities import Section, in_key, later
+
+
+class _Section(Section):
+    old: int = 1
+    new: int = later(2, ge=0, description="added")
+
+
+class _Whole(Section):
+    section: _Section = _Section()
+    other: _Section = later(_Section())
+
+
+def test_a_key_that_came_later_enters_no_key_at_its_default():
+    assert in_key(_Whole()) == {"section": {"old": 1}}
+    assert in_key(_Whole(section=_Section(new=3))) == {"section": {"old": 1, "new": 3}}
+    assert in_key(_Whole(other=_Section(old=0))) == {"section": {"old": 1}, "other": {"old": 0}}
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        _Section(new=-1)
+
+
+@pytest.mark.parametrize(
+    ("asset", "digest"),
+    [
+        ("model", "0b2dba1c69c778bd17eb75a7fd1f049c65ca6aa2f49dd351d3e1b8672f03c8c8"),
+        ("inference_results", "7e2cad58793839bcae91f8d73582f9aa340aa5d7a00527069e1bbc045e913b91"),
+    ],
+)
+def test_what_was_made_before_settings_were_added_stays_complete(asset, digest):
+    """A new setting is `config_quantities.later`; the digests are those of the commit before there was any."""
+    config = build_config({"preset": "demo"})
+    node = lineage.graph(config)[asset]
+    text = json.dumps(config.select(node.config, node.free), sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
 
 
 def experiment(tmp_path, **values):
