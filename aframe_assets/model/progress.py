@@ -6,6 +6,7 @@ import csv
 import logging
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ PERIOD = 20.0
 
 
 class History(Callback):
-    """One row per finished epoch; travels in the checkpoint, so that a resumed training has the whole of it."""
+    """One row per finished epoch; travels in the checkpoint, so that a resumed training has the whole of it.
 
-    def __init__(self) -> None:
+    Args:
+        tell: is given all rows after each epoch.
+    """
+
+    def __init__(self, tell: Callable[[Sequence[Mapping[str, float]]], None] | None = None) -> None:
         self.rows: list[dict[str, float]] = []
+        self.tell = tell
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
@@ -27,6 +33,8 @@ class History(Callback):
         loss = metrics.get("train_loss_epoch", metrics.get("train_loss"))
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "learning_rate": rate, "train_loss": loss}
         self.rows.append(row | {k: v for k, v in metrics.items() if k.startswith("valid_")})
+        if self.tell is not None:
+            self.tell(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

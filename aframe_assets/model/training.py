@@ -13,6 +13,7 @@ import pickle
 import time
 import warnings
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,10 +80,10 @@ def _state(checkpoint: dict[str, Any], kind: str) -> dict[str, Any]:
     return next((v for k, v in checkpoint["callbacks"].items() if k.startswith(kind)), {})
 
 
-def _finished(checkpoint: dict[str, Any], config: Config) -> bool:
+def _finished(checkpoint: dict[str, Any], config: Config, epochs: int) -> bool:
     t = config.model.training
     stopped = t.patience is not None and _state(checkpoint, "EarlyStopping").get("wait_count", 0) >= t.patience
-    return stopped or checkpoint["epoch"] + 1 >= t.max_epochs
+    return stopped or checkpoint["epoch"] + 1 >= epochs
 
 
 def train(
@@ -95,6 +96,8 @@ def train(
     seed: int,
     log: logging.Logger | None = None,
     leader: torch.nn.Module | None = None,
+    until: int | None = None,
+    on_epoch: Callable[[Sequence[Mapping[str, float]]], None] | None = None,
 ) -> Trained:
     """Train the network of `config`, or finish the training that `workdir` holds.
 
@@ -107,6 +110,9 @@ def train(
         seed: of the first weights and of all batches.
         log: where progress goes when there is no terminal.
         leader: a network that the trained one is to follow, as a cascade's filter does its joint network; else it learns labels.
+        until: stop after this many epochs. Learning rates stay those of ``max_epochs``, so that a later call with a larger
+            `until` goes on as if there had been no stop.
+        on_epoch: is given the rows of all epochs so far after each.
 
     Raises:
         ValueError: data that do not fit the experiment, before anything is trained.
@@ -114,6 +120,7 @@ def train(
     """
     log = log or logging.getLogger(__name__)
     start, t = time.monotonic(), config.model.training
+    epochs = t.max_epochs if until is None else min(until, t.max_epochs)
     folder = workdir / "checkpoints"
     newest = newest_checkpoint(folder)
     resumed_from = 0 if newest is None else newest[1]["epoch"] + 1
@@ -123,11 +130,11 @@ def train(
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(seed)
             module = Follower(config, leader) if leader is not None else Detector(config)
-            if newest is None or not _finished(newest[1], config):
+            if newest is None or not _finished(newest[1], config, epochs):
                 if newest:
-                    log.info(f"resuming after epoch {newest[1]['epoch'] + 1} of {t.max_epochs} from {newest[0].name}")
+                    log.info(f"resuming after epoch {newest[1]['epoch'] + 1} of {epochs} from {newest[0].name}")
                 data = TrainingData(config, background, training_signals, validation_signals, seed)
-                _fit(config, module, data, workdir, newest and newest[0], log)
+                _fit(config, module, data, workdir, newest and newest[0], log, epochs, on_epoch)
                 newest = newest_checkpoint(folder)
         last = newest[1]
         best = Path(_state(last, f"ModelCheckpoint{{'monitor': '{module.monitor}'")["best_model_path"])
@@ -141,14 +148,23 @@ def train(
     return Trained(module.network.cpu().eval(), checkpoint["epoch"], history, workdir / "logs", resumed_from, time.monotonic() - start)
 
 
-def _fit(config: Config, module: Detector, data: TrainingData, workdir: Path, resume: Path | None, log: logging.Logger) -> None:
+def _fit(
+    config: Config,
+    module: Detector,
+    data: TrainingData,
+    workdir: Path,
+    resume: Path | None,
+    log: logging.Logger,
+    epochs: int,
+    on_epoch: Callable[[Sequence[Mapping[str, float]]], None] | None,
+) -> None:
     t, folder = config.model.training, workdir / "checkpoints"
     # Both at the end of the training epoch, so that a resumed training begins the next one cleanly; the best first, so
     # that the last knows of it. A new file is written before the old one goes, so a kill leaves one that can be read.
     common = {"dirpath": folder, "save_top_k": 1, "save_on_train_epoch_end": True}
     best = ModelCheckpoint(filename="best-{epoch:04d}", monitor=module.monitor, mode="max", **common)
     last = ModelCheckpoint(filename="last-{epoch:04d}", **common)
-    callbacks = [*reporters(log), History(), best, last]
+    callbacks = [*reporters(log), History(on_epoch), best, last]
     if t.patience is not None:
         callbacks.append(EarlyStopping(module.monitor, mode="max", patience=t.patience))
     starts = len(list((workdir / "logs").glob("csv/*"))) if (workdir / "logs").is_dir() else 0
@@ -163,7 +179,7 @@ def _fit(config: Config, module: Detector, data: TrainingData, workdir: Path, re
         accelerator="auto",
         devices=1,
         precision=_PRECISIONS[t.precision],
-        max_epochs=t.max_epochs,
+        max_epochs=epochs,
         gradient_clip_val=t.gradient_clip,
         callbacks=callbacks,
         logger=loggers,

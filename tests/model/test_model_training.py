@@ -76,6 +76,15 @@ def test_kill_and_resume_equals_undisturbed(undisturbed, tiny_config, tiny_data,
     assert resumed.history == undisturbed.history and resumed.best_epoch == undisturbed.best_epoch
 
 
+def test_stops_between_epochs_change_nothing(undisturbed, tiny_config, tiny_data, tmp_path):
+    told = []
+    for until in (1, 2, 9):
+        part = run(tiny_config(), tiny_data, tmp_path, until=until, on_epoch=lambda rows: told.append(len(rows)))
+        assert len(part.history) == min(until, 3)
+    assert told == [1, 2, 3] and part.resumed_from == 2
+    assert part.history == undisturbed.history and same(part.network, undisturbed.network)
+
+
 def test_a_checkpoint_cut_short_is_passed_over(undisturbed, tiny_config, tiny_data, tmp_path):
     run(tiny_config(max_epochs=1), tiny_data, tmp_path)
     best, last = sorted((tmp_path / "checkpoints").glob("*.ckpt"))
