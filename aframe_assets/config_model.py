@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from aframe_assets.config_quantities import Seconds, Section
+from aframe_assets.config_quantities import Seconds, Section, later
 
 
 class LagHead(Section):
@@ -76,13 +76,34 @@ class Training(Section):
     )
     valid_views: int = Field(default=5, ge=1)
     max_fpr: float = Field(default=1e-3, gt=0, le=1)
-    pool_length: Seconds = Field(default=8, gt=0)
+    pool_length: Seconds = Field(
+        default=8, gt=0, description="validation scores are pooled, and their events clustered, as with inference.cluster_window_length"
+    )
+    integration_length: Seconds = later(
+        1.5, gt=0, description="validation scores are averaged over this, as with inference.integration_window_length"
+    )
+    valid_far_per_hour: float = later(
+        1.0, gt=0, description="false-alarm rate of `valid_efficiency`; with less background, what is louder than all of it counts"
+    )
+    valid_snr_edges: list[float] = later(
+        [4.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0], min_length=1, description="network SNRs that separate the bins of the efficiency"
+    )
+    monitor: Literal["efficiency", "auroc"] = later(
+        "efficiency", description="validation metric that decides which epoch is kept, and when `patience` ends"
+    )
     patience: int | None = None
     num_threads: int | None = Field(default=None, ge=1)
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="'bf16' multiplies in bfloat16 and keeps weights and sums in float32"
     )
     seed: int = Field(default=0, ge=0, description="another number draws other weights and batches for the same data")
+
+    @field_validator("valid_snr_edges")
+    @classmethod
+    def _ascending(cls, edges: list[float]) -> list[float]:
+        if edges != sorted(set(edges)):
+            raise ValueError("expected ascending SNRs")
+        return edges
 
 
 class Tune(Section):

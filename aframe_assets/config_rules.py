@@ -140,6 +140,8 @@ def violations(config: Config) -> list[str]:
         refuse("model.training.waveform_prob", t.waveform_prob, "expected waveform_prob + swap_prob + mute_prob <= 1")
     if t.max_snr <= t.min_snr:
         refuse("model.training.max_snr", t.max_snr, f"expected above min_snr {t.min_snr:g}")
+    if int(1 / t.valid_stride * t.pool_length) < 2:
+        refuse("model.training.pool_length", t.pool_length, f"expected at least two strides of valid_stride {t.valid_stride:g} s")
     times = [(k, getattr(seg, k)) for k in ("train_start", "train_stop", "test_start", "test_stop")]
     if seg.source != "strain_files":
         for key, value in times:

@@ -139,7 +139,7 @@ _ALL = [
     Node(
         "tuned_model",
         "model",
-        "2",
+        "3",
         ("ifos", "detectors", "sample_rate", "seed", "conditioning", "model.architecture", "model.training", "model.tune"),
         (
             Input("background_index", "roles", ("train", "validation")),
@@ -153,7 +153,7 @@ _ALL = [
     Node(
         "model",
         "model",
-        "2",
+        "3",
         (*_TRAINING, "model.weights", "model.architecture", "model.tune"),
         (*_TRAINING_DATA, Input("tuned_model", optional=True)),
         files=("detectors",),

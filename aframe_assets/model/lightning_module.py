@@ -27,14 +27,15 @@ class Detector(lightning.LightningModule):
         monitor: the validation metric whose largest value makes the best epoch.
     """
 
-    monitor = "valid_auroc"
-
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.training_config = config.model.training
-        self.pool = max(1, int(self.training_config.pool_length / self.training_config.valid_stride))
         self.network = build_network(config.model.architecture, Sky.of(config))
         self.loss = nn.BCEWithLogitsLoss()
+
+    @property
+    def monitor(self) -> str:
+        return f"valid_{self.training_config.monitor}"
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
@@ -58,8 +59,9 @@ class Detector(lightning.LightningModule):
         # in bfloat16 a logit has two digits: too few to rank signals by
         with torch.autocast(self.device.type, enabled=False):
             scores = score(self.network, data, self.training_config.batch_size)
-            metrics = scores.metrics(max_fpr=self.training_config.max_fpr, pool=self.pool) | self.more_metrics(scores, data)
-        self.log_dict(metrics, prog_bar=True, batch_size=1)
+            metrics = scores.metrics(self.training_config) | self.more_metrics(scores, data)
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in (self.monitor, "valid_auroc", "valid_efficiency"), batch_size=1)
 
     def more_metrics(self, scores: Scores, data: ValidationSet) -> dict[str, float]:
         """Of `scores` on `data`, beside those of detection."""
@@ -85,13 +87,15 @@ class Follower(Detector):
         leader: the network that is followed; not trained.
     """
 
-    monitor = "valid_correlation"
-
     def __init__(self, config: Config, leader: nn.Module) -> None:
         super().__init__(config)
         # no part of this module: its weights are not trained and not in checkpoints
         self._leader = [leader.eval().requires_grad_(False)]
         self._leads: list[np.ndarray] | None = None
+
+    @property
+    def monitor(self) -> str:
+        return "valid_correlation"
 
     def compare(self, x: Tensor, logits: Tensor, y: Tensor) -> Tensor:
         """See `Detector.compare`; labels are not asked."""

@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aframe_assets.model.metric import efficiency, max_pool, partial_auroc
+from aframe_assets.model.metric import HOUR, Injected, Pooling, efficiencies, max_pool, partial_auroc, threshold_at
 from aframe_assets.model.samplers import STRAIN_SCALE, BackgroundFiles, Placement, read_signals
 from aframe_assets.strain.conditioning import Whitener
-from aframe_assets.waveforms.ledger import WaveformSet
+from aframe_assets.waveforms.ledger import InjectionParameterSet, WaveformSet
 
 if TYPE_CHECKING:
-    from aframe_assets.config import Config
+    from aframe_assets.config import Config, Training
+
+_PHASE = (5**0.5 - 1) / 2
+"""Multiples of it, modulo 1, lie evenly over [0, 1) however many there are (Weyl's sequence)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def slide_shifts(index: int, num_ifos: int) -> tuple[float, ...]:
 class ValidationSet:
     """Whitened validation background and signals in memory.
 
-    Memory: 8 kB per second of validation data and detector at 2048 Hz, 61 kB per signal of two detectors.
+    Memory: 8 kB per second of validation data and detector at 2048 Hz, 66 kB per signal of two detectors.
 
     Args:
         config: the experiment.
@@ -56,13 +59,17 @@ class ValidationSet:
         device: where windows are made.
 
     Raises:
-        ValueError: no signals, files that do not fit the experiment, no window at all.
+        ValueError: no signals, files that do not fit the experiment, no window at all, slides too short to look for a signal in.
     """
 
     def __init__(self, config: Config, background: Sequence[Path], signals: Path, device: torch.device | str = "cpu") -> None:
         t, c, fs = config.model.training, config.conditioning, config.sample_rate
         self.training, self.ifos, self.device = t, config.ifos, torch.device(device)
         self.placement, self.stride = Placement.of(config), round(t.valid_stride * fs)
+        self.kernel, self.context = round(c.kernel_length * fs), round(config.model.architecture.context * fs)
+        # signals are kept with all that a kernel with the merger anywhere in it can hold
+        whole = self.placement.crop + self.kernel + self.context
+        self._stored = Placement(whole, whole, self.placement.kernel, self.placement.crop, self.kernel)
         self.whitener = Whitener(c, fs).to(self.device)
         files = BackgroundFiles(
             background, config.ifos, Whitener(c, fs), t.psd_block, c.kernel_length + 2 * config.model.architecture.context
@@ -80,7 +87,11 @@ class ValidationSet:
         head = WaveformSet.read_metadata(signals)
         if not head["length"]:
             raise ValueError(f"{signals}: no validation signals; raise waveforms.num_validation_signals or lower waveforms.snr_threshold")
-        self.signals = read_signals(signals, config.ifos, self.placement, [slice(0, head["length"])], fs)
+        self.signals = read_signals(signals, config.ifos, self._stored, [slice(0, head["length"])], fs)
+        self.snr = InjectionParameterSet.read(signals).snr
+        self.pooling = Pooling.of(t)
+        self.injected_windows = -(-self.kernel // self.stride)
+        self._slide, self._first = self._places()
 
     def _plan(self, sample_rate: float) -> list[Slide]:
         kernel, slides, live = self.placement.kernel, [], 0.0
@@ -98,6 +109,19 @@ class ValidationSet:
             if not gained:
                 break
         return slides
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Slide of each signal and the first window that has its merger: evenly over those where all outputs that see it count."""
+        spent = self.injected_windows + 2 * (self.pooling.boxcar - 1)
+        edges = np.cumsum([0] + [max(0, s.windows - spent) for s in self.slides])
+        if not edges[-1]:
+            raise ValueError(
+                f"slides of validation background have at most {max(s.windows for s in self.slides)} windows; expected more than {spent},"
+                " which a signal and the integration around it take: raise model.training.valid_livetime or segments.min_valid_duration"
+            )
+        where = (np.arange(len(self.signals)) * edges[-1]) // len(self.signals)
+        slide = np.searchsorted(edges, where, side="right") - 1
+        return slide, where - edges[slide] + self.pooling.boxcar - 1
 
     def _windows(self, slide: Slide, index: Tensor) -> tuple[Tensor, Tensor]:
         """Windows `index` of a slide (window, ifo, kernel), and the PSD at the middle of each (window, ifo, freq)."""
@@ -127,7 +151,9 @@ class ValidationSet:
         edges = np.cumsum([0] + [s.windows for s in self.slides])
         where = (np.arange(len(self.signals)) * self.num_windows) // len(self.signals)
         number = np.searchsorted(edges, where, side="right") - 1
-        starts = self.placement.views(self.training.valid_views)
+        # the stored signal begins earlier than that of the placement, by what lies between the pads and the kernel's end
+        early = self._stored.before - self.placement.before
+        starts = [early + s for s in self.placement.views(self.training.valid_views)]
         for rows in torch.arange(len(self.signals)).split(max(1, batch // len(starts))):
             parts = []
             for row in rows.tolist():
@@ -138,6 +164,31 @@ class ValidationSet:
             views = [noise + white[..., s : s + self.placement.kernel] for s in starts]
             yield rows, torch.stack(views, 1)
 
+    def injected(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(signals, windows): the signals' rows, and (signal, window, ifo, kernel) all windows of a slide that have its merger.
+
+        Mergers lie at any time between two windows, as those of a search do.
+        """
+        number = torch.arange(self.injected_windows)
+        for rows in torch.arange(len(self.signals)).split(max(1, batch // len(number))):
+            noise, psd = [], []
+            for row in rows.tolist():
+                x, p = self._windows(self.slides[self._slide[row]], (self._first[row] + number).to(self.device))
+                noise.append(x)
+                # one whitening of a signal: that of the block in which its first window lies
+                psd.append(p[0])
+            white = self.whitener.whiten(self.signals[rows].double().to(self.device), torch.stack(psd) * STRAIN_SCALE**2)
+            late = (rows.double() * _PHASE % 1 * self.stride).long()
+            # in window k the merger is kernel - 1 - late - k stride samples after the kernel's start
+            starts = (1 + late[:, None] + number * self.stride).clamp(max=self.kernel).to(self.device)
+            views = white.unfold(-1, self.placement.kernel, 1)
+            signal = torch.stack([views[torch.arange(len(rows)), :, s] for s in starts.T], 1)
+            yield rows, torch.stack(noise) + signal
+
+    def in_slides(self, scores: np.ndarray) -> Injected:
+        """`scores` (signal, window) of the windows of `injected`, with their places."""
+        return Injected(self._slide, self._first, scores, self.snr)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -146,28 +197,53 @@ class Scores:
     Attributes:
         background: scores of each slide's windows, in order.
         foreground: (signal,), mean over views.
+        injected: the signals one by one in the slides.
     """
 
     background: list[np.ndarray]
     foreground: np.ndarray
+    injected: Injected
 
-    def metrics(self, *, max_fpr: float, pool: int) -> dict[str, float]:
-        """`valid_auroc` (partial, McClish) and `valid_efficiency` at `max_fpr`, over background pooled by `pool` windows."""
-        pooled = np.concatenate([max_pool(b, pool) for b in self.background])
+    def metrics(self, training: Training) -> dict[str, float]:
+        """What is logged of them.
+
+        Returns:
+            `valid_auroc`: partial (McClish), of background pooled over `pool_length`, and the views' means.
+            `valid_efficiency`, and that of SNR bins (`efficiencies`): at `valid_far_per_hour`, of events as a search makes them.
+            `valid_background_max`: the loudest background event.
+
+        Raises:
+            ValueError: a score is not finite.
+        """
+        size = max(1, int(training.pool_length / training.valid_stride))
+        pooled = np.concatenate([max_pool(b, size) for b in self.background])
+        area = partial_auroc(pooled, self.foreground, training.max_fpr)
+        pooling = Pooling.of(training)
+        events, livetime = pooling.events(self.background)
+        least = threshold_at(events, livetime, training.valid_far_per_hour / HOUR)
+        found = pooling.recovered(self.background, self.injected) > least
         return {
-            "valid_auroc": partial_auroc(pooled, self.foreground, max_fpr),
-            "valid_efficiency": efficiency(pooled, self.foreground, max_fpr),
-            "valid_background_max": float(pooled.max()),
+            "valid_auroc": area,
+            **efficiencies(found, self.injected.snr, training.valid_snr_edges),
+            "valid_background_max": float(events.max(initial=-np.inf)),
         }
 
 
 def score(network: torch.nn.Module, data: ValidationSet, batch: int) -> Scores:
     """Scores every window and every signal of `data`; `network` is used as it stands, without gradients."""
     background, foreground = score_noise(network, data, batch), torch.zeros(len(data.signals))
+    injected = torch.zeros(len(data.signals), data.injected_windows)
     with torch.no_grad():
         for rows, x in data.foreground(batch):
-            foreground[rows] = network(x.flatten(0, 1))[:, 0].float().view(x.shape[:2]).mean(1).cpu()
-    return Scores(background, foreground.numpy())
+            foreground[rows] = _flat(network, x).mean(1)
+        for rows, x in data.injected(batch):
+            injected[rows] = _flat(network, x)
+    return Scores(background, foreground.numpy(), data.in_slides(injected.numpy()))
+
+
+def _flat(network: torch.nn.Module, x: Tensor) -> Tensor:
+    """Scores (signal, window) of windows (signal, window, ifo, kernel), on the CPU."""
+    return network(x.flatten(0, 1))[:, 0].float().view(x.shape[:2]).cpu()
 
 
 def score_noise(network: torch.nn.Module, data: ValidationSet, batch: int) -> list[np.ndarray]:

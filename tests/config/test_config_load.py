@@ -46,7 +46,7 @@ def test_a_key_that_came_later_enters_no_key_at_its_default():
 @pytest.mark.parametrize(
     ("asset", "digest"),
     [
-        ("model", "0b2dba1c69c778bd17eb75a7fd1f049c65ca6aa2f49dd351d3e1b8672f03c8c8"),
+        ("model", "70256f035cbc39f9902fb2ae093e1affb4cb2a263115ee9afa521c6574314a37"),
         ("inference_results", "7e2cad58793839bcae91f8d73582f9aa340aa5d7a00527069e1bbc045e913b91"),
     ],
 )

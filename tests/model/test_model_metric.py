@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from aframe_assets.model.metric import efficiency, max_pool, partial_auroc
+from aframe_assets.model.metric import HOUR, Injected, Pooling, efficiencies, max_pool, partial_auroc, threshold_at
 from aframe_assets.model.validation import Scores, ValidationSet, slide_shifts
 
 
@@ -52,14 +53,80 @@ def test_bad_scores_are_refused():
         partial_auroc(np.array([]), np.array([1.0]), 0.1)
 
 
-def test_pooling_and_efficiency():
+def test_scores_are_pooled_by_the_largest():
     assert max_pool(np.array([1, 5, 2, 4, 3]), 2).tolist() == [5, 4, 3]
-    background = np.arange(100.0)
-    # 2 of 100 may be louder: the threshold is the third loudest
-    assert efficiency(background, np.array([96.5, 97.0, 97.5, 200.0]), 0.02) == 0.5
-    assert efficiency(background, np.array([98.0, 99.0, 99.5]), 1e-6) == pytest.approx(1 / 3)
-    metrics = Scores([background, background], np.array([99.5, 0.0])).metrics(max_fpr=0.01, pool=16)
-    assert metrics["valid_efficiency"] == 0.5 and metrics["valid_background_max"] == 99
+
+
+def walked(statistic, half):
+    """Events of one series by the words of reference 2.11, step 3."""
+    events, i = [], int(np.argmax(statistic[:half]))
+    while i < len(statistic):
+        ahead = statistic[i + 1 : i + 1 + half]
+        if len(ahead) and ahead.max() > statistic[i]:
+            i += 1 + int(np.argmax(ahead))
+        else:
+            events.append(i)
+            i += half + 1
+    return events
+
+
+def test_background_becomes_events_as_in_a_search():
+    rng = np.random.default_rng(3)
+    slides = [rng.normal(size=n) for n in (400, 57, 3, 1)]
+    pooling = Pooling(rate=4.0, boxcar=7, window=8.0)
+    events, livetime = pooling.events(slides)
+    expected = []
+    for scores in slides[:2]:
+        integrated = np.convolve(scores, np.ones(7) / 7, "valid")
+        expected += [integrated[i] for i in walked(np.concatenate([np.full(6, -np.inf), integrated]), 16) - np.array(6)]
+    assert sorted(events) == pytest.approx(sorted(expected)) and len(events) > 12
+    # outputs that look back on seven scores of their own slide; the short slides have none
+    assert livetime == (394 + 51) / 4
+
+
+def test_a_signal_is_found_by_the_event_of_its_own_windows():
+    quiet = np.zeros(100)
+    quiet[72] = 50.0
+    pooling = Pooling(rate=2.0, boxcar=4, window=8.0)
+    scores = np.array([[8.0, 8.0, 8.0], [1.0, 1.0, 1.0], [8.0, 8.0, 8.0]])
+    found = pooling.recovered([quiet, quiet], Injected(np.array([0, 1, 1]), np.array([20, 65, 92]), scores, np.ones(3)))
+    # three of four scores that are averaged see the merger
+    assert found[0] == pytest.approx(6.0) and found[2] == pytest.approx(6.0)
+    # the loudest output of the second is that of the noise shortly after: no event of its own
+    assert found[1] == -np.inf
+
+
+def test_efficiency_at_a_false_alarm_rate():
+    events = np.arange(100.0)
+    # 10 hours at one an hour: ten may be as loud
+    least = threshold_at(events, 10 * HOUR, 1 / HOUR)
+    assert least == 89.0 and (events > least).sum() == 10
+    # nothing is rarer than once in the livetime; more alarms than events: everything is found
+    assert threshold_at(events, 10 * HOUR, 1e-9) == 99.0 and threshold_at(events, HOUR, 1.0) == -np.inf
+    snr = np.array([4.5, 5.0, 6.0, 7.9, 30.0])
+    found = np.array([False, True, True, True, True])
+    assert efficiencies(found, snr, [5, 6, 8, 10]) == {
+        "valid_efficiency": 0.8,
+        "valid_efficiency_snr_5_6": 1.0,
+        "valid_efficiency_snr_6_8": 1.0,
+        "valid_efficiency_snr_10_up": 1.0,
+    }
+
+
+def test_metrics_of_scores(tiny_config):
+    training = tiny_config(valid_stride=0.5, pool_length=8, valid_far_per_hour=7).model.training
+    rng = np.random.default_rng(0)
+    background = [rng.normal(size=1200), rng.normal(size=2400)]
+    events, livetime = Pooling.of(training).events(background)
+    assert livetime == (1197 + 2397) / 2
+    # 0.499 hours: three events may be as loud as a signal
+    least = np.sort(events)[-4]
+    loud, faint = np.full(3, 1.5 * least + 2), np.full(3, -9.0)
+    injected = Injected(np.array([0, 1]), np.array([600, 700]), np.stack([loud, faint]), np.array([12.0, 7.0]))
+    metrics = Scores(background, np.array([9.0, -9.0]), injected).metrics(training)
+    assert metrics["valid_efficiency"] == 0.5 and metrics["valid_background_max"] == events.max()
+    assert metrics["valid_efficiency_snr_12_15"] == 1 and metrics["valid_efficiency_snr_6_8"] == 0
+    assert "valid_efficiency_snr_4_6" not in metrics and metrics["valid_auroc"] > 0.7
 
 
 def test_slides_alternate_and_never_are_simultaneous():
@@ -103,3 +170,31 @@ def test_foreground_adds_the_stored_signals(tiny_config, tiny_data):
         # sine-Gaussians of 4e-21 stand far above white noise of 1.6e-22, in every view
         assert (x.abs().amax(-1) > 8).float().mean() > 0.8
     assert seen == list(range(12))
+
+
+def test_injected_windows_hold_one_signal_that_stays_where_it_is_in_time(tiny_config, tiny_data):
+    data = ValidationSet(tiny_config(valid_stride=0.25), tiny_data.background["validation"], tiny_data.validation)
+    seen, places = [], []
+    for rows, x in data.injected(16):
+        assert x.shape[1:] == (4, 2, 512)
+        for row, windows in zip(rows.tolist(), x, strict=True):
+            slide, first = data.slides[data._slide[row]], int(data._first[row])
+            noise = data._windows(slide, first + torch.arange(4))[0]
+            signal = (windows - noise)[:, 0]
+            # a sine-Gaussian of 0.05 s is 512 samples of power around its merger, which moves by a stride from window to window
+            # the last window may have lost half of it over its edge
+            centre = [float((s.square() * torch.arange(512)).sum() / s.square().sum()) for s in signal[1:3]]
+            assert centre[0] - centre[1] == pytest.approx(128, abs=3)
+            places.append(centre[0])
+            assert 256 - 5 < centre[0] < 384 + 5
+            # every window lies so that all outputs that see the signal count
+            assert first >= data.pooling.boxcar - 1 and first + 4 + data.pooling.boxcar - 1 <= slide.windows
+        seen += rows.tolist()
+    assert seen == list(range(12)) and len(set(data._first.tolist())) == 12
+    # spread over the stride
+    assert max(places) - min(places) > 90
+
+
+def test_slides_too_short_for_a_signal_are_told(tiny_config, tiny_data):
+    with pytest.raises(ValueError, match=r"at most 4 windows; expected more than 8.*raise model\.training\.valid_livetime"):
+        ValidationSet(tiny_config(valid_livetime=2, valid_stride=0.5), tiny_data.background["validation"], tiny_data.validation)

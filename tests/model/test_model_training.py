@@ -47,8 +47,8 @@ def undisturbed(tiny_config, tiny_data, tmp_path_factory):
 
 def test_training_gives_the_best_epoch_and_its_record(undisturbed):
     assert [r["epoch"] for r in undisturbed.history] == [0, 1, 2] and undisturbed.history[-1]["step"] == 18
-    best = max(undisturbed.history, key=lambda r: r["valid_auroc"])
-    assert undisturbed.metrics["valid_auroc"] == best["valid_auroc"] and undisturbed.resumed_from == 0
+    best = max(undisturbed.history, key=lambda r: r["valid_efficiency"])
+    assert undisturbed.best_epoch == best["epoch"] and undisturbed.resumed_from == 0
     assert all(np.isfinite(list(r.values())).all() for r in undisturbed.history)
     assert not undisturbed.network.training
     assert list(undisturbed.logs.glob("tensorboard/events*")) and list(undisturbed.logs.glob("csv/*/metrics.csv"))
