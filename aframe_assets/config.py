@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from aframe_assets.config_model import Architecture, LagHead, Model, Training, Tune
+from aframe_assets.config_model import Architecture, LagHead, Model, StateSpace, Training, Tune
 from aframe_assets.config_quantities import SECONDS_PER_YEAR, Hertz, Seconds, Section, in_key
 from aframe_assets.tags import resources
 
@@ -37,6 +37,7 @@ __all__ = [
     "Segments",
     "Sensitivity",
     "Simulated",
+    "StateSpace",
     "Strain",
     "Training",
     "TrainingResources",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from aframe_assets.config_quantities import Seconds, Section, later
+from aframe_assets.model import own_networks
 
 
 class LagHead(Section):
@@ -22,16 +23,26 @@ class LagHead(Section):
     )
 
 
-class Architecture(Section):
-    """Network of reference 2.9, sized by config; 'streaming' and 'map' are those of reference fast-timeslides."""
+class StateSpace(Section):
+    """The layers of an `s4` network (Gu, Gupta, Goel & Re 2022, arXiv:2206.11893)."""
 
-    name: str = "resnet"
-    layers: list[int] = [3, 4, 6, 3]
-    width: int = Field(default=64, ge=1)
-    kernel_size: int = Field(default=3, ge=1)
+    state: int = Field(default=64, ge=2, multiple_of=2, description="size of a channel's state, in conjugate pairs")
+    dt_min: float = Field(default=0.001, gt=0, description="shortest first step of a channel; 1 / step is its time scale in frames")
+    dt_max: float = Field(default=0.1, gt=0, description="longest first step of a channel")
+
+
+class Architecture(Section):
+    """The network, sized by config: that of reference 2.9, those of reference fast-timeslides, two more, or one of your own."""
+
+    name: str = Field(
+        default="resnet", description="'resnet', 'streaming', 'map', 'wavenet', 's4', or what a package registers in `aframe.networks`"
+    )
+    layers: list[int] = Field(default=[3, 4, 6, 3], description="of each stage ('wavenet': block); 's4' has one stage")
+    width: int = Field(default=64, ge=1, description="channels of the first stage, or of all")
+    kernel_size: int = Field(default=3, ge=1, description="of the convolutions after the first; 's4' has none")
     norm_groups: int = Field(default=16, ge=1, description="of 'resnet'; the others have norms that do not depend on the window")
     context: Seconds = Field(
-        default=0, ge=0, description="whitened data on each side of the kernel that the network sees too; 'resnet' needs none"
+        default=0, ge=0, description="whitened data on each side of the kernel that the network sees too; 'resnet' and 's4' need none"
     )
     lag_head: LagHead = LagHead()
     stem_kernel: int = Field(default=7, ge=1)
@@ -39,6 +50,17 @@ class Architecture(Section):
     pooling: Literal["mean", "mean_max"] = Field(
         default="mean", description="over time, before the last layer; 'mean_max' adds the maximum, so that a loud signal is not diluted"
     )
+    s4: StateSpace = later(StateSpace())
+    settings: dict[str, Any] = later({}, description="of a network of your own, as its class declares them")
+
+    @field_validator("settings")
+    @classmethod
+    def _declared(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """With the defaults of the class that declares them, so that an artifact's key has every value."""
+        name = info.data.get("name")
+        if name is None or not own_networks.is_registered(name):
+            return settings
+        return own_networks.find(name).complete(settings)
 
 
 class Training(Section):

@@ -213,7 +213,7 @@ def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> Non
         for name, value, expected in wrong:
             refuse(f"{key}.{name}", value, expected)
         # strides and reach are known of a network that can be built
-        if wrong or a.name == "resnet":
+        if wrong or not receptive.streams(a):
             continue
         context = a.context * c.sample_rate
         step = receptive.total_stride(a)
@@ -234,8 +234,9 @@ def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> Non
             samples = [s * c.sample_rate / step for s in (seconds if isinstance(seconds, list) else [seconds])]
             if any(abs(n - round(n)) > 1e-6 for n in samples):
                 refuse(name, value, f"expected whole steps of {step} samples, the total stride of {key}: a frame serves many windows")
-    if c.model.architecture.name in ("streaming", "map") and 0 < c.segments.max_duration < c.engine.block:
-        refuse("engine.block", c.engine.block, f"expected at most the longest chunk, segments.max_duration {c.segments.max_duration:g} s")
+        longest = c.segments.max_duration
+        if a is c.model.architecture and 0 < longest < c.engine.block:
+            refuse("engine.block", c.engine.block, f"expected at most the longest chunk, segments.max_duration {longest:g} s")
     _cascade(c, refuse)
 
 

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from aframe_assets.model import own_networks
 from aframe_assets.model.lag_map import MapNet
-from aframe_assets.model.receptive import impossible, lag_frames, least_context, total_stride
+from aframe_assets.model.receptive import impossible, lag_frames, least_context, streams, total_stride
 from aframe_assets.model.resnet import ResNet1D
+from aframe_assets.model.state_space import S4Net
 from aframe_assets.model.streaming import StreamingNet
+from aframe_assets.model.wavenet import WaveNet
 
 if TYPE_CHECKING:
     from aframe_assets.config import Architecture, Config
@@ -20,17 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sky:
-    """What a network must know of the detectors it looks at.
+    """What a network must know of the detectors and the data it looks at.
 
     Attributes:
         num_ifos: detectors.
         sample_rate: Hz.
         travel_times: light travel time of each pair in seconds, in the order of itertools.combinations.
+        kernel: samples of a window without its context; 0 where nobody said.
     """
 
     num_ifos: int
     sample_rate: float
     travel_times: tuple[float, ...]
+    kernel: int = 0
 
     @classmethod
     def of(cls, config: Config) -> Sky:
@@ -38,13 +43,16 @@ class Sky:
         from aframe_assets.waveforms.detectors import get_detectors, travel_time
 
         pairs = combinations(get_detectors(config.ifos, config.detectors), 2)
-        return cls(len(config.ifos), config.sample_rate, tuple(travel_time(a, b) for a, b in pairs))
+        kernel = round(config.conditioning.kernel_length * config.sample_rate)
+        return cls(len(config.ifos), config.sample_rate, tuple(travel_time(a, b) for a, b in pairs), kernel)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Sky:
         """Of a bundle; one from before the networks needed travel times has none."""
         times = description.get("light_travel_times", {}).values()
-        return cls(len(description["ifos"]), float(description["sample_rate"]), tuple(map(float, times)))
+        rate = float(description["sample_rate"])
+        kernel = round(float(description["conditioning"]["kernel_length"]) * rate)
+        return cls(len(description["ifos"]), rate, tuple(map(float, times)), kernel)
 
 
 def _resnet(architecture: Architecture, sky: Sky, context: int) -> nn.Module:
@@ -74,23 +82,57 @@ def _map(architecture: Architecture, sky: Sky, context: int) -> nn.Module:
     )
 
 
-ARCHITECTURES: dict[str, Callable[[Architecture, Sky, int], nn.Module]] = {"resnet": _resnet, "streaming": _streaming, "map": _map}
-"""Networks by the name in `model.architecture.name`."""
+def _wavenet(architecture: Architecture, sky: Sky, context: int) -> nn.Module:
+    a = architecture
+    return WaveNet(sky.num_ifos, list(a.layers), a.width, a.kernel_size, a.stem_kernel, a.stem_stride, a.pooling, context)
+
+
+def _s4(architecture: Architecture, sky: Sky, context: int) -> nn.Module:
+    a, s = architecture, architecture.s4
+    return S4Net(sky.num_ifos, a.layers[0], a.width, s.state, s.dt_min, s.dt_max, a.stem_kernel, a.stem_stride, a.pooling)
+
+
+ARCHITECTURES: dict[str, Callable[[Architecture, Sky, int], nn.Module]] = {
+    "resnet": _resnet,
+    "streaming": _streaming,
+    "map": _map,
+    "wavenet": _wavenet,
+    "s4": _s4,
+}
+"""This package's networks by the name in `model.architecture.name`."""
 
 
 def build_network(architecture: Architecture, sky: Sky) -> nn.Module:
-    """The untrained network of `architecture`.
+    """The untrained network of `architecture`, of this package or of the one that registers its name.
 
     Raises:
-        ValueError: settings that `impossible` names, or too little context.
+        ValueError: settings that `impossible` names, too little context, or a network of your own that does not keep its word.
     """
     for key, value, expected in impossible(architecture):
         raise ValueError(f"model.architecture.{key} = {value}: {expected}")
     context = round(architecture.context * sky.sample_rate)
     least, step = least_context(architecture, sky.sample_rate, max(sky.travel_times, default=0.0)), total_stride(architecture)
-    if architecture.name != "resnet" and (context < least or context % step):
+    if streams(architecture) and (context < least or context % step):
         raise ValueError(
             f"model.architecture.context = {architecture.context:g} s ({context} samples): expected at least {least} samples "
             f"({least / sky.sample_rate:g} s), a multiple of {step}, for frames that do not feel the window's end"
         )
-    return ARCHITECTURES[architecture.name](architecture, sky, context)
+    if architecture.name in ARCHITECTURES:
+        return ARCHITECTURES[architecture.name](architecture, sky, context)
+    return _own(architecture, sky, context)
+
+
+def _own(architecture: Architecture, sky: Sky, context: int) -> nn.Module:
+    kind = own_networks.find(architecture.name).of(architecture.settings)
+    network = kind.build(sky, context)
+    said = f"network {architecture.name!r} of {type(kind).__module__}.{type(kind).__qualname__}"
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{said}: build gave {type(network).__name__}; expected a torch.nn.Module")
+    found, wanted = getattr(network, "total_stride", 0) if hasattr(network, "frames") else 0, kind.total_stride()
+    if found != wanted:
+        raise ValueError(
+            f"{said}: its module has frames of total stride {found}, and total_stride() says {wanted}; expected the same (0: none)"
+        )
+    if wanted and network.context != context:
+        raise ValueError(f"{said}: its module has context {network.context}; expected the {context} samples that build was given")
+    return network

@@ -31,7 +31,7 @@ def network(**values):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (network(name="wavenet"), ["model.architecture.name = wavenet", "resnet, streaming, map"]),
+        (network(name="resnext"), ["model.architecture.name = resnext", "resnet, streaming, map"]),
         (network(layers=[]), ["model.architecture.layers = []", "at least one stage"]),
         (network(layers=[1, 0]), ["model.architecture.layers = [1, 0]", "at least one block each"]),
         (network(**STREAMING | {"layers": []}), ["model.architecture.layers = []", "at least one stage"]),

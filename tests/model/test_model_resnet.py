@@ -46,7 +46,7 @@ def test_group_norm_normalises_groups():
 
 
 def test_what_cannot_be_built_is_refused():
-    with pytest.raises(ValueError, match=r"model\.architecture\.name = wavenet: expected one of resnet"):
-        build_network(Architecture(name="wavenet"), HL)
+    with pytest.raises(ValueError, match=r"model\.architecture\.name = resnext: expected one of resnet"):
+        build_network(Architecture(name="resnext"), HL)
     with pytest.raises(ValueError, match="norm_groups"):
         build_network(Architecture(width=10, norm_groups=4), HL)

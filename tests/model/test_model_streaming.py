@@ -38,6 +38,8 @@ def trained(architecture: Architecture, sky: Sky) -> torch.nn.Module:
         ("map", {"lag_head": HEAD}, 2),
         ("map", {"lag_head": HEAD | {"encoder": "separate", "similarity": "product", "map_stride": 32}}, 3),
         ("map", {"lag_head": HEAD, "pooling": "mean"}, 1),
+        ("wavenet", {"layers": [4, 3]}, 2),
+        ("wavenet", {"pooling": "mean", "layers": [5], "kernel_size": 5}, 3),
     ],
 )
 def test_a_pass_over_a_stretch_equals_every_window_of_it(name, values, ifos):
@@ -55,7 +57,7 @@ def test_a_pass_over_a_stretch_equals_every_window_of_it(name, values, ifos):
     assert (slid - alone).abs().max() < 1e-5 * (alone.max() - alone.min()) + 1e-6
 
 
-@pytest.mark.parametrize("name", ["streaming", "map"])
+@pytest.mark.parametrize("name", ["streaming", "map", "wavenet"])
 def test_the_context_is_as_long_as_the_reach(name):
     sky = Sky(2, RATE, (TRAVEL,))
     architecture = settings(name, sky, lag_head=HEAD)
