@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tiny_run"]
+pytest_plugins = ["tiny_run", "s3_bucket"]
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.store.bodies import plain_asset, plot_markdown
@@ -13,14 +12,15 @@ from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.store.ranges import Source
 
 VALIDATION_SIGNALS = ("validation_waveforms", "val_waveforms.hdf5")
 
 CHECKS = [("validation_metric_above_chance", False), ("training_loss_finite", False)]
 
 
-def background_files(job: Job) -> dict[str, list[Path]]:
-    """Background files of the training and validation role, by time.
+def background_files(job: Job) -> dict[str, list[Source]]:
+    """Background files of the training and validation role, by time; of those in a remote store, parts are fetched as they are read.
 
     Raises:
         ValueError: a role without background.
@@ -37,7 +37,7 @@ def background_files(job: Job) -> dict[str, list[Path]]:
         for key in keys:
             handle = job.store.manifest("background", key).handle
             name = next(f.name for f in handle.files if f.name.startswith("background-"))
-            out[role].append(job.store.open_local(handle, name))
+            out[role].append(job.store.open_ranges(handle, name))
     return out
 
 
@@ -96,8 +96,8 @@ def _train(job: Job, config: Config):
     return train(
         config,
         background=background_files(job),
-        training_signals=job.path("training_waveforms", "training_waveforms.hdf5"),
-        validation_signals=job.path(*VALIDATION_SIGNALS),
+        training_signals=job.ranges("training_waveforms", "training_waveforms.hdf5"),
+        validation_signals=job.ranges(*VALIDATION_SIGNALS),
         workdir=job.workdir,
         seed=job.seed("train") + config.model.training.seed,
         log=job.log,
@@ -140,7 +140,7 @@ def _trained(job: Job, config: Config) -> Product:
         from aframe_assets.model.background_scores import add_background_scores
 
         # it may be a network of a cascade, here or elsewhere
-        scored = add_background_scores(folder, config, background_files(job)["validation"], job.path(*VALIDATION_SIGNALS))
+        scored = add_background_scores(folder, config, background_files(job)["validation"], job.ranges(*VALIDATION_SIGNALS))
         meta["background_livetime"] = scored
     markdown = {"learning_curve": plot_markdown("learning curve", learning_curve(result.history))}
     return Product(folder, meta, metric_checks(result.metrics), markdown, result.logs)

@@ -23,6 +23,7 @@ from aframe_assets.model.validation import ValidationSet
 if TYPE_CHECKING:
     from aframe_assets.config import Config
     from aframe_assets.model.streaming import FrameNetwork
+    from aframe_assets.store.ranges import Source
 
 _BLOCK = 64.0
 """Seconds that go through the network together; bounds memory."""
@@ -112,7 +113,7 @@ def score_background(
     return BackgroundScores(sample_rate / step, out)
 
 
-def add_background_scores(folder: Path, config: Config, background: Sequence[Path], signals: Path) -> float:
+def add_background_scores(folder: Path, config: Config, background: Sequence[Source], signals: Source) -> float:
     """Write the background scores of the bundle in `folder` into it; returns their livetime in seconds.
 
     Args:

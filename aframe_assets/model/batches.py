@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aframe_assets.model.ahead import Ahead
 from aframe_assets.model.augmentation import Augmentation, crop_kernels
 from aframe_assets.model.samplers import (
+    MAX_SIGNALS,
     REFILL_STEPS,
     STRAIN_SCALE,
     BackgroundFiles,
@@ -21,6 +23,7 @@ from aframe_assets.model.samplers import (
     SnrCurriculum,
     generator_of,
 )
+from aframe_assets.store.ranges import Source
 from aframe_assets.strain.conditioning import Whitener
 from aframe_assets.strain.glitches import glitch_bank
 from aframe_assets.waveforms.detectors import get_detectors
@@ -37,13 +40,28 @@ GLITCH_SNR = SnrCurriculum(5.0, 100.0)
 _REFILL, _STEP = 1, 2
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What batches are made of for `REFILL_STEPS` steps, on the training device.
+
+    Attributes:
+        blocks: whitened background of each detector.
+        signals: (signal, 2, placement.size), as `SignalFile.draw`.
+        glitches: of each detector, as `TrainingBatches._glitch_bank`; or None.
+    """
+
+    blocks: list[Blocks]
+    signals: Tensor
+    glitches: list[Tensor] | None
+
+
 class TrainingBatches:
     """Makes the batch of any step.
 
     Args:
         config: the experiment.
-        background: training background files.
-        signals: training waveforms.
+        background: training background files, local or in the store.
+        signals: training waveforms, the same.
         seed: of all random numbers.
         device: where batches are made.
 
@@ -51,28 +69,44 @@ class TrainingBatches:
         ValueError: files that do not fit the experiment; see `BackgroundFiles` and `SignalFile`.
     """
 
-    def __init__(self, config: Config, background: Sequence[Path], signals: Path, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, config: Config, background: Sequence[Source], signals: Source, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
         t, c = config.model.training, config.conditioning
         self.config, self.training, self.seed, self.device = config, t, seed, torch.device(device)
         self.whitener = Whitener(c, config.sample_rate).to(self.device)
         self.placement = Placement.of(config)
         self.files = BackgroundFiles(
-            background, config.ifos, Whitener(c, config.sample_rate), t.psd_block, c.kernel_length + 2 * config.model.architecture.context
+            background, config.ifos, self.whitener, t.psd_block, c.kernel_length + 2 * config.model.architecture.context
         )
-        self.signals = SignalFile(signals, self.placement, config.sample_rate)
+        self.signals = SignalFile(signals, self.placement, config.sample_rate, self.device)
         self.augment = Augmentation(t, self.placement, self.whitener, get_detectors(config.ifos, config.detectors))
         self.snrs = SnrCurriculum(t.min_snr, t.max_snr, t.snr_alpha, t.snr_start, t.snr_decay_steps)
-        self._refilled: int | None = None
+        self._pools = Ahead(self._load, (t.max_epochs * t.batches_per_epoch - 1) // REFILL_STEPS)
+        self._pool: Pool | None = None
+        self._index = -1
 
-    def _refill(self, index: int) -> None:
-        if self._refilled == index:
-            return
+    @property
+    def nbytes(self) -> int:
+        """Most memory that pools take, with the next one and what is needed to read it; of the device, where that is no CPU."""
+        channels, kernel = len(self.config.ifos), self.placement.kernel
+        signals, glitches = self.signals.nbytes(), NUM_GLITCHES * channels * 2 * kernel * 4 * bool(self.training.glitch_prob)
+        changing = channels * self.files.nbytes() + glitches + signals * (self.signals.count > MAX_SIGNALS)
+        return (1 + min(1, self._pools.last)) * changing + signals * (self.signals.count <= MAX_SIGNALS) + self.files.reading_nbytes
+
+    def _load(self, index: int) -> Pool:
         rng = generator_of(self.seed, _REFILL, index)
         blocks = [self.files.draw(ifo, rng) for ifo in self.config.ifos]
-        self._blocks = [Blocks(b.strain.to(self.device), b.psd.to(self.device)) for b in blocks]
-        self._signals = self.signals.draw(rng).to(self.device)
-        self._glitches = [self._glitch_bank(b, rng) for b in self._blocks] if self.training.glitch_prob else None
-        self._refilled = index
+        return Pool(blocks, self.signals.draw(rng), [self._glitch_bank(b, rng) for b in blocks] if self.training.glitch_prob else None)
+
+    def _pool_of(self, index: int) -> Pool:
+        if self._pool is None or self._index != index:
+            self._pool = None
+            self._pool, self._index = self._pools.get(index), index
+        return self._pool
+
+    def close(self) -> None:
+        self._pools.close()
 
     def _glitch_bank(self, blocks: Blocks, rng: torch.Generator) -> Tensor:
         """(NUM_GLITCHES, 2 * kernel), whitened, norm 1, centred: a random crop of length kernel cuts each anywhere."""
@@ -83,12 +117,12 @@ class TrainingBatches:
         white = self.whitener.whiten(shapes[:, None] / STRAIN_SCALE, blocks.psd[index][:, None])[:, 0]
         return white / white.square().sum(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
-    def _glitch(self, count: int, rng: torch.Generator) -> Tensor | None:
-        if self._glitches is None:
+    def _glitch(self, banks: list[Tensor] | None, count: int, rng: torch.Generator) -> Tensor | None:
+        if banks is None:
             return None
         t, kernel = self.training, self.placement.kernel
-        out = torch.zeros(count, len(self._glitches), kernel, device=self.device)
-        for channel, bank in enumerate(self._glitches):
+        out = torch.zeros(count, len(banks), kernel, device=self.device)
+        for channel, bank in enumerate(banks):
             hit = torch.nonzero(torch.rand(count, generator=rng) < t.glitch_prob)[:, 0]
             which = torch.randint(len(bank), (len(hit),), generator=rng)
             starts = torch.randint(bank.shape[-1] - kernel + 1, (len(hit),), generator=rng)
@@ -103,15 +137,17 @@ class TrainingBatches:
         Returns:
             x (batch, ifo, kernel), float32, whitened; labels (batch, 1), float32.
         """
-        self._refill(step // REFILL_STEPS)
+        pool = self._pool_of(step // REFILL_STEPS)
         rng, count, kernel = generator_of(self.seed, _STEP, step), self.training.batch_size, self.placement.kernel
         background, psds = [], []
         # each detector at times of its own: never really simultaneous noise (reference 2.7, coincident=False)
-        for blocks in self._blocks:
+        for blocks in pool.blocks:
             which = torch.randint(len(blocks.strain), (count,), generator=rng).to(self.device)
             starts = torch.randint(blocks.strain.shape[-1] - kernel + 1, (count,), generator=rng).to(self.device)
             background.append(blocks.strain.unfold(-1, kernel, 1)[which, starts])
             psds.append(blocks.psd[which])
-        rows = torch.randint(len(self._signals), (count,), generator=rng).to(self.device)
+        rows = torch.randint(len(pool.signals), (count,), generator=rng).to(self.device)
         snrs = self.snrs.sample(count, step, rng).to(self.device)
-        return self.augment(torch.stack(background, 1), torch.stack(psds, 1), self._signals, rows, snrs, self._glitch(count, rng), rng)
+        return self.augment(
+            torch.stack(background, 1), torch.stack(psds, 1), pool.signals, rows, snrs, self._glitch(pool.glitches, count, rng), rng
+        )

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
-from aframe_assets.strain.background_file import read_background
+from aframe_assets.model.ahead import READERS, read_ahead
+from aframe_assets.store.ranges import Source, open_hdf5
+from aframe_assets.store.slabs import Slabs
+from aframe_assets.strain.background_file import StrainFile
+from aframe_assets.strain.stretch import StrainError
 from aframe_assets.waveforms.ledger import WaveformPolarizationSet, WaveformSet
 
 if TYPE_CHECKING:
@@ -31,7 +34,9 @@ MAX_SIGNALS = 10_000
 """Training signals in memory; with the default kernel 0.61 GB (reference 2.7: chunk_size)."""
 REFILL_STEPS = 500
 """Steps after which background and signals in memory are drawn anew."""
-_ROWS = 512
+RUN = 8
+"""Blocks that are read as one, where not all are: 4 MB and a few requests instead of many, at 32 s and 2048 Hz."""
+_ROWS = 128
 """Signals read at a time."""
 STRAIN_SCALE = 1e21
 """Signals are kept as strain times this, in float32, whose squares of 1e-22 would vanish."""
@@ -94,82 +99,129 @@ class Blocks:
 
 
 class BackgroundFiles:
-    """Background files of several detectors, read in contiguous blocks.
+    """Background files of several detectors, read in contiguous runs of blocks and whitened on the whitener's device.
 
     Args:
-        paths: files of one role (`aframe_assets.strain.background_file`).
+        sources: files of one role (`aframe_assets.strain.background_file`), local or in the store.
         ifos: detectors, in the order of the network's channels.
-        whitener: conditioning of the experiment.
+        whitener: conditioning of the experiment, on the device where blocks are wanted.
         psd_block: seconds whitened with one PSD; shortened to what the shortest file allows.
 
+    Attributes:
+        files: what is in each, by source.
+        block: samples of a block.
+
     Raises:
+        StrainError: a file that cannot be read, or that has another sample rate.
         ValueError: no file, or one shorter than psd_length + fduration + `kernel_length` seconds.
     """
 
-    def __init__(self, paths: Sequence[Path], ifos: Sequence[str], whitener: Whitener, psd_block: float, kernel_length: float) -> None:
+    def __init__(self, sources: Sequence[Source], ifos: Sequence[str], whitener: Whitener, psd_block: float, kernel_length: float) -> None:
         self.ifos, self.whitener = list(ifos), whitener
         fs = whitener.sample_rate
         self.lead = round(whitener.psd_length * fs)
-        self.sizes: dict[Path, tuple[float, int]] = {}
-        if not paths:
+        if not sources:
             raise ValueError("no background files; training needs at least one chunk of role 'train' and one of role 'validation'")
-        for path in paths:
-            with h5py.File(path) as f:
-                first = f[self.ifos[0]] if self.ifos[0] in f else None
-                if first is None:
-                    raise ValueError(f"{path}: no strain of {self.ifos[0]}; the file holds {', '.join(f)}")
-                self.sizes[Path(path)] = float(first.attrs["x0"]), len(first)
-        spent = self.lead + 2 * whitener.crop
-        shortest = min(self.sizes, key=lambda p: self.sizes[p][1])
-        room = self.sizes[shortest][1] - spent
+        opened = read_ahead([partial(StrainFile.open, source, self.ifos) for source in sources])
+        self.files: dict[Source, StrainFile] = {f.source: f for f in opened}
+        for f in self.files.values():
+            if abs(f.sample_rate - fs) > 1e-6 * fs:
+                raise StrainError(f"{f.source}: strain at {f.sample_rate:g} Hz; expected sample_rate {fs:g} Hz, make it again")
+        self.spent = self.lead + 2 * whitener.crop
+        shortest = min(self.files.values(), key=lambda f: f.size)
+        room = shortest.size - self.spent
         if room < round(kernel_length * fs):
             raise ValueError(
-                f"{shortest}: {self.sizes[shortest][1] / fs:g} s of strain; expected at least psd_length + fduration + kernel_length"
-                f" = {spent / fs + kernel_length:g} s"
+                f"{shortest.source}: {shortest.size / fs:g} s of strain; expected at least psd_length + fduration + kernel_length"
+                f" = {self.spent / fs + kernel_length:g} s"
             )
         self.block = min(round(psd_block * fs), room)
 
-    def draw(self, ifo: str, rng: torch.Generator, limit: int = MAX_BLOCKS) -> Blocks:
-        """Up to `limit` blocks of one detector: every file tiled from a random start; a random subset if there are more."""
-        spent = self.lead + 2 * self.whitener.crop
-        starts: list[tuple[Path, int]] = []
-        for path, (_, size) in self.sizes.items():
-            count, rest = divmod(size - spent, self.block)
-            phase = int(torch.randint(rest + 1, (), generator=rng))
-            starts += [(path, phase + i * self.block) for i in range(count)]
-        if len(starts) > limit:
-            starts = [starts[i] for i in sorted(torch.randperm(len(starts), generator=rng)[:limit].tolist())]
-        fs, strain, psds = self.whitener.sample_rate, [], []
-        for path, first in starts:
-            x0 = self.sizes[path][0]
-            data = read_background(path, [ifo], start=x0 + first / fs, stop=x0 + (first + spent + self.block) / fs).strain[ifo]
-            psd = self.whitener.psd(torch.from_numpy(data[: self.lead]))
-            strain.append(self.whitener.whiten(torch.from_numpy(data[self.lead :])[None], psd[None])[0])
-            psds.append(psd)
-        return Blocks(torch.stack(strain), torch.stack(psds))
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of one detector in all files."""
+        return sum((f.size - self.spent) // self.block for f in self.files.values())
 
-    def stream(self, path: Path, ifo: str) -> Blocks:
+    def draw(self, ifo: str, rng: torch.Generator, limit: int = MAX_BLOCKS) -> Blocks:
+        """Up to `limit` blocks of one detector: every file tiled from a random start; where there are more, random runs of `RUN`."""
+        runs: list[tuple[StrainFile, int, int]] = []
+        for f in self.files.values():
+            count, rest = divmod(f.size - self.spent, self.block)
+            phase = int(torch.randint(rest + 1, (), generator=rng))
+            runs += [(f, phase + i * self.block, min(RUN, count - i)) for i in range(0, count, RUN)]
+        if sum(n for *_, n in runs) > limit:
+            chosen, left = [], limit
+            for i in torch.randperm(len(runs), generator=rng).tolist():
+                f, first, count = runs[i]
+                chosen.append((i, f, first, min(count, left)))
+                left -= chosen[-1][-1]
+                if not left:
+                    break
+            runs = [run for _, *run in sorted(chosen, key=lambda c: c[0])]
+        return self._load(ifo, runs)
+
+    def stream(self, source: Source, ifo: str) -> Blocks:
         """All of one file of one detector, whitened block by block from its start.
 
         Returns:
             strain: (1, time), the first sample at lead + crop samples of the file; psd: (block, freq), block i whitens
             samples i * block ... (i + 1) * block.
         """
-        data = torch.from_numpy(read_background(path, [ifo]).strain[ifo])
-        spent, out, psds = self.lead + 2 * self.whitener.crop, [], []
-        for first in range(0, len(data) - spent, self.block):
-            psd = self.whitener.psd(data[first : first + self.lead])
-            part = data[first + self.lead : first + spent + self.block]
-            out.append(self.whitener.whiten(part[None], psd[None])[0])
-            psds.append(psd)
-        return Blocks(torch.cat(out)[None], torch.stack(psds))
+        f = self.files[source]
+        size = f.size - self.spent
+        count, rest = divmod(size, self.block)
+        runs = [(f, i * self.block, min(RUN, count - i)) for i in range(0, count, RUN)]
+        made = self._load(ifo, runs)
+        strain, psd = made.strain.reshape(1, -1), made.psd
+        if rest:
+            data = torch.from_numpy(f.read(ifo, count * self.block, f.size)).to(self.device)
+            last = self.whitener.psd(data[: self.lead])[None]
+            strain = torch.cat([strain, self.whitener.whiten(data[None, self.lead :], last)], 1)
+            psd = torch.cat([psd, last])
+        return Blocks(strain, psd)
+
+    def nbytes(self, limit: int = MAX_BLOCKS) -> int:
+        """Memory of what `draw` gives, of one detector."""
+        return min(limit, self.num_blocks) * (4 * self.block + 8 * self._bins)
+
+    @property
+    def reading_nbytes(self) -> int:
+        """Memory that is needed besides while blocks are read and whitened: requests, their bytes, strain, and its transforms."""
+        return (3 * READERS + 8) * 8 * (self.spent + RUN * self.block)
+
+    @property
+    def _bins(self) -> int:
+        return int(self.whitener.fftlength * self.whitener.sample_rate) // 2 + 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.whitener.window.device
+
+    def _load(self, ifo: str, runs: Sequence[tuple[StrainFile, int, int]]) -> Blocks:
+        """Blocks of `runs` = (file, first sample, number of blocks), in their order."""
+        total = sum(n for *_, n in runs)
+        strain = torch.empty(total, self.block, device=self.device)
+        psds = torch.empty(total, self._bins, dtype=torch.float64, device=self.device)
+        reads = [partial(f.read, ifo, first, first + self.spent + n * self.block) for f, first, n in runs]
+        at = 0
+        for data in read_ahead(reads):
+            x = torch.from_numpy(data)
+            if self.device.type == "cuda":
+                x = x.pin_memory().to(self.device, non_blocking=True)
+            # each block with the lead before it; they overlap by `spent`
+            parts = x.unfold(0, self.spent + self.block, self.block)
+            here = slice(at, at + len(parts))
+            psds[here] = self.whitener.psd(parts[:, : self.lead])
+            strain[here] = self.whitener.whiten(parts[:, None, self.lead :], psds[here][:, None])[:, 0]
+            at += len(parts)
+        return Blocks(strain, psds)
 
 
-def read_signals(path: Path, names: Sequence[str], placement: Placement, rows: Sequence[slice], sample_rate: float) -> Tensor:
+def read_signals(source: Source, names: Sequence[str], placement: Placement, rows: Sequence[slice], sample_rate: float) -> Tensor:
     """Signals around their mergers.
 
     Args:
-        path: training or validation waveforms (reference 2.12).
+        source: training or validation waveforms (reference 2.12), local or in the store.
         names: waveforms wanted, as `cross` and `plus`, or detectors.
         placement: what to cut; samples beyond the stored waveform are zero.
         rows: contiguous runs of rows.
@@ -182,24 +234,28 @@ def read_signals(path: Path, names: Sequence[str], placement: Placement, rows: S
         ValueError: another sample rate, or a waveform that is not there.
     """
     kind = WaveformPolarizationSet if "cross" in names else WaveformSet
-    head = kind.read_metadata(path)
+    head = kind.read_metadata(source)
     if head["sample_rate"] != sample_rate:
-        raise ValueError(f"{path}: waveforms at {head['sample_rate']} Hz; expected sample_rate {sample_rate:g} Hz, make them again")
+        raise ValueError(f"{source}: waveforms at {head['sample_rate']} Hz; expected sample_rate {sample_rate:g} Hz, make them again")
     merger = int((head["duration"] - head["right_pad"]) * sample_rate)
     first, last = merger - placement.before, merger + placement.after
-    with h5py.File(path) as f:
+    with open_hdf5(source) as f:
         missing = [n for n in names if n.lower() not in f["waveforms"]]
         if missing:
-            raise ValueError(f"{path}: no waveforms {', '.join(missing)}; the file holds {', '.join(f['waveforms'])}")
-        out = torch.zeros(sum(r.stop - r.start for r in rows), len(names), placement.size)
-        for j, name in enumerate(names):
-            data, i = f["waveforms"][name.lower()], 0
-            low, high = max(first, 0), min(last, data.shape[1])
-            for run in rows:
-                for start in range(run.start, run.stop, _ROWS):
-                    part = np.asarray(data[start : min(start + _ROWS, run.stop), low:high], np.float64) * STRAIN_SCALE
-                    out[i : i + len(part), j, low - first : high - first] = torch.from_numpy(part.astype(np.float32))
-                    i += len(part)
+            raise ValueError(f"{source}: no waveforms {', '.join(missing)}; the file holds {', '.join(f['waveforms'])}")
+        waves = [Slabs.of(source, f["waveforms"][name.lower()]) for name in names]
+    places, at = [], 0
+    for run in rows:
+        parts = range(run.start, run.stop, _ROWS)
+        places += [(at + start - run.start, start, min(start + _ROWS, run.stop)) for start in parts]
+        at += run.stop - run.start
+    out = torch.zeros(at, len(names), placement.size)
+    low, high = max(first, 0), min(last, waves[0].shape[1])
+    reads = [(j, *place) for j in range(len(names)) for place in places]
+    data = read_ahead([partial(waves[j].read, start, stop) for j, _, start, stop in reads])
+    for (j, i, *_), part in zip(reads, data, strict=True):
+        scaled = part[:, low:high].astype(np.float64) * STRAIN_SCALE
+        out[i : i + len(part), j, low - first : high - first] = torch.from_numpy(scaled.astype(np.float32))
     return out
 
 
@@ -210,11 +266,11 @@ class SignalFile:
         ValueError: as `read_signals`, or an empty file.
     """
 
-    def __init__(self, path: Path, placement: Placement, sample_rate: float) -> None:
-        self.path, self.placement, self.sample_rate = path, placement, sample_rate
-        self.count = WaveformPolarizationSet.read_metadata(path)["length"]
+    def __init__(self, source: Source, placement: Placement, sample_rate: float, device: torch.device | str = "cpu") -> None:
+        self.source, self.placement, self.sample_rate, self.device = source, placement, sample_rate, device
+        self.count = WaveformPolarizationSet.read_metadata(source)["length"]
         if not self.count:
-            raise ValueError(f"{path}: no training signals; raise waveforms.num_training_signals or lower waveforms.snr_threshold")
+            raise ValueError(f"{source}: no training signals; raise waveforms.num_training_signals or lower waveforms.snr_threshold")
         self._all: Tensor | None = None
 
     def draw(self, rng: torch.Generator, limit: int = MAX_SIGNALS, run: int = 1000) -> Tensor:
@@ -222,10 +278,17 @@ class SignalFile:
         if self._all is not None:
             return self._all
         if self.count <= limit:
-            self._all = read_signals(self.path, ("cross", "plus"), self.placement, [slice(0, self.count)], self.sample_rate)
+            self._all = self._read([slice(0, self.count)])
             return self._all
         starts = torch.randint(self.count - run + 1, (limit // run,), generator=rng).sort().values.tolist()
-        return read_signals(self.path, ("cross", "plus"), self.placement, [slice(s, s + run) for s in starts], self.sample_rate)
+        return self._read([slice(s, s + run) for s in starts])
+
+    def nbytes(self, limit: int = MAX_SIGNALS) -> int:
+        """Memory of what `draw` gives."""
+        return min(limit, self.count) * 2 * 4 * self.placement.size
+
+    def _read(self, rows: Sequence[slice]) -> Tensor:
+        return read_signals(self.source, ("cross", "plus"), self.placement, rows, self.sample_rate).to(self.device)
 
 
 @dataclass(frozen=True)

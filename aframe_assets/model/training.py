@@ -29,6 +29,7 @@ from aframe_assets.model.progress import History, reporters
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.store.ranges import Source
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 """Lightning's names."""
@@ -89,9 +90,9 @@ def _finished(checkpoint: dict[str, Any], config: Config, epochs: int) -> bool:
 def train(
     config: Config,
     *,
-    background: dict[str, list[Path]],
-    training_signals: Path,
-    validation_signals: Path,
+    background: dict[str, list[Source]],
+    training_signals: Source,
+    validation_signals: Source,
     workdir: Path,
     seed: int,
     log: logging.Logger | None = None,

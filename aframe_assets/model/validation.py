@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from aframe_assets.model.metric import HOUR, Injected, Pooling, efficiencies, max_pool, partial_auroc, threshold_at
 from aframe_assets.model.samplers import STRAIN_SCALE, BackgroundFiles, Placement, read_signals
+from aframe_assets.store.ranges import Source
 from aframe_assets.strain.conditioning import Whitener
 from aframe_assets.waveforms.ledger import InjectionParameterSet, WaveformSet
 
@@ -62,7 +62,7 @@ class ValidationSet:
         ValueError: no signals, files that do not fit the experiment, no window at all, slides too short to look for a signal in.
     """
 
-    def __init__(self, config: Config, background: Sequence[Path], signals: Path, device: torch.device | str = "cpu") -> None:
+    def __init__(self, config: Config, background: Sequence[Source], signals: Source, device: torch.device | str = "cpu") -> None:
         t, c, fs = config.model.training, config.conditioning, config.sample_rate
         self.training, self.ifos, self.device = t, config.ifos, torch.device(device)
         self.placement, self.stride = Placement.of(config), round(t.valid_stride * fs)
@@ -72,9 +72,9 @@ class ValidationSet:
         self._stored = Placement(whole, whole, self.placement.kernel, self.placement.crop, self.kernel)
         self.whitener = Whitener(c, fs).to(self.device)
         files = BackgroundFiles(
-            background, config.ifos, Whitener(c, fs), t.psd_block, c.kernel_length + 2 * config.model.architecture.context
+            background, config.ifos, self.whitener, t.psd_block, c.kernel_length + 2 * config.model.architecture.context
         )
-        streams = [[files.stream(path, ifo) for ifo in config.ifos] for path in files.sizes]
+        streams = [[files.stream(source, ifo) for ifo in config.ifos] for source in files.files]
         self.block = files.block
         self._strain = [torch.cat([b.strain for b in s]).to(self.device) for s in streams]
         self._psd = [torch.stack([b.psd for b in s]).to(self.device) for s in streams]
@@ -88,10 +88,15 @@ class ValidationSet:
         if not head["length"]:
             raise ValueError(f"{signals}: no validation signals; raise waveforms.num_validation_signals or lower waveforms.snr_threshold")
         self.signals = read_signals(signals, config.ifos, self._stored, [slice(0, head["length"])], fs)
-        self.snr = InjectionParameterSet.read(signals).snr
+        self.snr = InjectionParameterSet.read(signals, waveforms=False).snr
         self.pooling = Pooling.of(t)
         self.injected_windows = -(-self.kernel // self.stride)
         self._slide, self._first = self._places()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of background, PSDs and signals."""
+        return sum(x.nbytes for x in (*self._strain, *self._psd, self.signals))
 
     def _plan(self, sample_rate: float) -> list[Slide]:
         kernel, slides, live = self.placement.kernel, [], 0.0

@@ -32,6 +32,7 @@ from aframe_assets.store.files import collect, remove_dead, sealed_entry, stamp
 from aframe_assets.store.handle import FileEntry, Handle, KeyParts, Manifest, check_name, check_word, content_sha256, plain
 from aframe_assets.store.layout import Listed, Marked, Stat, folder_of
 from aframe_assets.store.node import NodeDisk
+from aframe_assets.store.ranges import Source, ranges_of
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,19 @@ class ArtifactStore(ABC):
             ArtifactGone: the bytes are not there, or not of the recorded size.
             KeyError: the artifact has no such file.
         """
+
+    def open_ranges(self, handle: Handle, name: str) -> Source:
+        """The file `name` for a reader that wants parts of it: a local path, or a file from which ranges are fetched.
+
+        Raises:
+            ArtifactGone: as `open_local`; of a remote file, when it is first read.
+            KeyError: the artifact has no such file.
+        """
+        return self.open_local(handle, name)
+
+    def read_range(self, handle: Handle, name: str, first: int, size: int) -> bytes | bytearray:
+        """`size` bytes from byte `first` of the file `name` on; see `ranges.StoredFile`."""
+        return ranges_of(self.open_local(handle, name)).read(first, size)
 
     def _secrets(self) -> list[str]:
         return []

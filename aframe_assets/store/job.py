@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aframe_assets.config import Config
     from aframe_assets.store.base import ArtifactStore
     from aframe_assets.store.handle import Handle
+    from aframe_assets.store.ranges import Source
 
 
 @dataclass(frozen=True)
@@ -80,3 +81,7 @@ class Job:
     def path(self, asset: str, name: str | None = None, partition: str | None = None) -> Path:
         """A local path of an upstream's file (or of its folder), fetched and verified if it is remote."""
         return self.store.open_local(self.handle(asset, partition), name)
+
+    def ranges(self, asset: str, name: str) -> Source:
+        """The same for a reader that wants parts of it: of a remote file, those are fetched when they are read."""
+        return self.store.open_ranges(self.handle(asset), name)

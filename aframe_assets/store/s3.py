@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,9 +23,11 @@ from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import FileEntry, Handle
 from aframe_assets.store.layout import Listed, Marked, Stat
 from aframe_assets.store.node import NodeDisk
+from aframe_assets.store.ranges import Pieces, Source, StoredFile
 
 PART_BYTES = 32 << 20
 _PARALLEL = 8
+_TRIES = 5
 _ABANDONED = timedelta(days=1)
 _GONE = {"NoSuchKey", "404", "NotFound"}
 _CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409", "OperationAborted"}
@@ -58,6 +61,7 @@ class S3Store(ArtifactStore):
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self._folder_cache = Path(cache_dir).expanduser().absolute()
         self.node, self.cache = node, Cache(self._folder_cache, cache_bytes)
+        self.pieces = Pieces(node.cache if node else self.cache)
         self._made: tuple[int, Any, Any] | None = None
 
     def __repr__(self) -> str:
@@ -304,6 +308,38 @@ class S3Store(ArtifactStore):
             for block in body.iter_chunks(4 << 20):
                 digest.update(block)
         return digest.hexdigest()
+
+    def open_ranges(self, handle: Handle, name: str) -> Source:
+        whole = not self.pieces.cache.missing(handle, [handle.file(name).name])
+        return self.open_local(handle, name) if whole else StoredFile(self, handle, name)
+
+    def read_range(self, handle: Handle, name: str, first: int, size: int) -> bytes | bytearray:
+        entry, path = handle.file(name), f"{self._folder(handle)}/{name}"
+        return self.pieces.read(entry, first, size, lambda start, count: self._fetch(handle, entry, path, start, count))
+
+    def _fetch(self, handle: Handle, entry: FileEntry, path: str, first: int, size: int) -> bytes:
+        """One request; tried again where the connection breaks off after the answer has begun, which boto3 does not."""
+        from botocore import exceptions as boto
+
+        for attempt in range(_TRIES):
+            with self._errors("read"):
+                try:
+                    found = self.client.get_object(Bucket=self.bucket, Key=self._key(path), Range=f"bytes={first}-{first + size - 1}")
+                except boto.ClientError as error:
+                    if error.response["Error"]["Code"] in _GONE | {"InvalidRange", "416"}:
+                        raise self.missing(handle, [f"{self.uri(path)} is missing or shorter than recorded"]) from None
+                    raise
+                total, etag = int(found["ContentRange"].rsplit("/", 1)[1]), found["ETag"].strip('"')
+                if total != entry.nbytes or (entry.etag and etag != entry.etag):
+                    raise self.missing(handle, [f"{self.uri(path)} was replaced ({total} bytes, ETag {etag})"])
+                try:
+                    data = found["Body"].read()
+                    if len(data) == size:
+                        return data
+                except (boto.IncompleteReadError, boto.HTTPClientError):
+                    pass
+            time.sleep(0.5 * 2**attempt)
+        raise StoreError(f"{self.uri(path)}: the connection broke off {_TRIES} times while {size} bytes were read; check the network")
 
     def open_local(self, handle: Handle, name: str | None = None) -> Path:
         names = [f.name for f in handle.files] if name is None else [handle.file(name).name]

@@ -16,6 +16,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from aframe_assets.store.ranges import Source, open_hdf5
+from aframe_assets.store.slabs import Slabs
 from aframe_assets.strain.stretch import StrainError
 
 _PIECE = 131_072
@@ -155,10 +157,65 @@ def read_background(path: Path, ifos: Sequence[str] | None = None, *, start: flo
     except (OSError, KeyError) as e:
         raise StrainError(f"{path}: not a readable background file ({e}); it may be truncated, make it again") from None
     for ifo, x in strain.items():
-        finite = np.isfinite(x)
-        if not finite.all():
-            raise StrainError(
-                f"{path}: {ifo} strain is not finite at GPS {x0 + (first + int(np.argmin(finite))) * dx:.4f} "
-                f"({int((~finite).sum())} samples)"
-            )
+        _require_finite(path, ifo, x, x0 + first * dx, dx)
     return Background(x0 + first * dx, rate, strain)
+
+
+def _require_finite(source: Source, ifo: str, strain: np.ndarray, gps_start: float, dx: float) -> None:
+    finite = np.isfinite(strain)
+    if not finite.all():
+        raise StrainError(
+            f"{source}: {ifo} strain is not finite at GPS {gps_start + int(np.argmin(finite)) * dx:.4f} ({int((~finite).sum())} samples)"
+        )
+
+
+@dataclass(frozen=True)
+class StrainFile:
+    """A background file from which stretches are read; any number of threads at once, and from a remote store no more than is wanted.
+
+    Attributes:
+        source: local path, or file in the store.
+        gps_start: GPS seconds of the first sample.
+        sample_rate: hertz.
+        size: samples of each detector.
+        strain: where the samples of each detector lie.
+    """
+
+    source: Source
+    gps_start: float
+    sample_rate: float
+    size: int
+    strain: Mapping[str, Slabs]
+
+    @classmethod
+    def open(cls, source: Source, ifos: Sequence[str]) -> StrainFile:
+        """Reads where everything lies, no strain.
+
+        Raises:
+            StrainError: as `read_background`, but for samples that are not finite.
+        """
+        try:
+            with open_hdf5(source) as f:
+                missing = [i for i in ifos if i not in f]
+                if missing:
+                    raise StrainError(f"{source}: no strain of {', '.join(missing)}; the file holds {', '.join(f) or 'nothing'}")
+                grids = {i: (float(f[i].attrs["x0"]), float(f[i].attrs["dx"]), len(f[i])) for i in ifos}
+                if len(set(grids.values())) != 1:
+                    raise StrainError(f"{source}: expected one start, step and length for all detectors, got (x0, dx, size) {grids}")
+                gps_start, dx, size = next(iter(grids.values()))
+                return cls(source, gps_start, 1 / dx, size, {i: Slabs.of(source, f[i]) for i in ifos})
+        except (OSError, KeyError) as e:
+            raise StrainError(f"{source}: not a readable background file ({e}); it may be truncated, make it again") from None
+
+    def read(self, ifo: str, first: int, last: int) -> np.ndarray:
+        """Samples `first` to `last` of a detector, float64.
+
+        Raises:
+            StrainError: a file cut short; strain that is NaN or infinite.
+        """
+        try:
+            strain = self.strain[ifo].read(first, last).astype(np.float64, copy=False)
+        except OSError as e:
+            raise StrainError(f"{self.source}: not a readable background file ({e}); it may be truncated, make it again") from None
+        _require_finite(self.source, ifo, strain, self.gps_start + first / self.sample_rate, 1 / self.sample_rate)
+        return strain

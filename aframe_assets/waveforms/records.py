@@ -15,6 +15,8 @@ from typing import Any, ClassVar, TypeVar
 import h5py
 import numpy as np
 
+from aframe_assets.store.ranges import Source, open_hdf5
+
 ROWS_PER_CHUNK = 64
 """Rows of a waveform dataset's HDF5 chunk."""
 
@@ -197,19 +199,19 @@ class Ledger:
         return Path(path)
 
     @classmethod
-    def read_metadata(cls, path: Path | str) -> dict[str, Any]:
+    def read_metadata(cls, path: Source | str) -> dict[str, Any]:
         """The metadata and `length` of a file, without its records."""
-        with h5py.File(path) as f:
+        with open_hdf5(path) as f:
             out = {name: _plain(f.attrs[name]) if name in f.attrs else None for name in cls.METADATA}
             out["length"] = int(f.attrs["length"])
         return out
 
     @classmethod
-    def read(cls: type[L], path: Path | str, rows: np.ndarray | None = None, *, waveforms: bool = True) -> L:
+    def read(cls: type[L], path: Source | str, rows: np.ndarray | None = None, *, waveforms: bool = True) -> L:
         """Read a file, or the given `rows` of it in their order, repeats included.
 
         Args:
-            path: HDF5 file of this layout.
+            path: HDF5 file of this layout, local or in the store.
             rows: indices or a mask; None is all.
             waveforms: False leaves the time series out.
 
@@ -221,7 +223,7 @@ class Ledger:
         if rows is not None:
             rows = np.asarray(rows)
             rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(int)
-        with h5py.File(path) as f:
+        with open_hdf5(path) as f:
             missing = [p for p in cls.PARAMETERS if n and p not in f.get("parameters", {})]
             if missing:
                 raise ValueError(
