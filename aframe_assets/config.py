@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from aframe_assets.config_model import Architecture, LagHead, Model, StateSpace, Training, Tune
 from aframe_assets.config_quantities import SECONDS_PER_YEAR, Hertz, Seconds, Section, in_key
+from aframe_assets.config_tracking import Tracking
 from aframe_assets.tags import resources
 
 __all__ = [
@@ -267,7 +268,21 @@ class TrainingResources(Section):
     cpus_per_gpu: int = Field(default=4, ge=1, description="cores for the GPU, and as many without one")
     memory_per_cpu: float = Field(default=2, gt=0, description="GB for each core")
     min_gpu_memory: float = Field(default=0, ge=0, description="GB of a GPU that is large enough; 0: any")
-    time: Seconds = Field(default=172_800, ge=60, description="time limit; a training that is interrupted goes on from its last epoch")
+    time: Seconds = Field(
+        default=172_800, ge=60, description="time limit; a training that comes near it keeps its state and is tried again"
+    )
+    max_restarts: int = Field(
+        default=20, ge=0, description="how often a training is tried again that came near its time limit or had to make room for others"
+    )
+    checkpoint_every: Seconds = Field(
+        default=600, gt=0, description="the state is kept, here and in the store, so often, also within an epoch; what a kill can cost"
+    )
+    observe_every: Seconds = Field(default=300, ge=0, description="least time between two looks at the training on the asset's page")
+    deterministic: bool = Field(default=False, description="on a GPU: the same weights at every repetition, at the cost of speed")
+    compile: bool = Field(
+        default=False, description="compile the network (torch.compile): minutes at the start, faster steps; needs a C++ compiler"
+    )
+    tracking: Tracking = Tracking()
 
     @field_validator("gpus")
     @classmethod

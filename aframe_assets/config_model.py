@@ -113,10 +113,17 @@ class Training(Section):
     monitor: Literal["efficiency", "auroc"] = later(
         "efficiency", description="validation metric that decides which epoch is kept, and when `patience` ends"
     )
-    patience: int | None = None
+    patience: int | None = Field(default=None, ge=1, description="end after so many epochs without a better one; None: never")
     num_threads: int | None = Field(default=None, ge=1)
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="'bf16' multiplies in bfloat16 and keeps weights and sums in float32"
+    schedule: Literal["one_cycle", "cosine"] = later(
+        "one_cycle",
+        description="learning rate by step: up to learning_rate during the share pct_lr_ramp, then down; 'one_cycle' starts at 1/25 of it "
+        "and moves momentum against it, 'cosine' rises in a straight line from 0",
+    )
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        default="fp32",
+        description="'tf32' rounds factors on a GPU (on a CPU it is 'fp32'); 'bf16' multiplies in bfloat16 and keeps weights and sums in "
+        "float32",
     )
     seed: int = Field(default=0, ge=0, description="another number draws other weights and batches for the same data")
 

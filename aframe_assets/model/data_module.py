@@ -76,4 +76,5 @@ class TrainingData(lightning.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if isinstance(batch, ValidationSet):
             return batch
-        return self._batches.get(self.trainer.current_epoch * self.config.model.training.batches_per_epoch + int(batch))
+        # not the loader's number: one that resumes within an epoch hands out the first ones again
+        return self._batches.get(self.trainer.global_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import lightning
@@ -13,12 +14,12 @@ from aframe_assets.model.networks import Sky, build_network
 from aframe_assets.model.validation import score, score_noise
 
 if TYPE_CHECKING:
-    from aframe_assets.config import Config
+    from aframe_assets.config import Config, Training
     from aframe_assets.model.validation import Scores, ValidationSet
 
 
 class Detector(lightning.LightningModule):
-    """Binary cross entropy with logits, AdamW, OneCycle per step; every window of the validation set each epoch.
+    """Binary cross entropy with logits, AdamW, a learning rate for each step; every window of the validation set each epoch.
 
     Args:
         config: the experiment.
@@ -48,7 +49,8 @@ class Detector(lightning.LightningModule):
                 f"training loss is {loss.item()} at step {self.global_step}; lower model.training.learning_rate"
                 f" (now {self.training_config.learning_rate:g}) or set model.training.gradient_clip"
             )
-        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(x))
+        # of an epoch: see `progress.History`
+        self.log("train_loss_step", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(x))
         return loss
 
     def compare(self, x: Tensor, logits: Tensor, y: Tensor) -> Tensor:
@@ -70,10 +72,26 @@ class Detector(lightning.LightningModule):
     def configure_optimizers(self) -> dict:
         t = self.training_config
         optimiser = torch.optim.AdamW(self.parameters(), lr=t.learning_rate, weight_decay=t.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, max_lr=t.learning_rate, total_steps=t.max_epochs * t.batches_per_epoch, pct_start=t.pct_lr_ramp
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": learning_rate(optimiser, t), "interval": "step"}}
+
+
+def learning_rate(optimiser: torch.optim.Optimizer, training: Training) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate by step.
+
+    'one_cycle' is torch's (Smith & Topin 2017, with cosines). 'cosine' rises linearly to `learning_rate` during the share
+    `pct_lr_ramp` of all steps, and falls to 0 as half a cosine (Loshchilov & Hutter 2017, equation 5, without restarts).
+    """
+    total = training.max_epochs * training.batches_per_epoch
+    if training.schedule == "one_cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, max_lr=training.learning_rate, total_steps=total, pct_start=training.pct_lr_ramp
         )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    ramp = max(1, round(training.pct_lr_ramp * total))
+
+    def factor(step: int) -> float:
+        return (step + 1) / ramp if step < ramp else 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, total - ramp)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
 class Follower(Detector):

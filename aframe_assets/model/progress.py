@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import sys
 import time
@@ -10,7 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from torch import Tensor, distributed
+
+Watch = Callable[[Mapping[str, Any], Mapping[str, bytes]], None]
+"""Is shown numbers, and plots (PNG) by title, while a training runs."""
 
 PERIOD = 20.0
 """Seconds between progress lines where there is no terminal."""
@@ -19,6 +25,8 @@ PERIOD = 20.0
 class History(Callback):
     """One row per finished epoch; travels in the checkpoint, so that a resumed training has the whole of it.
 
+    The loss of a row is the mean over the epoch's steps, also where the epoch was made by several processes one after the other.
+
     Args:
         tell: is given all rows after each epoch.
     """
@@ -26,21 +34,82 @@ class History(Callback):
     def __init__(self, tell: Callable[[Sequence[Mapping[str, float]]], None] | None = None) -> None:
         self.rows: list[dict[str, float]] = []
         self.tell = tell
+        self._sum: Tensor | float = 0.0
+        self._count = 0
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # a number of its own at each step would wait for the device
+        self._sum, self._count = self._sum + outputs["loss"].detach().double(), self._count + 1
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        loss = self._mean_over_ranks() / max(1, self._count)
+        self._sum, self._count = 0.0, 0
+        module.log("train_loss_epoch", torch.tensor(loss), rank_zero_only=True)
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        loss = metrics.get("train_loss_epoch", metrics.get("train_loss"))
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "learning_rate": rate, "train_loss": loss}
         self.rows.append(row | {k: v for k, v in metrics.items() if k.startswith("valid_")})
         if self.tell is not None:
             self.tell(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        # asked of all ranks at once, as all of it is
+        return {"rows": self.rows, "sum": self._mean_over_ranks(), "count": self._count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows = list(state["rows"])
+        self.rows, self._sum, self._count = list(state["rows"]), state["sum"], state["count"]
+
+    def _mean_over_ranks(self) -> float:
+        if isinstance(self._sum, Tensor) and distributed.is_available() and distributed.is_initialized():
+            total = self._sum.clone()
+            distributed.all_reduce(total)
+            self._sum = total / distributed.get_world_size()
+        return float(self._sum)
+
+
+class Observer(Callback):
+    """Shows `watch` the first batch, then how it goes.
+
+    Args:
+        watch: what it raises is logged, and ends nothing.
+        history: has the rows of finished epochs.
+        every: least time between two looks, in seconds.
+    """
+
+    def __init__(self, watch: Watch, history: History, every: float) -> None:
+        self.watch, self.history, self.every = watch, history, every
+        self._last, self._step = float("-inf"), -1
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if self._step < 0:
+            x, y = batch
+            counts = {"example_batch_size": len(y), "example_batch_signals": int((y > 0.5).sum())}
+            self._show(trainer, counts, lambda: {"example batch": example_batch(x.float().cpu(), y.cpu())})
+            self._last, self._step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # the epoch's end tells more
+        if self._due() and batch_idx + 1 < trainer.num_training_batches:
+            rate = (trainer.global_step - self._step) / (time.monotonic() - self._last)
+            where = {"epoch": trainer.current_epoch, "step": trainer.global_step, "steps_per_s": round(rate, 3)}
+            self._show(trainer, where | {"train_loss": float(outputs["loss"])}, dict)
+            self._last, self._step = time.monotonic(), trainer.global_step
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        rows = self.history.rows
+        if self._due() or len(rows) == 1:
+            self._show(trainer, rows[-1], lambda: {"learning curve": learning_curve(rows)})
+            self._last, self._step = time.monotonic(), trainer.global_step
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._last >= self.every
+
+    def _show(self, trainer: Any, numbers: Mapping[str, Any], draw: Callable[[], Mapping[str, bytes]]) -> None:
+        if trainer.is_global_zero:
+            try:
+                self.watch(numbers, draw())
+            except Exception as e:
+                logging.getLogger(__name__).warning(f"how the training goes could not be shown ({type(e).__name__}: {e}); it goes on")
 
 
 class LogLines(Callback):
@@ -79,13 +148,7 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> Path:
 
 def learning_curve(rows: list[dict[str, Any]]) -> bytes:
     """PNG of training loss and validation metrics against the epoch."""
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3), dpi=90, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7, 3)
     left, right = figure.subplots(1, 2)
     epochs = [r["epoch"] + 1 for r in rows]
     left.plot(epochs, [r["train_loss"] for r in rows], marker=".")
@@ -94,6 +157,43 @@ def learning_curve(rows: list[dict[str, Any]]) -> bytes:
         right.plot(epochs, [r.get(name, float("nan")) for r in rows], marker=".", label=name)
     right.set(xlabel="epoch", ylim=(0, 1.02))
     right.legend()
+    return _png(figure)
+
+
+def example_batch(x: Tensor, y: Tensor, each: int = 3) -> bytes:
+    """PNG of the first `each` kernels with signals and as many without.
+
+    Args:
+        x: (batch, ifo, samples), whitened.
+        y: (batch, 1), labels.
+    """
+    labels = (y[:, 0] > 0.5).tolist()
+    columns = [[i for i, label in enumerate(labels) if label == wanted][:each] for wanted in (True, False)]
+    figure = _figure(8, 1.3 * each)
+    panels = figure.subplots(each, 2, sharex=True, squeeze=False)
+    for column, (rows, title) in enumerate(zip(columns, ("label 1", "label 0"), strict=True)):
+        for panel in panels[len(rows) :, column]:
+            panel.set_axis_off()
+        for panel, row in zip(panels[:, column], rows, strict=False):
+            offset = 1.2 * 2 * float(x[row].abs().max())
+            for ifo, kernel in enumerate(x[row]):
+                panel.plot(kernel.numpy() - ifo * offset, linewidth=0.5)
+            panel.set_yticks([])
+        panels[0, column].set_title(title)
+        panels[-1, column].set_xlabel("sample")
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -1,37 +1,52 @@
 """One training, that goes on where it was killed.
 
 Every batch is a function of (seed, step) and nothing else is random after the first weights are drawn, so on one machine
-with one thread count a resumed training ends bit for bit where an undisturbed one does. With another number of threads,
-or on a GPU, sums are taken in another order and scores differ by what a different seed of the same training gives.
+with one thread count a resumed training ends bit for bit where an undisturbed one does; on a GPU with
+``execution.training.deterministic``. With another number of threads, or on a GPU without that, sums are taken in another
+order and scores differ by what a different seed of the same training gives.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-import pickle
+import shutil
 import time
 import warnings
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from aframe_assets.model.checkpoints import (
+    Keeper,
+    PlacedCheckpoint,
+    Stopping,
+    callback_state,
+    guarded,
+    newest_checkpoint,
+    read_checkpoint,
+    restore,
+)
 from aframe_assets.model.data_module import TrainingData
 from aframe_assets.model.lightning_module import Detector, Follower
-from aframe_assets.model.progress import History, reporters
+from aframe_assets.model.progress import History, Observer, reporters
+from aframe_assets.model.tracking import loggers
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.model.progress import Watch
     from aframe_assets.store.ranges import Source
+    from aframe_assets.store.unfinished import Unfinished
 
-_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+_PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 """Lightning's names."""
 
 
@@ -44,7 +59,7 @@ class Trained:
         best_epoch: counted from 0.
         history: a row per epoch, see `History`.
         logs: folder of CSV and TensorBoard logs.
-        resumed_from: epochs that were done when this call began.
+        resumed_from, resumed_step: epochs and steps that were done when this call began.
         wall_s: seconds of this call.
     """
 
@@ -53,6 +68,7 @@ class Trained:
     history: list[dict[str, float]]
     logs: Path
     resumed_from: int
+    resumed_step: int
     wall_s: float
 
     @property
@@ -61,30 +77,10 @@ class Trained:
         return next(r for r in self.history if r["epoch"] == self.best_epoch)
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any] | None:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
-        return None
-
-
-def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The readable checkpoint of the latest epoch in `folder`; one that a kill cut short is passed over."""
-    found = [(c["epoch"], c["global_step"], str(p), c) for p in folder.glob("*.ckpt") if (c := _read_checkpoint(p))]
-    if not found:
-        return None
-    *_, path, checkpoint = max(found, key=lambda x: x[:3])
-    return Path(path), checkpoint
-
-
-def _state(checkpoint: dict[str, Any], kind: str) -> dict[str, Any]:
-    return next((v for k, v in checkpoint["callbacks"].items() if k.startswith(kind)), {})
-
-
 def _finished(checkpoint: dict[str, Any], config: Config, epochs: int) -> bool:
     t = config.model.training
-    stopped = t.patience is not None and _state(checkpoint, "EarlyStopping").get("wait_count", 0) >= t.patience
-    return stopped or checkpoint["epoch"] + 1 >= epochs
+    stopped = t.patience is not None and callback_state(checkpoint, "EarlyStopping").get("wait_count", 0) >= t.patience
+    return stopped or checkpoint["global_step"] >= epochs * t.batches_per_epoch
 
 
 def train(
@@ -99,54 +95,83 @@ def train(
     leader: torch.nn.Module | None = None,
     until: int | None = None,
     on_epoch: Callable[[Sequence[Mapping[str, float]]], None] | None = None,
+    unfinished: Unfinished | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
-    """Train the network of `config`, or finish the training that `workdir` holds.
+    """Train the network of `config`, or finish the training that `workdir` or `unfinished` holds.
+
+    SIGTERM, SIGUSR1 and an interrupt let the step under way end and keep the state, in the main thread; a second one does not wait.
 
     Args:
-        config: the experiment; `model.architecture`, `model.training`, conditioning, ifos, sample_rate are read.
+        config: the experiment; `model.architecture`, `model.training`, `execution.training`, conditioning, ifos, sample_rate are read.
         background: background files by role, 'train' and 'validation' (`aframe_assets.strain.background_file`).
         training_signals: polarisations (reference 2.12).
         validation_signals: projected signals.
-        workdir: folder of this training alone: checkpoints (one per epoch, the best kept) and logs.
+        workdir: folder of this training alone: checkpoints (the last and the best epoch, and one within an epoch) and logs.
         seed: of the first weights and of all batches.
         log: where progress goes when there is no terminal.
         leader: a network that the trained one is to follow, as a cascade's filter does its joint network; else it learns labels.
         until: stop after this many epochs. Learning rates stay those of ``max_epochs``, so that a later call with a larger
             `until` goes on as if there had been no stop.
         on_epoch: is given the rows of all epochs so far after each.
+        unfinished: keeps checkpoints in the store too, and gives them to a try that finds a later one there than in `workdir`.
+        watch: is shown the first batch, and every so often how the training goes.
 
     Raises:
-        ValueError: data that do not fit the experiment, before anything is trained.
+        ValueError: data that do not fit the experiment, or settings that this machine cannot follow, before anything is trained.
         FloatingPointError: the loss or a validation score is not finite.
+        MakeRoom: SIGTERM or SIGUSR1 came; call again to go on.
+        StoreError: the store cannot say whether there is a state to go on from.
     """
     log = log or logging.getLogger(__name__)
     start, t = time.monotonic(), config.model.training
     epochs = t.max_epochs if until is None else min(until, t.max_epochs)
     folder = workdir / "checkpoints"
-    newest = newest_checkpoint(folder)
-    resumed_from = 0 if newest is None else newest[1]["epoch"] + 1
-    threads = torch.get_num_threads()
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = restore(folder, unfinished, log)
+    step = 0 if newest is None else newest[1]["global_step"]
+    with torch.random.fork_rng(devices=[]), _computing(config), warnings.catch_warnings():
+        torch.manual_seed(seed)
+        module = Follower(config, leader) if leader is not None else Detector(config)
+        # what is compiled, or on a device, or another rank's, stays with the training
+        network = copy.deepcopy(module.network)
+        if newest is None or not _finished(newest[1], config, epochs):
+            if newest:
+                log.info(f"resuming after step {step} of {epochs * t.batches_per_epoch} from {newest[0].name}")
+            data = TrainingData(config, background, training_signals, validation_signals, seed)
+            _fit(config, module, data, workdir, newest, log, unfinished, watch, epochs, on_epoch)
+            newest = newest_checkpoint(folder)
+    last = newest[1]
+    best = callback_state(last, f"PlacedCheckpoint{{'monitor': '{module.monitor}'")["best_model_path"]
+    checkpoint = read_checkpoint(folder / best)
+    if checkpoint is None:
+        raise RuntimeError(f"{folder / best}: the best checkpoint cannot be read; delete {workdir} and train again")
+    weights = {k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")}
+    network.load_state_dict(weights)
+    history, best_epoch, done = callback_state(last, "History")["rows"], checkpoint["epoch"], step // t.batches_per_epoch
+    return Trained(network.eval(), best_epoch, history, workdir / "logs", done, step, time.monotonic() - start)
+
+
+@contextmanager
+def _computing(config: Config) -> Iterator[None]:
+    """Threads, precision and determinism of `config`, which torch has for the whole process; as before afterwards."""
+    t, resources = config.model.training, config.execution.training
+    threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.set_num_threads(t.num_threads or len(os.sched_getaffinity(0)))
+    # torch's own default rounds the factors of convolutions
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = t.precision == "tf32"
+    if resources.compile and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise ValueError(
+            "execution.training.compile = True: there is no C++ compiler here (g++, or what CXX names); install one, or set it false"
+        )
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            torch.manual_seed(seed)
-            module = Follower(config, leader) if leader is not None else Detector(config)
-            if newest is None or not _finished(newest[1], config, epochs):
-                if newest:
-                    log.info(f"resuming after epoch {newest[1]['epoch'] + 1} of {epochs} from {newest[0].name}")
-                data = TrainingData(config, background, training_signals, validation_signals, seed)
-                _fit(config, module, data, workdir, newest and newest[0], log, epochs, on_epoch)
-                newest = newest_checkpoint(folder)
-        last = newest[1]
-        best = Path(_state(last, f"ModelCheckpoint{{'monitor': '{module.monitor}'")["best_model_path"])
-        checkpoint = _read_checkpoint(folder / best.name)
-        if checkpoint is None:
-            raise RuntimeError(f"{folder / best.name}: the best checkpoint cannot be read; delete {workdir} and train again")
-        module.load_state_dict(checkpoint["state_dict"])
+        yield
     finally:
         torch.set_num_threads(threads)
-    history = _state(last, "History")["rows"]
-    return Trained(module.network.cpu().eval(), checkpoint["epoch"], history, workdir / "logs", resumed_from, time.monotonic() - start)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def _fit(
@@ -154,42 +179,55 @@ def _fit(
     module: Detector,
     data: TrainingData,
     workdir: Path,
-    resume: Path | None,
+    newest: tuple[Path, dict[str, Any]] | None,
     log: logging.Logger,
+    unfinished: Unfinished | None,
+    watch: Watch | None,
     epochs: int,
     on_epoch: Callable[[Sequence[Mapping[str, float]]], None] | None,
 ) -> None:
-    t, folder = config.model.training, workdir / "checkpoints"
+    t, resources, folder = config.model.training, config.execution.training, workdir / "checkpoints"
     # Both at the end of the training epoch, so that a resumed training begins the next one cleanly; the best first, so
     # that the last knows of it. A new file is written before the old one goes, so a kill leaves one that can be read.
     common = {"dirpath": folder, "save_top_k": 1, "save_on_train_epoch_end": True}
-    best = ModelCheckpoint(filename="best-{epoch:04d}", monitor=module.monitor, mode="max", **common)
-    last = ModelCheckpoint(filename="last-{epoch:04d}", **common)
-    callbacks = [*reporters(log), History(on_epoch), best, last]
+    best = PlacedCheckpoint(filename="best-{epoch:04d}", monitor=module.monitor, mode="max", **common)
+    last = PlacedCheckpoint(filename="last-{epoch:04d}", **common)
+    # the row of an epoch before whoever tells of it
+    callbacks = [history := History(on_epoch), *reporters(log), best, last]
+    if watch is not None:
+        callbacks.append(Observer(watch, history, config.execution.training.observe_every))
     if t.patience is not None:
         callbacks.append(EarlyStopping(module.monitor, mode="max", patience=t.patience))
-    starts = len(list((workdir / "logs").glob("csv/*"))) if (workdir / "logs").is_dir() else 0
-    loggers = [
-        CSVLogger(workdir, name="logs/csv", version=f"start_{starts}", flush_logs_every_n_steps=10),
-        TensorBoardLogger(workdir, name="logs", version="tensorboard"),
-    ]
     # Lightning's advice on numbers of workers and loggers does not fit batches made on the training device
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = lightning.Trainer(
-        accelerator="auto",
-        devices=1,
-        precision=_PRECISIONS[t.precision],
-        max_epochs=epochs,
-        gradient_clip_val=t.gradient_clip,
-        callbacks=callbacks,
-        logger=loggers,
-        log_every_n_steps=20,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        enable_progress_bar=any("ProgressBar" in type(c).__name__ for c in callbacks),
-        default_root_dir=workdir,
-    )
-    trainer.fit(module, data, ckpt_path=str(resume) if resume else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt("training was interrupted; run again to go on from the last epoch")
+    if resources.compile:
+        module.network.compile()
+
+    def fit(stopping: Stopping) -> None:
+        keeper = Keeper(folder, resources.checkpoint_every, stopping, unfinished, log)
+        trainer = lightning.Trainer(
+            accelerator="auto",
+            devices=1,
+            # a job's ranks are not this training's, whatever SLURM's variables say
+            plugins=[LightningEnvironment()],
+            precision=_PRECISIONS[t.precision],
+            deterministic=resources.deterministic,
+            benchmark=not resources.deterministic,
+            max_epochs=epochs,
+            gradient_clip_val=t.gradient_clip,
+            callbacks=[*callbacks, keeper],
+            logger=loggers(config, workdir, newest and newest[1]),
+            log_every_n_steps=20,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=any("ProgressBar" in type(c).__name__ for c in callbacks),
+            default_root_dir=workdir,
+        )
+        try:
+            trainer.fit(module, data, ckpt_path=str(newest[0]) if newest else None, weights_only=True)
+        finally:
+            keeper.close()
+            data.teardown("fit")
+
+    guarded(fit, lambda: f"what was trained is kept in {folder}{' and in the store' if unfinished else ''}; run again to go on")

@@ -10,7 +10,8 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import dagster as dg
@@ -19,8 +20,10 @@ from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.partitions import SEGMENTS
 from aframe_assets.store import open_store
+from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import Handle
-from aframe_assets.store.job import Check, Job, Product
+from aframe_assets.store.job import Check, Job, MakeRoom, Product
+from aframe_assets.store.unfinished import Unfinished
 from aframe_assets.store.work import makes
 from aframe_assets.store.workspace import MissingArtifact, Wanted, Workspace
 from aframe_assets.tags import CODE_VARIABLE
@@ -69,6 +72,26 @@ def wanted_or_refuse(workspace: Workspace, asset: str, partition: str | None = N
         raise _refuse(e) from None
 
 
+@contextmanager
+def making_room(config: Config) -> Iterator[None]:
+    """A step that had to make room is tried again, whatever its retry policy says of failures."""
+    try:
+        yield
+    except MakeRoom as e:
+        tell_user(str(e))
+        raise dg.RetryRequested(max_retries=config.execution.training.max_restarts, seconds_to_wait=1) from e
+
+
+def observer(context: Any, asset: str) -> Callable[[Mapping[str, Any], Mapping[str, str]], None]:
+    """A function that reports numbers and markdown as an observation of `asset`, at once."""
+
+    def observe(numbers: Mapping[str, Any], markdown: Mapping[str, str]) -> None:
+        metadata = {**numbers, **{k: dg.MetadataValue.md(v) for k, v in markdown.items()}}
+        context.log_event(dg.AssetObservation(asset_key=asset, metadata=metadata))
+
+    return observe
+
+
 def produce(
     workspace: Workspace,
     wanted: Wanted,
@@ -77,12 +100,16 @@ def produce(
     run_id: str,
     log: Any,
     services: Mapping[str, Any] | None = None,
+    observe: Callable[[Mapping[str, Any], Mapping[str, str]], None] | None = None,
 ) -> tuple[Handle, Product]:
     store, parts = workspace.store, wanted.parts
     start, cpu = time.time(), time.process_time()
+    unfinished = Unfinished(store, parts)
+    seen = {"observe": observe} if observe else {}
     with store.scratch() as scratch:
         place = store, scratch, store.workdir(parts)
-        job = Job(workspace.config, parts.asset, parts.partition, wanted.inputs, wanted.row, *place, log, services or {})
+        what = workspace.config, parts.asset, parts.partition, wanted.inputs, wanted.row
+        job = Job(*what, *place, log, services or {}, unfinished=unfinished, **seen)
         product = make(job)
         if product.logs is not None:
             store.publish(parts.model_copy(update={"asset": f"{parts.asset}_logs"}), product.logs, {}, keep=False)
@@ -100,6 +127,8 @@ def produce(
                 **({"code": code} if (code := os.environ.get(CODE_VARIABLE)) else {}),
             },
         )
+    with suppress(StoreError, OSError):  # what is left takes space and harms nobody
+        unfinished.drop()
     return handle, product
 
 
@@ -186,7 +215,8 @@ def plain_asset(
         wanted = wanted_or_refuse(workspace, name)
         handle, product = workspace.store.complete(wanted.parts), None
         if handle is None:
-            handle, product = produce(workspace, wanted, make, blocking, context.run_id, context.log)
+            with making_room(config):
+                handle, product = produce(workspace, wanted, make, blocking, context.run_id, context.log, observe=observer(context, name))
         else:
             context.log.info(f"{name} is complete (key {handle.key[:16]}); nothing to do")
         if name == "segments":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from aframe_assets.store.base import ArtifactStore
     from aframe_assets.store.handle import Handle
     from aframe_assets.store.ranges import Source
+    from aframe_assets.store.unfinished import Unfinished
+
+
+class MakeRoom(RuntimeError):
+    """The step was told to end before its work was done, and has kept its state: it is to be tried again."""
+
+
+def _unseen(numbers: Mapping[str, Any], markdown: Mapping[str, str]) -> None:
+    """Nobody looks."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class Job:
         scratch: private folder, gone afterwards.
         workdir: folder of this key that survives a kill; for checkpoints.
         services: what the asset asked for by name, as an inference server.
+        observe: shows numbers, and markdown as that of a Product, on the asset's page while it is being made.
+        unfinished: keeps work in progress in the store; dropped once the artifact is published. None outside of Dagster.
     """
 
     config: Config
@@ -67,6 +78,8 @@ class Job:
     workdir: Path
     log: logging.Logger
     services: Mapping[str, Any] = field(default_factory=dict)
+    observe: Callable[[Mapping[str, Any], Mapping[str, str]], None] = _unseen
+    unfinished: Unfinished | None = None
 
     def seed(self, *words: object) -> int:
         """A 63-bit seed: a function of (experiment seed, asset, partition, words) only."""

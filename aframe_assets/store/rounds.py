@@ -7,7 +7,7 @@ import dagster as dg
 
 from aframe_assets import lineage
 from aframe_assets.config import Config
-from aframe_assets.store.bodies import GLUE, metadata_of, produce, wanted_or_refuse
+from aframe_assets.store.bodies import GLUE, making_room, metadata_of, produce, wanted_or_refuse
 from aframe_assets.store.fanout import check_of_whole, graph_asset
 from aframe_assets.store.job import Job, Product
 from aframe_assets.store.work import makes, trial_parts
@@ -79,7 +79,8 @@ def rounds_asset(
             part = Wanted(trial_parts(wanted.parts, record), wanted.inputs, wanted.row)
             handle = workspace.store.complete(part.parts)
             if handle is None:
-                handle, _ = produce(workspace, part, lambda job: make_trial(job, record["params"]), {}, context.run_id, context.log)
+                with making_room(config):
+                    handle, _ = produce(workspace, part, lambda job: make_trial(job, record["params"]), {}, context.run_id, context.log)
             return {**record, "meta": dict(handle.meta)}
 
         return op

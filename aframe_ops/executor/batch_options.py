@@ -14,6 +14,9 @@ from aframe_ops.executor.scheduler import BatchJob
 MEMORY_PER_ATTEMPT = 1.5
 """Each attempt at a step may use this much more memory than the one before it."""
 
+GROWTHS = 3
+"""After so many attempts it stays: a training may be tried again many times because it had to make room."""
+
 QUICK_GB = 2.0
 """Memory of a step that only looks up what is complete."""
 
@@ -35,7 +38,7 @@ class BatchOptions:
 
 def scaled(request: Request, number: int, options: BatchOptions) -> Request:
     """What attempt `number` (from 0) asks for: memory grows from one to the next, and the site's caps hold."""
-    memory = request.memory_gb * MEMORY_PER_ATTEMPT**number
+    memory = request.memory_gb * MEMORY_PER_ATTEMPT ** min(number, GROWTHS)
     minutes = request.time_min
     return request._replace(
         memory_gb=min(memory, options.max_memory_gb or memory),
@@ -45,7 +48,7 @@ def scaled(request: Request, number: int, options: BatchOptions) -> Request:
 
 def small(job: BatchJob) -> BatchJob:
     """`job` with the request of a step that only reads what is complete, so that it need not queue for what it would have used."""
-    memory = min(job.request.memory_gb, QUICK_GB * MEMORY_PER_ATTEMPT**job.number)
+    memory = min(job.request.memory_gb, QUICK_GB * MEMORY_PER_ATTEMPT ** min(job.number, GROWTHS))
     return replace(job, request=job.request._replace(cpus=1, gpus=0, gpu_memory_gb=0.0, memory_gb=memory))
 
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,20 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from aframe_assets.config_load import resolved_text
-from aframe_assets.model.training import newest_checkpoint, train
-
-SCRIPT = """
-import sys, logging
-from pathlib import Path
-from aframe_assets.config import Config
+from aframe_assets.model.checkpoints import newest_checkpoint
 from aframe_assets.model.training import train
-config, work, training, validation, *background = sys.argv[1:]
-logging.basicConfig(level=logging.INFO)
-train(Config.model_validate_json(Path(config).read_text()), background={"train": [Path(b) for b in background[:-1]],
-      "validation": [Path(background[-1])]}, training_signals=Path(training), validation_signals=Path(validation),
-      workdir=Path(work), seed=3)
-"""
 
 
 def run(config, data, workdir: Path, **changes):
@@ -52,28 +36,6 @@ def test_training_gives_the_best_epoch_and_its_record(undisturbed):
     assert all(np.isfinite(list(r.values())).all() for r in undisturbed.history)
     assert not undisturbed.network.training
     assert list(undisturbed.logs.glob("tensorboard/events*")) and list(undisturbed.logs.glob("csv/*/metrics.csv"))
-
-
-def test_kill_and_resume_equals_undisturbed(undisturbed, tiny_config, tiny_data, tmp_path):
-    config = tmp_path / "config.json"
-    config.write_text(resolved_text(tiny_config()))
-    work = tmp_path / "work"
-    names = [str(p) for p in (*tiny_data.background["train"], *tiny_data.background["validation"])]
-    command = [sys.executable, "-c", SCRIPT, str(config), str(work), str(tiny_data.training), str(tiny_data.validation), *names]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((work / "checkpoints").glob("last-*.ckpt")):
-        assert process.poll() is None and time.monotonic() < deadline, "the training ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = newest_checkpoint(work / "checkpoints")[1]["epoch"] + 1
-    assert done < 3
-    resumed = run(tiny_config(), tiny_data, work)
-    assert resumed.resumed_from == done
-    assert same(resumed.network, undisturbed.network)
-    assert resumed.history == undisturbed.history and resumed.best_epoch == undisturbed.best_epoch
 
 
 def test_stops_between_epochs_change_nothing(undisturbed, tiny_config, tiny_data, tmp_path):

@@ -30,6 +30,7 @@ def test_memory_grows_with_each_attempt_up_to_the_sites_cap():
     request, options = Request(memory_gb=4, time_min=600), BatchOptions(max_memory_gb=8, max_time_min=240)
     assert [scaled(request, n, options).memory_gb for n in range(4)] == [4, 6, 8, 8]
     assert [scaled(request, n, BatchOptions()).memory_gb for n in range(3)] == [4, 6, 9]
+    assert scaled(request, 20, BatchOptions()).memory_gb == 13.5, "it made room twenty times, and did not run out of memory"
     assert scaled(request, 0, options).time_min == 240 and scaled(request, 0, BatchOptions()).time_min == 600
 
 

@@ -1,0 +1,240 @@
+"""A training that is ended within an epoch, by whatever, goes on there, here or on another node, and ends as an undisturbed one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from aframe_assets.config_load import resolved_text
+from aframe_assets.model.checkpoints import PlacedCheckpoint, Stopped, Stopping, newest_checkpoint, read_checkpoint
+from aframe_assets.model.lightning_module import Detector
+from aframe_assets.model.training import train
+from aframe_assets.store import open_store
+from aframe_assets.store.errors import StoreError
+from aframe_assets.store.handle import KeyParts
+from aframe_assets.store.job import MakeRoom
+from aframe_assets.store.unfinished import Unfinished
+
+PARTS = KeyParts(asset="model", code_version="1")
+SCRIPT = """
+import sys, logging
+from pathlib import Path
+from aframe_assets.config import Config
+from aframe_assets.model.training import train
+config, work, training, validation, *background = sys.argv[1:]
+logging.basicConfig(level=logging.INFO)
+train(Config.model_validate_json(Path(config).read_text()), background={"train": [Path(b) for b in background[:-1]],
+      "validation": [Path(background[-1])]}, training_signals=Path(training), validation_signals=Path(validation),
+      workdir=Path(work), seed=3)
+"""
+
+
+def kept_often(config, **resources):
+    """`config` with a checkpoint after every step."""
+    execution = config.execution
+    training = execution.training.model_copy(update={"checkpoint_every": 1e-6} | resources)
+    return config.model_copy(update={"execution": execution.model_copy(update={"training": training})})
+
+
+def run(config, data, workdir: Path, **changes):
+    arguments = {"training_signals": data.training, "validation_signals": data.validation, "seed": 3} | changes
+    return train(config, background=data.background, workdir=workdir, **arguments)
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def assert_equal(resumed, undisturbed) -> None:
+    assert same(resumed.network, undisturbed.network)
+    assert resumed.history == undisturbed.history and resumed.best_epoch == undisturbed.best_epoch
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_config, tiny_data, tmp_path_factory):
+    return run(tiny_config(), tiny_data, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def interrupted_at(monkeypatch):
+    """Function (number, step) that has the signal arrive while that step is under way."""
+
+    def arrange(number: int, step: int) -> None:
+        original = Detector.training_step
+
+        def training_step(self, batch, index):
+            if self.global_step == step:
+                monkeypatch.setattr(Detector, "training_step", original)
+                os.kill(os.getpid(), number)
+            return original(self, batch, index)
+
+        monkeypatch.setattr(Detector, "training_step", training_step)
+
+    return arrange
+
+
+def kills(config, data, work: Path, tmp_path: Path, rng: random.Random, count: int) -> int:
+    """Starts the training in a process of its own and kills it at a random step, `count` times; the steps that it made."""
+    path = tmp_path / "config.json"
+    path.write_text(resolved_text(config))
+    names = [str(p) for p in (*data.background["train"], *data.background["validation"])]
+    command = [sys.executable, "-c", SCRIPT, str(path), str(work), str(data.training), str(data.validation), *names]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    total = config.model.training.max_epochs * config.model.training.batches_per_epoch
+    steps = 0
+    for left in range(count, 0, -1):
+        target = rng.randint(steps + 1, max(steps + 1, total - 1 - left))
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while not any(int(p.stem.split("-")[1]) >= target for p in (work / "checkpoints").glob("step-*.ckpt")):
+            assert process.poll() is None and time.monotonic() < deadline, "the training ended before it could be killed"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        steps = newest_checkpoint(work / "checkpoints")[1]["global_step"]
+        print(f"killed at step {steps} of {total}, when it was past {target}")
+    return steps
+
+
+def test_killed_at_a_random_step_it_ends_as_an_undisturbed_one(undisturbed, tiny_config, tiny_data, tmp_path):
+    steps = kills(kept_often(tiny_config()), tiny_data, tmp_path / "work", tmp_path, random.Random(), 1)
+    resumed = run(tiny_config(), tiny_data, tmp_path / "work")
+    assert resumed.resumed_step == steps > 0 and resumed.resumed_from == steps // 6
+    assert_equal(resumed, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["resnet", "streaming"])
+def test_killed_at_five_random_steps(architecture, tiny_config, tiny_data, tmp_path):
+    """Batch norms have a state that group norms have not."""
+    config = tiny_config(schedule="cosine", patience=3)
+    a = config.model.architecture.model_copy(update={"name": architecture, "context": 0.5 if architecture == "streaming" else 0})
+    config = config.model_copy(update={"model": config.model.model_copy(update={"architecture": a})})
+    undisturbed = run(config, tiny_data, tmp_path / "undisturbed")
+    kills(kept_often(config), tiny_data, tmp_path / "work", tmp_path, random.Random(), 5)
+    assert_equal(run(config, tiny_data, tmp_path / "work"), undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_that_wants_the_node_gets_it_and_another_node_goes_on(
+    number, undisturbed, tiny_config, tiny_data, tmp_path, interrupted_at, monkeypatch
+):
+    # a job of one rank on SLURM; Lightning would take them for its own, and requeue the job
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_LOCALID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    before = signal.getsignal(number)
+    step = random.randint(0, 16)
+    interrupted_at(number, step)
+    unfinished = Unfinished(open_store(tmp_path / "store"), PARTS)
+    config = kept_often(tiny_config(), checkpoint_every=3600)  # nothing but the signal
+    with pytest.raises(MakeRoom, match=f"{number.name}: .* kept in .* and in the store"):
+        run(config, tiny_data, tmp_path / "first node", unfinished=unfinished)
+    assert signal.getsignal(number) == before
+    # after the last step of an epoch there is nothing to go on from but the epoch before
+    expected = step + 1 if (step + 1) % 6 else step // 6 * 6
+    assert (unfinished.find().meta["step"] if unfinished.find() else 0) == expected
+    resumed = run(config, tiny_data, tmp_path / "second node", unfinished=unfinished)
+    assert resumed.resumed_step == expected
+    assert_equal(resumed, undisturbed)
+
+
+def test_an_interrupt_keeps_the_state_and_stays_an_interrupt(undisturbed, tiny_config, tiny_data, tmp_path, interrupted_at):
+    interrupted_at(signal.SIGINT, 7)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_config(), tiny_data, tmp_path)
+    assert [p.name for p in sorted((tmp_path / "checkpoints").glob("step*"))] == ["step-000000008.ckpt"]
+    assert_equal(run(tiny_config(), tiny_data, tmp_path), undisturbed)
+    assert not list((tmp_path / "checkpoints").glob("step*"))
+
+
+def test_a_second_signal_does_not_wait():
+    with Stopping() as stopping, pytest.raises(Stopped):
+        stopping.waits = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping.number == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+    with Stopping(), pytest.raises(Stopped):  # as between epochs, while all windows are scored
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_a_store_or_disk_that_fails_ends_nothing(undisturbed, tiny_config, tiny_data, tmp_path, monkeypatch, caplog):
+    import lightning
+
+    class Lost(Unfinished):
+        def keep(self, files, meta):
+            raise StoreError("connection lost")
+
+    save = lightning.Trainer.save_checkpoint
+
+    def full(self, path, *args, **kwargs):
+        if "step-000000003" in str(path):
+            raise OSError(28, "No space left on device")
+        save(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(lightning.Trainer, "save_checkpoint", full)
+    with caplog.at_level(logging.WARNING):
+        unfinished = Lost(open_store(tmp_path / "store"), PARTS)
+        assert_equal(run(kept_often(tiny_config()), tiny_data, tmp_path / "work", unfinished=unfinished), undisturbed)
+    assert any("could not be kept in the store (connection lost)" in m for m in caplog.messages)
+    assert any("step 3 could not be kept" in m and "No space left" in m for m in caplog.messages)
+
+
+def test_a_store_that_cannot_say_what_it_has_is_an_error_only_where_all_would_be_lost(tiny_config, tiny_data, tmp_path, caplog):
+    class Silent(Unfinished):
+        def find(self):
+            raise StoreError("no answer")
+
+    unfinished = Silent(open_store(tmp_path / "store"), PARTS)
+    with pytest.raises(StoreError, match="no answer"):
+        run(tiny_config(), tiny_data, tmp_path / "empty", unfinished=unfinished)
+    run(tiny_config(max_epochs=1), tiny_data, tmp_path / "work")
+    assert run(tiny_config(max_epochs=1), tiny_data, tmp_path / "work", unfinished=unfinished).resumed_step == 6
+
+
+def test_what_is_kept_in_the_store_is_whole_and_little(tmp_path):
+    store = open_store(tmp_path / "store")
+    unfinished = Unfinished(store, PARTS)
+    assert unfinished.find() is None and unfinished.fetch(tmp_path / "none") is None
+    for step in range(5):
+        (tmp_path / "a.ckpt").write_bytes(bytes([step]) * 1000)
+        unfinished.keep({"a.ckpt": tmp_path / "a.ckpt"}, {"step": step})
+        (tmp_path / "a.ckpt").unlink()
+    assert len([p for p in (tmp_path / "store" / "model_unfinished" / "_").iterdir() if p.is_dir()]) == 2
+    assert Unfinished(store, PARTS.model_copy(update={"code_version": "2"})).find() is None
+    other = Unfinished(store, PARTS)
+    assert other.fetch(tmp_path / "there") == {"step": 4}
+    assert (tmp_path / "there" / "a.ckpt").read_bytes() == bytes([4]) * 1000
+    other.drop()
+    assert not (tmp_path / "store" / "model_unfinished" / "_").exists() and unfinished.find() is None
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    with (tmp_path / "last-epoch=0009.ckpt").open("wb") as f:
+        pickle.dump({"epoch": 9, "global_step": 9, "callbacks": Evil()}, f)
+    torch.save({"epoch": 9, "global_step": 9, "callbacks": Evil()}, tmp_path / "best-epoch=0009.ckpt")
+    assert newest_checkpoint(tmp_path) is None and not (tmp_path / "executed").exists()
+
+
+def test_the_best_epoch_is_known_in_another_folder(tmp_path):
+    first = PlacedCheckpoint(tmp_path / "a", monitor="m", mode="max")
+    first.best_model_path, first.best_model_score = str(tmp_path / "a" / "best.ckpt"), torch.tensor(0.7)
+    first.best_k_models, first.kth_best_model_path = {first.best_model_path: torch.tensor(0.7)}, first.best_model_path
+    second = PlacedCheckpoint(tmp_path / "b", monitor="m", mode="max")
+    second.load_state_dict(first.state_dict())
+    assert second.best_model_path == second.kth_best_model_path == str(tmp_path / "b" / "best.ckpt")
+    assert list(second.best_k_models) == [second.best_model_path] and second.best_model_score == 0.7
+    assert read_checkpoint(tmp_path / "nothing") is None
