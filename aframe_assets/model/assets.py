@@ -102,6 +102,8 @@ def _train(job: Job, config: Config):
         seed=job.seed("train") + config.model.training.seed,
         log=job.log,
         leader=leader,
+        unfinished=job.unfinished,
+        watch=lambda numbers, plots: job.observe(numbers, {title: plot_markdown(title, png) for title, png in plots.items()}),
     )
 
 
@@ -134,6 +136,7 @@ def _trained(job: Job, config: Config) -> Product:
         "ifos": list(config.ifos),
         "num_parameters": sum(p.numel() for p in result.network.parameters()),
         "resumed_from_epoch": result.resumed_from,
+        "resumed_from_step": result.resumed_step,
         **_numbers(result.metrics),
     }
     if config.model.architecture.name in ("streaming", "map"):

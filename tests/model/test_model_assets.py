@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 
 import dagster as dg
 import pytest
@@ -26,10 +28,10 @@ TUNE = {
 }
 
 
-def materialize(config, url, *names):
+def materialize(config, url, *names, **options):
     items = [a for a in assets(config) if isinstance(a, dg.AssetsDefinition) and not isinstance(a, dg.AssetChecksDefinition)]
     resources = {"experiment": Experiment(config_json=resolved_text(config), store_url=url), "io_manager": io_manager_for(url)}
-    return dg.materialize(items, selection=list(names), resources=resources)
+    return dg.materialize(items, selection=list(names), resources=resources, **options)
 
 
 def made_by(result) -> set[str]:
@@ -62,6 +64,55 @@ def test_model_is_trained_and_another_experiment_imports_it(published, tiny_conf
     assert imported.meta["imported"] and imported.meta["valid_auroc"] == manifest.handle.meta["valid_auroc"]
     a, b = load_bundle(store.open_local(imported)).network.state_dict(), bundle.network.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in b)
+
+
+def test_how_a_training_goes_is_seen_while_it_goes(published, tiny_config, monkeypatch):
+    from aframe_assets.model import bundle
+
+    config = tiny_config(max_epochs=2)
+    training = config.execution.training.model_copy(update={"observe_every": 0.0, "checkpoint_every": 1e-6})
+    config = config.model_copy(update={"execution": config.execution.model_copy(update={"training": training})})
+    store, url = published(config)
+    seen = []
+
+    def saved(*args, **kwargs):  # the network is trained, and nothing is materialized yet
+        (run,) = instance.get_runs()
+        records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION).records
+        seen.extend(r.asset_observation.metadata for r in records)
+        assert store.manifest("model_unfinished").handle.meta["step"] > 6
+        return save(*args, **kwargs)
+
+    save = bundle.save_bundle
+    monkeypatch.setattr(bundle, "save_bundle", saved)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialize(config, url, "model", instance=instance).success
+    first, *others = seen
+    assert first["example_batch_size"].value == 16 and first["example batch"].value.startswith("![example batch](data:image/png")
+    assert [m["step"].value for m in others if "steps_per_s" in m] == [s for s in range(1, 12) if s % 6]
+    curves = [m for m in others if "learning curve" in m]
+    assert [m["step"].value for m in curves] == [6, 12] and all(0 <= m["valid_auroc"].value <= 1 for m in curves)
+    assert store.manifest("model_unfinished") is None
+
+
+def test_a_training_that_makes_room_is_tried_again_beyond_the_retries_of_failures(published, tiny_config, monkeypatch):
+    from aframe_assets.model.lightning_module import Detector
+
+    config = tiny_config(max_epochs=1)
+    assert config.execution.max_retries == 1
+    store, url = published(config)
+    original, asked = Detector.training_step, []
+
+    def training_step(self, batch, index):
+        if len(asked) < 3 and self.global_step == len(asked):
+            asked.append(self.global_step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, index)
+
+    monkeypatch.setattr(Detector, "training_step", training_step)
+    result = materialize(config, url, "model")
+    assert result.success and asked == [0, 1, 2]
+    assert len([e for e in result.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]) == 3
+    assert store.manifest("model").handle.meta["resumed_from_step"] == 3
 
 
 def test_tuning_runs_its_rounds_and_the_model_takes_the_best(published, tiny_config):
