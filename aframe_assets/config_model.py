@@ -84,6 +84,10 @@ class Training(Section):
     )
     left_pad: Seconds = 0.25
     right_pad: Seconds = 0.05
+    signals: Literal["stored", "generated"] = later(
+        "stored",
+        description="the asset training_waveforms, or new draws of `waveforms.prior` for each 500 steps, made on the training device",
+    )
     min_snr: float = Field(default=4, gt=0)
     max_snr: float = Field(default=100, gt=0)
     snr_alpha: float = -3.0
@@ -157,6 +161,11 @@ class Model(Section):
     filter_weights: str | None = Field(default=None, description="as `weights`, of the network of `filter`")
     training: Training = Training()
     tune: Tune | None = None
+
+    @property
+    def reads_signals(self) -> bool:
+        """Whether a training here reads training waveforms."""
+        return self.trains and self.training.signals == "stored"
 
     @property
     def trains(self) -> bool:

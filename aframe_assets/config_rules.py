@@ -75,6 +75,12 @@ def violations(config: Config) -> list[str]:
     unusable = approximants.problem(wave.approximant)
     if unusable:
         refuse("waveforms.approximant", wave.approximant, unusable)
+    elif c.model.trains and not c.model.reads_signals and wave.approximant not in approximants.BATCHED:
+        refuse(
+            "waveforms.approximant",
+            wave.approximant,
+            f"signals are made while training; expected {', '.join(approximants.BATCHED)}, or model.training.signals: stored",
+        )
     named = {"waveforms.prior": wave.prior, "waveforms.validation_prior": wave.validation_prior, "injections.prior": c.injections.prior}
     for key, prior in named.items():
         # a path is read when it is known from where: in load_config

@@ -63,6 +63,13 @@ _TRAINING_DATA = (
     Input("validation_waveforms", optional=True),
 )
 
+_TRAINED = ("tuned_model", "model", "filter_model")
+_GENERATED = tuple(
+    f"waveforms.{k}"
+    for k in ("prior", "approximant", "duration", "right_pad", "minimum_frequency", "reference_frequency", "num_training_signals")
+)
+"""What a training reads besides where it makes its signals itself."""
+
 _ALL = [
     Node("segments", "segments", "1", ("ifos", "segments", "strain.source", "strain.files", "strain.min_dq")),
     Node(
@@ -144,7 +151,7 @@ _ALL = [
         (
             Input("background_index", "roles", ("train", "validation")),
             Input("psd", "roles", ("train", "validation")),
-            Input("training_waveforms"),
+            Input("training_waveforms", optional=True),
             Input("validation_waveforms"),
         ),
         files=("detectors",),
@@ -236,14 +243,16 @@ _ALL = [
 def graph(config: Config) -> dict[str, Node]:
     """The assets of `config`'s graph by name, upstream first.
 
-    A network with given weights reads nothing; where none is trained the training-set assets are left out. Without
-    ``model.filter`` there is no ``filter_model``, without ``model.tune`` no ``tuned_model``, and without anything in
-    section ``vetoes`` no ``vetoes``. ``inference_results`` reads ``model_repository`` where a Triton server evaluates it,
-    and the networks of a cascade for its thresholds.
+    A network with given weights reads nothing; where none is trained the training-set assets are left out, and where training signals
+    are made while training only ``training_waveforms``. Without ``model.filter`` there is no ``filter_model``, without ``model.tune`` no
+    ``tuned_model``, and without anything in section ``vetoes`` no ``vetoes``. ``inference_results`` reads ``model_repository`` where a
+    Triton server evaluates it, and the networks of a cascade for its thresholds.
     """
     m, absent = config.model, set()
     if not m.trains:
         absent |= {"training_waveforms", "validation_waveforms"}
+    if not m.reads_signals:
+        absent.add("training_waveforms")
     if not m.tune or m.weights:
         absent.add("tuned_model")
     if m.filter is None:
@@ -260,6 +269,10 @@ def graph(config: Config) -> dict[str, Node]:
         )
         inputs = tuple(i for i in node.inputs if not (i.optional and (i.asset in unread or imported)))
         out[node.name] = replace(node, inputs=inputs)
+        if node.name in _TRAINED and not imported and not m.reads_signals:
+            out[node.name] = replace(
+                out[node.name], config=tuple(dict.fromkeys((*node.config, *_GENERATED))), files=(*node.files, "waveforms.prior")
+            )
     return out
 
 

@@ -96,7 +96,7 @@ def _train(job: Job, config: Config):
     return train(
         config,
         background=background_files(job),
-        training_signals=job.ranges("training_waveforms", "training_waveforms.hdf5"),
+        training_signals=job.ranges("training_waveforms", "training_waveforms.hdf5") if "training_waveforms" in job.inputs else None,
         validation_signals=job.ranges(*VALIDATION_SIGNALS),
         workdir=job.workdir,
         seed=job.seed("train") + config.model.training.seed,
@@ -119,7 +119,7 @@ def _trained(job: Job, config: Config) -> Product:
         config = with_training(config, tuned["tuned"])
     result = _train(job, config)
     rows = write_rows(result.history, job.scratch / "metrics.csv")
-    inputs = {a: job.handle(a).identity for a in ("background_index", "training_waveforms", "validation_waveforms")}
+    inputs = {a: job.handle(a).identity for a in ("background_index", "training_waveforms", "validation_waveforms") if a in job.inputs}
     if job.asset == "filter_model":
         inputs["model"] = job.handle("model").identity
     provenance = {"seed": config.seed, "best_epoch": result.best_epoch, "epochs": len(result.history), "inputs": inputs, **tuned}

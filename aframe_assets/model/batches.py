@@ -12,8 +12,8 @@ from torch import Tensor
 
 from aframe_assets.model.ahead import Ahead
 from aframe_assets.model.augmentation import Augmentation, crop_kernels
+from aframe_assets.model.generated import GeneratedSignals
 from aframe_assets.model.samplers import (
-    MAX_SIGNALS,
     REFILL_STEPS,
     STRAIN_SCALE,
     BackgroundFiles,
@@ -61,7 +61,7 @@ class TrainingBatches:
     Args:
         config: the experiment.
         background: training background files, local or in the store.
-        signals: training waveforms, the same.
+        signals: training waveforms, the same; None where they are made here.
         seed: of all random numbers.
         device: where batches are made.
 
@@ -70,7 +70,7 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, config: Config, background: Sequence[Source], signals: Source, seed: int, device: torch.device | str = "cpu"
+        self, config: Config, background: Sequence[Source], signals: Source | None, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         t, c = config.model.training, config.conditioning
         self.config, self.training, self.seed, self.device = config, t, seed, torch.device(device)
@@ -79,7 +79,12 @@ class TrainingBatches:
         self.files = BackgroundFiles(
             background, config.ifos, self.whitener, t.psd_block, c.kernel_length + 2 * config.model.architecture.context
         )
-        self.signals = SignalFile(signals, self.placement, config.sample_rate, self.device)
+        if t.signals == "generated":
+            self.signals: GeneratedSignals | SignalFile = GeneratedSignals(config, self.placement, self.device)
+        elif signals is None:
+            raise ValueError("model.training.signals is 'stored': expected a file of training waveforms")
+        else:
+            self.signals = SignalFile(signals, self.placement, config.sample_rate, self.device)
         self.augment = Augmentation(t, self.placement, self.whitener, get_detectors(config.ifos, config.detectors))
         self.snrs = SnrCurriculum(t.min_snr, t.max_snr, t.snr_alpha, t.snr_start, t.snr_decay_steps)
         self._pools = Ahead(self._load, (t.max_epochs * t.batches_per_epoch - 1) // REFILL_STEPS)
@@ -90,9 +95,9 @@ class TrainingBatches:
     def nbytes(self) -> int:
         """Most memory that pools take, with the next one and what is needed to read it; of the device, where that is no CPU."""
         channels, kernel = len(self.config.ifos), self.placement.kernel
-        signals, glitches = self.signals.nbytes(), NUM_GLITCHES * channels * 2 * kernel * 4 * bool(self.training.glitch_prob)
-        changing = channels * self.files.nbytes() + glitches + signals * (self.signals.count > MAX_SIGNALS)
-        return (1 + min(1, self._pools.last)) * changing + signals * (self.signals.count <= MAX_SIGNALS) + self.files.reading_nbytes
+        signals, glitches = self.signals.nbytes, NUM_GLITCHES * channels * 2 * kernel * 4 * bool(self.training.glitch_prob)
+        changing = channels * self.files.nbytes() + glitches + signals * self.signals.changes
+        return (1 + min(1, self._pools.last)) * changing + signals * (not self.signals.changes) + self.files.reading_nbytes
 
     def _load(self, index: int) -> Pool:
         rng = generator_of(self.seed, _REFILL, index)

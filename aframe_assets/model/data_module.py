@@ -37,12 +37,12 @@ class TrainingData(lightning.LightningDataModule):
     Args:
         config: the experiment.
         background: background files by role, 'train' and 'validation', local or in the store.
-        training_signals, validation_signals: waveform files (reference 2.12), the same.
+        training_signals, validation_signals: waveform files (reference 2.12), the same; no training signals where they are made here.
         seed: of all random numbers.
     """
 
     def __init__(
-        self, config: Config, background: dict[str, list[Source]], training_signals: Source, validation_signals: Source, seed: int
+        self, config: Config, background: dict[str, list[Source]], training_signals: Source | None, validation_signals: Source, seed: int
     ) -> None:
         super().__init__()
         self.config, self.background, self.seed = config, background, seed

@@ -283,9 +283,15 @@ class SignalFile:
         starts = torch.randint(self.count - run + 1, (limit // run,), generator=rng).sort().values.tolist()
         return self._read([slice(s, s + run) for s in starts])
 
-    def nbytes(self, limit: int = MAX_SIGNALS) -> int:
+    @property
+    def changes(self) -> bool:
+        """Whether one draw differs from the next."""
+        return self.count > MAX_SIGNALS
+
+    @property
+    def nbytes(self) -> int:
         """Memory of what `draw` gives."""
-        return min(limit, self.count) * 2 * 4 * self.placement.size
+        return min(MAX_SIGNALS, self.count) * 2 * 4 * self.placement.size
 
     def _read(self, rows: Sequence[slice]) -> Tensor:
         return read_signals(self.source, ("cross", "plus"), self.placement, rows, self.sample_rate).to(self.device)

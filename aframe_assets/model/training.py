@@ -87,7 +87,7 @@ def train(
     config: Config,
     *,
     background: dict[str, list[Source]],
-    training_signals: Source,
+    training_signals: Source | None,
     validation_signals: Source,
     workdir: Path,
     seed: int,
@@ -105,7 +105,7 @@ def train(
     Args:
         config: the experiment; `model.architecture`, `model.training`, `execution.training`, conditioning, ifos, sample_rate are read.
         background: background files by role, 'train' and 'validation' (`aframe_assets.strain.background_file`).
-        training_signals: polarisations (reference 2.12).
+        training_signals: polarisations (reference 2.12); None where `model.training.signals` is 'generated'.
         validation_signals: projected signals.
         workdir: folder of this training alone: checkpoints (the last and the best epoch, and one within an epoch) and logs.
         seed: of the first weights and of all batches.

@@ -132,17 +132,18 @@ def assets(config: Config) -> list[Any]:
     tags = resources(cpus=1, memory_gb=4, time_min=240, disk_gb=10)
     if config.model.trains:
         w = config.waveforms
-        out += sharded_asset(
-            "training_waveforms",
-            make_training_shard,
-            merge_training,
-            config,
-            num_shards=w.num_training_jobs,
-            description="Polarisations of the training population, without a cut on SNR.",
-            tags=tags,
-            kinds={"hdf5"},
-            checks=checks.RAW_CHECKS,
-        )
+        if config.model.reads_signals:
+            out += sharded_asset(
+                "training_waveforms",
+                make_training_shard,
+                merge_training,
+                config,
+                num_shards=w.num_training_jobs,
+                description="Polarisations of the training population, without a cut on SNR.",
+                tags=tags,
+                kinds={"hdf5"},
+                checks=checks.RAW_CHECKS,
+            )
         out += sharded_asset(
             "validation_waveforms",
             make_validation_shard,

@@ -14,15 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-from aframe_assets.config_load import resolved_text
+from aframe_assets import lineage
+from aframe_assets.config_load import build_config, resolved_text
 from aframe_assets.model import batches as batches_module
 from aframe_assets.model.ahead import Ahead, read_ahead
 from aframe_assets.model.batches import TrainingBatches
-from aframe_assets.model.samplers import MAX_SIGNALS, RUN, BackgroundFiles, SignalFile, generator_of
+from aframe_assets.model.generated import GeneratedSignals
+from aframe_assets.model.samplers import MAX_SIGNALS, RUN, BackgroundFiles, Placement, SignalFile, generator_of, read_signals
 from aframe_assets.store import KeyParts, open_store
 from aframe_assets.store.ranges import StoredFile
 from aframe_assets.strain.background_file import StrainError, StrainFile, background_name, read_background, write_background
 from aframe_assets.strain.conditioning import Whitener
+from aframe_assets.waveforms.generation import WaveformGenerator
+from aframe_assets.waveforms.priors import get_prior
+from aframe_assets.waveforms.sets import training_set
 
 RATE, T0 = 512, 1240600000
 
@@ -188,6 +193,50 @@ def test_training_from_a_remote_store_is_that_from_files(tiny_config, tiny_data,
     for a, b in zip(one.network.state_dict().values(), two.network.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert not (tmp_path / "cache" / "files").exists() and list((tmp_path / "cache" / "pieces").glob("??/*"))
+
+
+@pytest.fixture
+def generating(tiny_config):
+    """The tiny experiment, with IMRPhenomD made while it trains."""
+    config = tiny_config(signals="generated", max_epochs=1)
+    changes = {"approximant": "IMRPhenomD", "num_training_signals": 300, "minimum_frequency": 30}
+    return config.model_copy(update={"waveforms": config.waveforms.model_copy(update=changes)})
+
+
+def test_generated_signals_are_those_that_a_file_would_hold(generating, tmp_path):
+    placement = Placement.of(generating)
+    made = GeneratedSignals(generating, placement)
+    signals = made.draw(generator_of(7))
+    assert signals.shape == (300, 2, placement.size) and made.nbytes == signals.nbytes
+    rng = generator_of(7)
+    for start, count in ((0, 256), (256, 44)):
+        seed = int(torch.randint(2**62, (), generator=rng))
+        waves, _ = training_set(count, get_prior(generating.waveforms.prior), WaveformGenerator.of(generating), seed)
+        path = waves.write(tmp_path / f"{start}.hdf5")
+        stored_ones = read_signals(path, ("cross", "plus"), placement, [slice(0, count)], RATE)
+        assert torch.equal(signals[start : start + count], stored_ones)
+    assert not torch.equal(made.draw(rng)[0], signals[0]) and torch.equal(made.draw(generator_of(7)), signals)
+
+
+def test_training_with_generated_signals_needs_no_training_waveforms(generating, tiny_config, tiny_data, tmp_path):
+    from aframe_assets.model.training import train
+
+    files = {"training_signals": None, "validation_signals": tiny_data.validation}
+    result = train(generating, background=tiny_data.background, workdir=tmp_path / "a", seed=3, **files)
+    assert np.isfinite(result.metrics["train_loss"])
+    with pytest.raises(ValueError, match=r"model\.training\.signals is 'stored': expected a file"):
+        train(tiny_config(max_epochs=1), background=tiny_data.background, workdir=tmp_path / "b", seed=3, **files)
+    graph = lineage.graph(generating)
+    assert "training_waveforms" not in graph and "training_waveforms" not in lineage.deps(graph["model"])
+    assert "waveforms.prior" in graph["model"].config and "waveforms.prior" in graph["model"].files
+    stored_graph = lineage.graph(tiny_config())
+    assert "training_waveforms" in lineage.deps(stored_graph["model"]) and "waveforms.prior" not in stored_graph["model"].config
+
+
+def test_signals_that_take_long_are_not_made_while_training():
+    data = {"preset": "demo", "model": {"training": {"signals": "generated"}}, "waveforms": {"approximant": "IMRPhenomXPHM"}}
+    with pytest.raises(ValueError, match=r"waveforms\.approximant.*IMRPhenomXPHM.*made while training; expected IMRPhenomPv2"):
+        build_config(data)
 
 
 TRAINING = """
