@@ -25,6 +25,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from aframe_assets.model import tracking
 from aframe_assets.model.checkpoints import (
     Keeper,
     PlacedCheckpoint,
@@ -38,7 +39,6 @@ from aframe_assets.model.checkpoints import (
 from aframe_assets.model.data_module import TrainingData
 from aframe_assets.model.lightning_module import Detector, Follower
 from aframe_assets.model.progress import History, Observer, reporters
-from aframe_assets.model.tracking import loggers
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -203,6 +203,7 @@ def _fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if resources.compile:
         module.network.compile()
+    made = tracking.loggers(config, workdir, unfinished and unfinished.key, log)
 
     def fit(stopping: Stopping) -> None:
         keeper = Keeper(folder, resources.checkpoint_every, stopping, unfinished, log)
@@ -217,7 +218,7 @@ def _fit(
             max_epochs=epochs,
             gradient_clip_val=t.gradient_clip,
             callbacks=[*callbacks, keeper],
-            logger=loggers(config, workdir, newest and newest[1]),
+            logger=made,
             log_every_n_steps=20,
             num_sanity_val_steps=0,
             enable_model_summary=False,
@@ -229,5 +230,6 @@ def _fit(
         finally:
             keeper.close()
             data.teardown("fit")
+            tracking.close(made)
 
     guarded(fit, lambda: f"what was trained is kept in {folder}{' and in the store' if unfinished else ''}; run again to go on")

@@ -201,23 +201,6 @@ def test_a_store_that_cannot_say_what_it_has_is_an_error_only_where_all_would_be
     assert run(tiny_config(max_epochs=1), tiny_data, tmp_path / "work", unfinished=unfinished).resumed_step == 6
 
 
-def test_what_is_kept_in_the_store_is_whole_and_little(tmp_path):
-    store = open_store(tmp_path / "store")
-    unfinished = Unfinished(store, PARTS)
-    assert unfinished.find() is None and unfinished.fetch(tmp_path / "none") is None
-    for step in range(5):
-        (tmp_path / "a.ckpt").write_bytes(bytes([step]) * 1000)
-        unfinished.keep({"a.ckpt": tmp_path / "a.ckpt"}, {"step": step})
-        (tmp_path / "a.ckpt").unlink()
-    assert len([p for p in (tmp_path / "store" / "model_unfinished" / "_").iterdir() if p.is_dir()]) == 2
-    assert Unfinished(store, PARTS.model_copy(update={"code_version": "2"})).find() is None
-    other = Unfinished(store, PARTS)
-    assert other.fetch(tmp_path / "there") == {"step": 4}
-    assert (tmp_path / "there" / "a.ckpt").read_bytes() == bytes([4]) * 1000
-    other.drop()
-    assert not (tmp_path / "store" / "model_unfinished" / "_").exists() and unfinished.find() is None
-
-
 def test_nothing_in_a_checkpoint_is_executed(tmp_path):
     class Evil:
         def __reduce__(self):

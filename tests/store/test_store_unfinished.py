@@ -1,0 +1,30 @@
+"""Work in progress: replaced at once, found by its key alone, removed when it is of no more use."""
+
+from __future__ import annotations
+
+import pytest
+
+from aframe_assets.store.unfinished import Unfinished
+
+
+def test_what_is_kept_is_whole_and_little(store, make, tmp_path):
+    parts = make("model", None)
+    unfinished = Unfinished(store, parts)
+    assert unfinished.find() is None and unfinished.fetch(tmp_path / "none") is None
+    for step in range(5):
+        (tmp_path / "a.ckpt").write_bytes(bytes([step]) * 1000)
+        unfinished.keep({"a.ckpt": tmp_path / "a.ckpt"}, {"step": step})
+        (tmp_path / "a.ckpt").unlink()
+    assert len(store._versions("model_unfinished/_")) == 2
+    assert Unfinished(store, make("model", None, seed=2)).find() is None
+    other = Unfinished(store, parts)
+    assert other.fetch(tmp_path / "there") == {"step": 4}
+    assert (tmp_path / "there" / "a.ckpt").read_bytes() == bytes([4]) * 1000
+    other.drop()
+    assert not store._versions("model_unfinished/_") and unfinished.find() is None
+
+
+def test_an_artifact_that_kept_nothing_is_asked_nothing_at_its_end(store, make, monkeypatch):
+    unfinished = Unfinished(store, make("model", None))
+    monkeypatch.setattr(type(store), "_remove", lambda *_: pytest.fail("asked"))
+    unfinished.drop()
