@@ -279,20 +279,20 @@ def measure(name: str, case: Case, steps: int, rounds: int, device: torch.device
     alone, t, a = min(network), bench.config.model.training, bench.config.model.architecture
     full = min(loop) + sum(data.values())
     pieces = {
-        "network, forward and backward": alone,
+        "network, both ways": alone,
         "batch: cut, flip, add": least["all"] - least["signals"] - least["glitches"],
-        "batch: project, whiten, rescale signals": least["signals"],
+        "batch: signals": least["signals"],
         "batch: glitches": least["glitches"],
         "pool: read background": data["reading"],
-        "pool: PSDs and whitening": data["whitening"],
+        "pool: whiten background": data["whitening"],
         "pool: read signals": data["signals"],
     }
-    pieces["optimiser, clipping, logs, Lightning"] = full - sum(pieces.values())
-    title = f"{name}: {a.name} {'-'.join(map(str, a.layers))} width {a.width}, batch {t.batch_size}, {t.precision}, {device.type}"
+    pieces["optimiser and Lightning"] = full - sum(pieces.values())
+    title = f"{name}: {'-'.join(map(str, a.layers))} width {a.width}, batch {t.batch_size}, {t.precision}, {device.type}"
     rows: list[list[Any]] = [[title, "", "", ""]]
-    rows += [[f"  {k}", 1e3 * v, f"{100 * v / full:.1f} %", ""] for k, v in pieces.items()]
-    rows += [["  a step", 1e3 * full, f"{full / alone:.3f} of network", f"<= {case.bound:g}"]]
-    rows += [["  plain loader, its batch alone", 1e3 * plain, f"{plain / (full - alone):.1f} of ours", "shown"]]
+    rows += [[f"  {k}", f"{1e3 * v:.1f}", f"{100 * v / full:.1f} %", ""] for k, v in pieces.items()]
+    rows += [["  a step", f"{1e3 * full:.1f}", f"{full / alone:.3f} of network", f"<= {case.bound:g}"]]
+    rows += [["  batch of a plain loader", f"{1e3 * plain:.1f}", f"{plain / (full - alone):.1f} of ours", "shown"]]
     result = {
         "ratio": full / alone,
         "bound": case.bound,

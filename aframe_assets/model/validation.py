@@ -74,10 +74,12 @@ class ValidationSet:
         files = BackgroundFiles(
             background, config.ifos, self.whitener, t.psd_block, c.kernel_length + 2 * config.model.architecture.context
         )
-        streams = [[files.stream(source, ifo) for ifo in config.ifos] for source in files.files]
         self.block = files.block
-        self._strain = [torch.cat([b.strain for b in s]).to(self.device) for s in streams]
-        self._psd = [torch.stack([b.psd for b in s]).to(self.device) for s in streams]
+        self._strain, self._psd = [], []
+        for source in files.files:
+            streams = [files.stream(source, ifo) for ifo in config.ifos]
+            self._strain.append(torch.cat([b.strain for b in streams]))
+            self._psd.append(torch.stack([b.psd for b in streams]))
         self.slides = self._plan(fs)
         self.num_windows = sum(s.windows for s in self.slides)
         if not self.num_windows:

@@ -306,3 +306,54 @@ def test_a_set_larger_than_the_cache_trains_from_s3_in_bounded_memory(tiny_confi
     # besides data: network, optimiser, Lightning, loggers, and what their import takes after the first look
     print({k: round(v / 1e6) for k, v in found.items()})
     assert found["peak"] - found["before"] < found["said"] + 250e6 < total
+
+
+SHARING = """
+import json, sys
+from pathlib import Path
+from aframe_assets.config import Config
+from aframe_assets.model import batches
+from aframe_assets.store import open_store, s3
+from aframe_assets.store.ranges import StoredFile
+
+batches.REFILL_STEPS = 2
+config, url, cache, names, signals = sys.argv[1:]
+store, asked = open_store(url, cache_dir=cache), []
+fetch = s3.S3Store._fetch
+s3.S3Store._fetch = lambda self, handle, entry, path, first, size: (asked.append(size), fetch(self, handle, entry, path, first, size))[1]
+files = [StoredFile(store, store.manifest("background", p).handle, n) for p, n in json.loads(names)]
+made = batches.TrainingBatches(Config.model_validate_json(Path(config).read_text()), files, Path(signals), 5)
+print("ready", flush=True)
+sys.stdin.readline()
+sums = [float(made.batch(step)[0].double().sum()) for step in range(12)]
+made.close()
+print(json.dumps([sum(n for n in asked if n >= 100_000), sums]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_of_a_node_fetch_their_data_once(tiny_config, tiny_data, tmp_path, s3_server, bucket):
+    store, rng, names = open_store(f"s3://{bucket[1]}/run", cache_dir=tmp_path / "cache"), np.random.default_rng(0), []
+    for i in range(2):
+        path = tmp_path / background_name(T0 + 5000 * i, 2048)
+        write_background(path, {ifo: rng.normal(0, 1e-23 * 16, 2048 * RATE) for ifo in ("H1", "L1")}, T0 + 5000 * i, RATE)
+        names.append((f"{T0 + 5000 * i}-2048", stored(store, path)[0].name))
+    config = tmp_path / "config.json"
+    config.write_text(resolved_text(tiny_config(psd_block=2)))
+    environment = os.environ | s3_server | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+
+    def run(count, cache):
+        command = [sys.executable, "-c", SHARING, str(config), store.url, str(cache), json.dumps(names), str(tiny_data.training)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        ranks = [subprocess.Popen(command, env=environment, **pipes) for _ in range(count)]
+        for rank in ranks:
+            assert rank.stdout.readline() == "ready\n"
+        for rank in ranks:
+            rank.stdin.write("\n")
+            rank.stdin.flush()
+        return [json.loads(rank.communicate(timeout=300)[0]) for rank in ranks]
+
+    ((alone, sums),) = run(1, tmp_path / "one")
+    several = run(3, tmp_path / "three")
+    assert all(s == sums for _, s in several) and alone > 10e6
+    assert sum(fetched for fetched, _ in several) <= 1.02 * alone
