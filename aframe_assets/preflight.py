@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def preflight(config: Config) -> list[str]:
     """Everything that is wrong with the files and the platform that `config` names, a line each with its key; empty when nothing is.
 
-    Read are segment lists, gates, catalogues, geometries of detectors, and populations that are not named ones alone, with draws of
-    them; where the population or the mass pairs are not the preset's, whether the pairs lie where injections are drawn.
+    Read are segment lists, gates, catalogues, geometries of detectors, files of weights, and populations that are not named ones
+    alone, with draws of them; where the population or the mass pairs are not the preset's, whether the pairs lie where injections are
+    drawn. A network of another package is built and exported once, untrained.
 
     Args:
         config: with absolute paths, as `load_config` gives it.
@@ -48,6 +49,8 @@ def preflight(config: Config) -> list[str]:
         for ifo, file in config.detectors.items():
             look(f"detectors.{ifo}", file, lambda ifo=ifo, file=file: get_detector(ifo, file))
     _populations(config, look)
+    _weights(config, look)
+    _own_networks(config, look)
     lacking = not_installed(config.engine.platform)
     if lacking:
         out.append(f"engine.platform: {config.engine.platform}: {lacking}")
@@ -79,6 +82,29 @@ def _catalogues(config: Config, look: Callable[..., Any]) -> None:
     for key, name in named:
         if name and name != PACKAGED:
             look(key, name, lambda name=name: catalogs(name))
+
+
+def _own_networks(config: Config, look: Callable[..., Any]) -> None:
+    from aframe_assets.model.own_networks import is_registered
+
+    trained = {
+        "model.architecture": None if config.model.weights else config.model.architecture,
+        "model.filter": None if config.model.filter_weights else config.model.filter,
+    }
+    for key, architecture in trained.items():
+        if architecture is not None and is_registered(architecture.name):
+            from aframe_assets.model.networks import Sky, require_usable
+
+            look(f"{key}.name", architecture.name, lambda a=architecture: require_usable(a, Sky.of(config)))
+
+
+def _weights(config: Config, look: Callable[..., Any]) -> None:
+    from aframe_assets.model.importing import is_weight_file
+
+    if is_weight_file(config.model.weights):
+        from aframe_assets.model.weight_files import network_of_file, read_weight_file
+
+        look("model.weights", config.model.weights, lambda: network_of_file(read_weight_file(config.model.weights), config))
 
 
 def _populations(config: Config, look: Callable[..., Any]) -> None:

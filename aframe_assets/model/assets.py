@@ -59,12 +59,25 @@ def _made(job: Job, config: Config) -> Product:
 
 def _imported(job: Job, config: Config) -> Product:
     from aframe_assets.model.checks import metric_checks
-    from aframe_assets.model.importing import BUNDLE_FILES, check_agreement, find_bundle, require_scores, weights_identity
+    from aframe_assets.model.importing import (
+        BUNDLE_FILES,
+        KEYS,
+        check_agreement,
+        find_bundle,
+        is_weight_file,
+        require_scores,
+        weights_identity,
+    )
 
     weights = config.model.weights
     if job.config.model.filter is not None:
         require_scores(weights, job.asset)
-    source = find_bundle(weights, job.asset)
+    if is_weight_file(weights):
+        from aframe_assets.model.weight_files import bundle_of_file
+
+        source = bundle_of_file(weights, config, job.scratch / "read", KEYS[job.asset][0])
+    else:
+        source = find_bundle(weights, job.asset)
     description = check_agreement(source, config, job.asset)
     folder = job.scratch / "bundle"
     folder.mkdir()

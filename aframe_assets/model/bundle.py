@@ -4,6 +4,8 @@ model.safetensors   weights
 bundle.json         description; see `describe`
 metrics.csv         a row per epoch
 config.json         the resolved config sections that made it
+
+Weights that were taken from a file have no metrics.csv, and no metrics.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from aframe_assets.config import Architecture, Conditioning
+from aframe_assets.model import own_networks
 from aframe_assets.model.networks import Sky, build_network
 
 if TYPE_CHECKING:
@@ -28,6 +32,13 @@ if TYPE_CHECKING:
 
 FORMAT = "aframe-bundle/1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
+
+_SOFTWARE = ("aframe-dagster", "torch", "lightning", "ml4gw")
+"""Packages whose versions a bundle names."""
+
+
+_SECTIONS = {"preset", "name", "seed", "ifos", "detectors", "sample_rate", "conditioning", "waveforms", "model"}
+"""Sections of the config that decide what a network is and sees; where its data came from is in `provenance`."""
 
 
 class BundleError(ValueError):
@@ -103,9 +114,29 @@ def describe(config: Config, metrics: Mapping[str, float], provenance: Mapping[s
         },
         "metrics": dict(metrics),
         "provenance": dict(provenance),
-        "licence": "MIT (code and weights)"
-        + ("" if config.strain.source == "simulated" else "; trained on GWOSC strain: credit GWOSC, CC BY 4.0"),
+        "software": _software(),
+        "licence": _licence(config, provenance),
+        **({"network": own_networks.origin(name)} if own_networks.is_registered(name := config.model.architecture.name) else {}),
     }
+
+
+def _software() -> dict[str, str]:
+    out = {}
+    for package in _SOFTWARE:
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def _licence(config: Config, provenance: Mapping[str, Any]) -> str:
+    if "imported_from" in provenance:
+        return "of the weights: not known here, whoever made them decides; of the code: MIT"
+    credit = {"simulated": "", "gwosc": "; trained on GWOSC strain: credit GWOSC, CC BY 4.0"}
+    return "MIT (code and weights)" + credit.get(
+        config.strain.source, "; trained on strain of files or frames: their owner decides on sharing"
+    )
 
 
 def save_bundle(
@@ -128,7 +159,7 @@ def save_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / WEIGHTS)
     (folder / DESCRIPTION).write_text(json.dumps(describe(config, metrics, provenance), indent=1, sort_keys=True))
-    sections = config.model_dump(mode="json", include={"ifos", "sample_rate", "seed", "conditioning", "waveforms", "model"})
+    sections = config.model_dump(mode="json", include=_SECTIONS)
     (folder / "config.json").write_text(json.dumps(sections, indent=1, sort_keys=True))
     if metrics_csv:
         shutil.copyfile(metrics_csv, folder / "metrics.csv")
@@ -150,7 +181,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _mismatch(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str | None:
+def mismatch(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str | None:
     """The first of the network's weights that `found` does not have as it should, or a weight that the network has not."""
     for name, tensor in expected.items():
         if name not in found:
@@ -173,15 +204,17 @@ def load_bundle(folder: Path | str) -> Bundle:
         conditioning = Conditioning.model_validate(d["conditioning"])
         network = build_network(architecture, Sky.from_description(d))
     except (KeyError, ValueError) as e:
-        raise BundleError(f"{folder / DESCRIPTION}: {e}") from None
+        own = d.get("network")
+        needs = f"; it was made with {own.get('package')} {own.get('package_version')}, network version {own.get('version')}" if own else ""
+        raise BundleError(f"{folder / DESCRIPTION}: {e}{needs}") from None
     try:
         weights = load_file(folder / WEIGHTS)
     except FileNotFoundError:
         raise BundleError(f"{folder / WEIGHTS}: not found; the bundle is incomplete, copy it again") from None
     except (OSError, SafetensorError) as e:
         raise BundleError(f"{folder / WEIGHTS}: cannot be read ({e}); the file is damaged, copy it again") from None
-    mismatch = _mismatch(network.state_dict(), weights)
-    if mismatch:
-        raise BundleError(f"{folder / DESCRIPTION}: weights are not those of the architecture: {mismatch} in {WEIGHTS}; copy both again")
+    wrong = mismatch(network.state_dict(), weights)
+    if wrong:
+        raise BundleError(f"{folder / DESCRIPTION}: weights are not those of the architecture: {wrong} in {WEIGHTS}; copy both again")
     network.load_state_dict(weights)
     return Bundle(network.eval(), architecture, list(d["ifos"]), float(d["sample_rate"]), conditioning, dict(d["metrics"]), d)

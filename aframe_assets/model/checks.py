@@ -13,6 +13,9 @@ CHANCE = 0.5
 
 def metric_checks(metrics: Mapping[str, float]) -> list[Check]:
     """The checks of a model with these validation metrics of its kept epoch."""
+    if "valid_auroc" not in metrics:
+        said = "weights from a file come without metrics; the injections of the search tell how good they are"
+        return [Check(name, False, "warn", f"not known: {said}") for name in ("validation_metric_above_chance", "training_loss_finite")]
     area, loss = float(metrics.get("valid_auroc", math.nan)), float(metrics.get("train_loss", math.nan))
     return [
         Check(

@@ -1,4 +1,4 @@
-"""Taking a model from a bundle, from another run, or from this package instead of training one.
+"""Taking a model from a bundle, from another run, from a file of weights, or from this package instead of training one.
 
 Imports no torch: planning asks here too.
 """
@@ -80,6 +80,11 @@ def _of_run(run: Path, asset: str) -> tuple[Any, Handle]:
     return store, manifest.handle
 
 
+def is_weight_file(weights: str | None) -> bool:
+    """Whether `weights` name a file of weights alone (`aframe_assets.model.weight_files`), not a bundle or a run."""
+    return bool(weights) and weights != PRETRAINED and Path(weights).expanduser().is_file()
+
+
 def _folder(weights: str, asset: str) -> tuple[Path, bool]:
     """The folder of `weights`, and whether it is a bundle (else a run directory)."""
     key = KEYS[asset][0]
@@ -92,7 +97,13 @@ def _folder(weights: str, asset: str) -> tuple[Path, bool]:
     path = Path(weights).expanduser()
     if not path.exists():
         raise WeightsError(
-            f"{key} = {weights}: not found; expected a bundle folder (with bundle.json) or a run directory (with aframe.yaml)"
+            f"{key} = {weights}: not found; expected a bundle folder (with bundle.json), a run directory (with aframe.yaml) or a file "
+            "of weights"
+        )
+    if path.is_file():
+        raise WeightsError(
+            f"{key} = {weights}: a file of weights does not say what its network is and what it was trained on; make a run directory with "
+            f"`aframe init RUN --weights {weights}` and `aframe run RUN --until model`, and use that"
         )
     if (path / "bundle.json").is_file():
         return path, True
@@ -120,6 +131,9 @@ def weights_identity(weights: str, asset: str = "model") -> dict[str, str]:
     Raises:
         WeightsError: as `find_bundle`.
     """
+    if is_weight_file(weights):
+        content = hashlib.sha256(Path(weights).expanduser().read_bytes()).hexdigest()
+        return {"key": content, "sha256": content}
     path, is_bundle = _folder(weights, asset)
     if not is_bundle:
         return dict(_of_run(path, asset)[1].identity)

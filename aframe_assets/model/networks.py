@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from aframe_assets.model import own_networks
@@ -120,6 +121,32 @@ def build_network(architecture: Architecture, sky: Sky) -> nn.Module:
     if architecture.name in ARCHITECTURES:
         return ARCHITECTURES[architecture.name](architecture, sky, context)
     return _own(architecture, sky, context)
+
+
+def require_usable(architecture: Architecture, sky: Sky) -> None:
+    """Refuse a network of your own that cannot be trained or exported, before it is trained.
+
+    Raises:
+        ValueError: it gives something else than a logit for each window, a weight that no logit depends on, or no ``torch.export``.
+    """
+    network = build_network(architecture, sky).eval()
+    x = torch.zeros(2, sky.num_ifos, sky.kernel + 2 * round(architecture.context * sky.sample_rate))
+    logits = network(x)
+    if tuple(logits.shape) != (2, 1) or not torch.isfinite(logits).all():
+        raise ValueError(
+            f"network {architecture.name!r} maps {tuple(x.shape)} to {tuple(logits.shape)}; expected a finite logit each, (2, 1)"
+        )
+    logits.sum().backward()
+    idle = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    if idle:
+        raise ValueError(f"network {architecture.name!r}: no logit depends on {idle[0]}, which cannot be trained; use it or take it away")
+    try:
+        torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    except Exception as e:  # what a graph breaks on is torch's and the network's own
+        first = (str(e).splitlines() or [""])[0]
+        raise ValueError(
+            f"network {architecture.name!r} cannot be exported with any batch, so no engine could run it: {type(e).__name__}: {first}"
+        ) from None
 
 
 def _own(architecture: Architecture, sky: Sky, context: int) -> nn.Module:

@@ -15,6 +15,7 @@ from typing import Any
 from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.config_rules import mask_source
+from aframe_assets.model import own_networks
 from aframe_assets.segments.catalog import catalog_path
 from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.handle import Handle, KeyParts, Manifest
@@ -179,6 +180,11 @@ class Workspace:
             if self.config.model.filter is not None:
                 require_scores(weights, asset)
             return {"weights": weights_identity(weights, asset)}
+        architecture = {"model": self.config.model.architecture, "filter_model": self.config.model.filter}.get(
+            "model" if asset == "tuned_model" else asset
+        )
+        if architecture is not None and own_networks.is_registered(architecture.name):
+            return {"network": _digest({"name": architecture.name, "version": own_networks.find(architecture.name).version})}
         if asset == "segments" and (self.config.segments.source in ("strain_files", "files") or self.config.strain.files):
             from aframe_assets.segments.source_identity import source_identity
 

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from aframe_assets.config import Architecture, Conditioning, Config
+from aframe_assets.config import Architecture, Conditioning, Config, Training
 from aframe_assets.config_load import ConfigError, build_config, merge
 from aframe_assets.config_load import preset as preset_values
-from aframe_assets.model.importing import PRETRAINED, WeightsError, read_weights, settings_of
+from aframe_assets.model.importing import PRETRAINED, WeightsError, is_weight_file, read_weights, settings_of
 from aframe_ops.cli import templates
 from aframe_ops.run_directory import RunDirectory
 from aframe_ops.site import Backend
@@ -42,7 +42,8 @@ def overrides_of(strain: str | None, weights: str | None, preset: str) -> dict[s
         value = weights if weights == PRETRAINED or "://" in weights else str(Path(weights).resolve())
         if "://" not in value and value != PRETRAINED and not Path(value).exists():
             raise ConfigError(
-                f"--weights {weights}: no such folder; expected a model bundle, a run directory with a trained model, or '{PRETRAINED}'"
+                f"--weights {weights}: no such folder or file; expected a model bundle, a run directory with a trained model, a file of "
+                f"weights, or '{PRETRAINED}'"
             )
         out = merge(merge(out, {"model": {"weights": value}}), _needed(value, preset))
     return out
@@ -50,17 +51,41 @@ def overrides_of(strain: str | None, weights: str | None, preset: str) -> dict[s
 
 def _needed(weights: str, preset: str) -> dict[str, Any]:
     """Settings of the model that `weights` mean, where `preset` has others; none of a run directory that has no model yet."""
+    if is_weight_file(weights):
+        return _told(weights, preset)
     try:
         wanted = settings_of(read_weights(weights))
     except WeightsError:
         # `aframe plan` and `aframe run` say what is wrong with weights; they may be made until then
         return {}
+    return _other(wanted, _preset_with_defaults(preset))
+
+
+def _preset_with_defaults(preset: str) -> dict[str, Any]:
+    """The sections that a model has a say in."""
     defaults = {
         **{name: Config.model_fields[name].get_default(call_default_factory=True) for name in ("ifos", "sample_rate")},
         "conditioning": Conditioning().model_dump(mode="json"),
-        "model": {"architecture": Architecture().model_dump(mode="json")},
+        "model": {"architecture": Architecture().model_dump(mode="json"), "training": Training().model_dump(mode="json")},
     }
-    return _other(wanted, merge(defaults, preset_values(preset)))
+    return merge(defaults, preset_values(preset))
+
+
+def _told(weights: str, preset: str) -> dict[str, Any]:
+    """As `_needed`, of a file of weights: what it tells; the rest is the user's to set."""
+    from aframe_assets.model.weight_files import read_weight_file, settings_of_file
+
+    try:
+        wanted = settings_of_file(read_weight_file(weights, "--weights"))
+    except WeightsError as e:
+        raise ConfigError(str(e)) from None
+    have = _preset_with_defaults(preset)
+    num_ifos = wanted.pop("num_ifos", len(have["ifos"]))
+    if num_ifos != len(have["ifos"]):
+        raise ConfigError(
+            f"--weights {weights}: a network of {num_ifos} detectors, and preset {preset} has ifos {have['ifos']}; take another"
+        )
+    return _other(wanted, have)
 
 
 def _other(wanted: Mapping[str, Any], have: Mapping[str, Any]) -> dict[str, Any]:

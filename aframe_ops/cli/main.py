@@ -85,7 +85,9 @@ def init(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Model to use instead of training: a bundle, a run directory, or 'pretrained'.", show_default=False),
+        typer.Option(
+            help="Model to use instead of training: a bundle, a run directory, a file of weights, or 'pretrained'.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Makes a run directory; one that holds the same experiment is left as it is."""

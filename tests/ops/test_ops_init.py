@@ -8,13 +8,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
+from aframe_assets.config import Architecture
 from aframe_assets.config_load import build_config, load_config
 from aframe_assets.model import importing
 from aframe_assets.model.bundle import save_bundle
 from aframe_assets.model.networks import Sky, build_network
+from aframe_assets.model.weight_files import network_of_file, read_weight_file
 from aframe_ops.cli.main import app
 from aframe_ops.cli.templates import DAGSTER_YAML, activation
 from aframe_ops.cli.upstream_init import app as upstream
@@ -138,11 +141,36 @@ def test_settings_that_the_weights_need_are_written_where_the_preset_has_others(
     assert "already" in call(*args).output
 
 
+def test_a_file_of_weights_says_what_it_can_of_its_network(tmp_path):
+    network = build_network(Architecture(layers=[1, 2], width=32), Sky(2, 2048.0, ()))
+    state = {f"model.{name}": w for name, w in network.state_dict().items()}
+    told = {"kernel_length": 1.5, "highpass": 25, "psd_length": 8}
+    torch.save({"state_dict": state, "datamodule_hyper_parameters": told}, tmp_path / "x.ckpt")
+    run = tmp_path / "run"
+    args = ("init", run, "--preset", "events", "--weights", tmp_path / "x.ckpt", "--strain", tmp_path)
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    written = yaml.safe_load((run / "aframe.yaml").read_text())
+    assert written["conditioning"] == {"highpass": 25.0} and written["model"]["weights"] == str(tmp_path / "x.ckpt")
+    made = load_config(run / "aframe.yaml", env={})
+    assert made.model.architecture.layers == [1, 2] and made.model.architecture.width == 32
+    network_of_file(read_weight_file(made.model.weights), made)
+    assert "already" in call(*args).output
+    # told at once, not by the run
+    torch.save({}, tmp_path / "empty.pt")
+    result = call("init", tmp_path / "other", "--preset", "events", "--weights", tmp_path / "empty.pt")
+    assert result.exit_code == 2 and "has no weights" in result.output and not (tmp_path / "other").exists()
+    three = build_network(Architecture(layers=[1], width=16), Sky(3, 2048.0, ()))
+    torch.save(three.state_dict(), tmp_path / "three.pt")
+    result = call("init", tmp_path / "other", "--preset", "events", "--weights", tmp_path / "three.pt")
+    assert result.exit_code == 2 and "a network of 3 detectors" in result.output
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         (["--preset", "demo", "--strain", "/not/there"], "--strain /not/there: no such file or folder"),
-        (["--preset", "demo", "--weights", "/not/there"], "--weights /not/there: no such folder"),
+        (["--preset", "demo", "--weights", "/not/there"], "--weights /not/there: no such folder or file"),
         (["--preset", "demo", "--database", "postgresql+psycopg2://me:planted@db/x"], "--database env:AFRAME_DATABASE"),
         (["--preset", "demo", "--database", "sqlite:///planted"], "expected env:NAME or postgresql+psycopg2://"),
         (["--preset", "demo", "--database", "postgresql://planted"], "expected env:NAME or postgresql+psycopg2://"),
