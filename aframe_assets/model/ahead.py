@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -44,12 +45,22 @@ class Ahead:
         self.pool.shutdown(cancel_futures=True)
 
 
-def read_ahead(reads: Sequence[Callable[[], T]]) -> Iterator[T]:
-    """Results of `reads` in order, with up to `READERS` of them under way or waiting to be taken."""
+class Closed(RuntimeError):
+    """What was being made is wanted no more."""
+
+
+def read_ahead(reads: Sequence[Callable[[], T]], closed: Event | None = None) -> Iterator[T]:
+    """Results of `reads` in order, with up to `READERS` of them under way or waiting to be taken.
+
+    Raises:
+        Closed: `closed` has been set.
+    """
     with ThreadPoolExecutor(READERS, thread_name_prefix="reads") as pool:
         waiting: deque[Future[T]] = deque()
         try:
             for read in reads:
+                if closed is not None and closed.is_set():
+                    raise Closed("training data were closed")
                 waiting.append(pool.submit(read))
                 if len(waiting) == READERS:
                     yield waiting.popleft().result()

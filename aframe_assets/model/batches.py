@@ -111,6 +111,9 @@ class TrainingBatches:
         return self._pool
 
     def close(self) -> None:
+        """Ends its threads, without waiting for the next pool: a training that has to make room has little time."""
+        self.files.closed.set()
+        self.signals.closed.set()
         self._pools.close()
 
     def _glitch_bank(self, blocks: Blocks, rng: torch.Generator) -> Tensor:

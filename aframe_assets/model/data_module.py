@@ -61,8 +61,8 @@ class TrainingData(lightning.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         if self._batches is not None:
-            self._batches.close()
             self._made.close()
+            self._batches.close()
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_Items(range(self.config.model.training.batches_per_epoch)), batch_size=None)

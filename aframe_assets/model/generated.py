@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from threading import Event
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from aframe_assets.model.ahead import Closed
 from aframe_assets.model.samplers import MAX_SIGNALS, STRAIN_SCALE
 from aframe_assets.waveforms.generation import WaveformGenerator
 from aframe_assets.waveforms.priors import get_prior
@@ -26,6 +28,7 @@ class GeneratedSignals:
     Attributes:
         count: signals of a draw, `waveforms.num_training_signals` or as many as fit.
         changes: whether one draw differs from the next.
+        closed: ends making when it is set.
 
     Args:
         config: the experiment; `waveforms.approximant` is one of `approximants.BATCHED`.
@@ -37,6 +40,7 @@ class GeneratedSignals:
 
     def __init__(self, config: Config, placement: Placement, device: torch.device | str = "cpu") -> None:
         self.count, self.placement, self.device = min(config.waveforms.num_training_signals, MAX_SIGNALS), placement, torch.device(device)
+        self.closed = Event()
         self.prior, self.generator = get_prior(config.waveforms.prior), WaveformGenerator.of(config, str(self.device))
 
     def draw(self, rng: torch.Generator) -> Tensor:
@@ -49,6 +53,8 @@ class GeneratedSignals:
         low, high = max(first, 0), min(self.generator.coalescence + self.placement.after, self.generator.size)
         out = torch.zeros(self.count, 2, self.placement.size, device=self.device)
         for start in range(0, self.count, _BATCH):
+            if self.closed.is_set():
+                raise Closed("training data were closed")
             stop = min(start + _BATCH, self.count)
             seed = int(torch.randint(2**62, (), generator=rng))
             made, _ = training_set(stop - start, self.prior, self.generator, seed)

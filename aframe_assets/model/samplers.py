@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,6 +111,7 @@ class BackgroundFiles:
     Attributes:
         files: what is in each, by source.
         block: samples of a block.
+        closed: ends reading when it is set.
 
     Raises:
         StrainError: a file that cannot be read, or that has another sample rate.
@@ -117,7 +119,7 @@ class BackgroundFiles:
     """
 
     def __init__(self, sources: Sequence[Source], ifos: Sequence[str], whitener: Whitener, psd_block: float, kernel_length: float) -> None:
-        self.ifos, self.whitener = list(ifos), whitener
+        self.ifos, self.whitener, self.closed = list(ifos), whitener, Event()
         fs = whitener.sample_rate
         self.lead = round(whitener.psd_length * fs)
         if not sources:
@@ -204,7 +206,7 @@ class BackgroundFiles:
         psds = torch.empty(total, self._bins, dtype=torch.float64, device=self.device)
         reads = [partial(f.read, ifo, first, first + self.spent + n * self.block) for f, first, n in runs]
         at = 0
-        for data in read_ahead(reads):
+        for data in read_ahead(reads, self.closed):
             x = torch.from_numpy(data)
             if self.device.type == "cuda":
                 x = x.pin_memory().to(self.device, non_blocking=True)
@@ -217,7 +219,14 @@ class BackgroundFiles:
         return Blocks(strain, psds)
 
 
-def read_signals(source: Source, names: Sequence[str], placement: Placement, rows: Sequence[slice], sample_rate: float) -> Tensor:
+def read_signals(
+    source: Source,
+    names: Sequence[str],
+    placement: Placement,
+    rows: Sequence[slice],
+    sample_rate: float,
+    closed: Event | None = None,
+) -> Tensor:
     """Signals around their mergers.
 
     Args:
@@ -226,6 +235,7 @@ def read_signals(source: Source, names: Sequence[str], placement: Placement, row
         placement: what to cut; samples beyond the stored waveform are zero.
         rows: contiguous runs of rows.
         sample_rate: hertz expected.
+        closed: ends reading, with `Closed`, when it is set.
 
     Returns:
         (signal, name, placement.size), float32, strain times STRAIN_SCALE.
@@ -252,7 +262,7 @@ def read_signals(source: Source, names: Sequence[str], placement: Placement, row
     out = torch.zeros(at, len(names), placement.size)
     low, high = max(first, 0), min(last, waves[0].shape[1])
     reads = [(j, *place) for j in range(len(names)) for place in places]
-    data = read_ahead([partial(waves[j].read, start, stop) for j, _, start, stop in reads])
+    data = read_ahead([partial(waves[j].read, start, stop) for j, _, start, stop in reads], closed)
     for (j, i, *_), part in zip(reads, data, strict=True):
         scaled = part[:, low:high].astype(np.float64) * STRAIN_SCALE
         out[i : i + len(part), j, low - first : high - first] = torch.from_numpy(scaled.astype(np.float32))
@@ -261,6 +271,10 @@ def read_signals(source: Source, names: Sequence[str], placement: Placement, row
 
 class SignalFile:
     """Training signals: all of a file that fits MAX_SIGNALS, else runs of 1000 consecutive rows at random starts.
+
+    Attributes:
+        count: signals of the file.
+        closed: ends reading when it is set.
 
     Raises:
         ValueError: as `read_signals`, or an empty file.
@@ -271,6 +285,7 @@ class SignalFile:
         self.count = WaveformPolarizationSet.read_metadata(source)["length"]
         if not self.count:
             raise ValueError(f"{source}: no training signals; raise waveforms.num_training_signals or lower waveforms.snr_threshold")
+        self.closed = Event()
         self._all: Tensor | None = None
 
     def draw(self, rng: torch.Generator, limit: int = MAX_SIGNALS, run: int = 1000) -> Tensor:
@@ -294,7 +309,7 @@ class SignalFile:
         return min(MAX_SIGNALS, self.count) * 2 * 4 * self.placement.size
 
     def _read(self, rows: Sequence[slice]) -> Tensor:
-        return read_signals(self.source, ("cross", "plus"), self.placement, rows, self.sample_rate).to(self.device)
+        return read_signals(self.source, ("cross", "plus"), self.placement, rows, self.sample_rate, self.closed).to(self.device)
 
 
 @dataclass(frozen=True)

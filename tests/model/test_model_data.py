@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import h5py
@@ -17,7 +18,7 @@ import torch
 from aframe_assets import lineage
 from aframe_assets.config_load import build_config, resolved_text
 from aframe_assets.model import batches as batches_module
-from aframe_assets.model.ahead import Ahead, read_ahead
+from aframe_assets.model.ahead import Ahead, Closed, read_ahead
 from aframe_assets.model.batches import TrainingBatches
 from aframe_assets.model.generated import GeneratedSignals
 from aframe_assets.model.samplers import MAX_SIGNALS, RUN, BackgroundFiles, Placement, SignalFile, generator_of, read_signals
@@ -162,6 +163,28 @@ def test_the_next_pool_is_made_meanwhile_and_is_the_same(tiny_config, tiny_data,
         for a, b in zip(steps[step], two.batch(step), strict=True):
             assert torch.equal(a, b)
     one.close(), two.close()
+
+
+def test_closing_does_not_wait_for_the_next_pool(tiny_config, tiny_data, monkeypatch):
+    monkeypatch.setattr(batches_module, "REFILL_STEPS", 5)
+    batches = TrainingBatches(tiny_config(psd_block=1), tiny_data.background["train"], tiny_data.training, 5)
+    read, begun = StrainFile.read, threading.Event()
+    batches.batch(0)
+    batches._pools.future.result()
+
+    def slow(*args):
+        begun.set()
+        time.sleep(1)
+        return read(*args)
+
+    monkeypatch.setattr(StrainFile, "read", slow)
+    monkeypatch.setattr("aframe_assets.model.ahead.READERS", 1)
+    batches.batch(5)
+    assert begun.wait(10)
+    start = time.monotonic()
+    batches.close()
+    # of eighteen reads at most those under way are waited for
+    assert time.monotonic() - start < 4 and isinstance(batches._pools.future.exception(), Closed)
 
 
 def test_memory_of_pools_is_what_is_said(tiny_config, tiny_data):
