@@ -140,13 +140,21 @@ class Training(Section):
 
 
 class Tune(Section):
-    """Fixed rounds of trials over config keys (DESIGN `tuned_model`)."""
+    """A study: trials of settings in fixed rounds (DESIGN `tuned_model`)."""
 
     num_rounds: int = Field(default=4, ge=1)
-    trials_per_round: int = Field(default=2, ge=1)
-    max_epochs: int = Field(default=50, ge=1)
+    trials_per_round: int = Field(default=2, ge=1, description="trainings of a round, side by side where there is room")
+    max_epochs: int = Field(default=50, ge=1, description="of a trial; learning rates are made for as many")
+    min_epochs: int | None = later(
+        None,
+        ge=1,
+        description="first rung: epochs after which the best trials go on and the others stop; None: all are trained to the end",
+    )
+    reduction: int = later(3, ge=2, description="the best of this many trials at a rung goes on, to this many times as many epochs")
     space: dict[str, dict[str, Any]] = Field(
-        default={"learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}}, description="training.KEY -> optuna float range"
+        default={"learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}},
+        description="key -> {low, high}, with log or step if wanted, or {choices}; a key of model.training, or a full one of "
+        "model.architecture or conditioning",
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from aframe_assets.engine import support
 from aframe_assets.inference import memory
-from aframe_assets.model import importing, receptive
+from aframe_assets.model import halving, importing, receptive, search_space
 from aframe_assets.waveforms import approximants, prior_files
 from aframe_assets.waveforms.detectors import BUILT_IN, get_detectors, travel_time
 
@@ -148,6 +148,7 @@ def violations(config: Config) -> list[str]:
         refuse("model.training.max_snr", t.max_snr, f"expected above min_snr {t.min_snr:g}")
     if int(1 / t.valid_stride * t.pool_length) < 2:
         refuse("model.training.pool_length", t.pool_length, f"expected at least two strides of valid_stride {t.valid_stride:g} s")
+    _study(c, refuse)
     times = [(k, getattr(seg, k)) for k in ("train_start", "train_stop", "test_start", "test_stop")]
     if seg.source != "strain_files":
         for key, value in times:
@@ -244,6 +245,21 @@ def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> Non
         if a is c.model.architecture and 0 < longest < c.engine.block:
             refuse("engine.block", c.engine.block, f"expected at most the longest chunk, segments.max_duration {longest:g} s")
     _cascade(c, refuse)
+
+
+def _study(c: Config, refuse: Callable[[str, object, str], None]) -> None:
+    """Settings of a search for settings."""
+    tune = c.model.tune
+    if tune is None:
+        return
+    for key, expected in search_space.problems(c):
+        refuse(f"model.tune.space.{key}", tune.space[key], expected)
+    if tune.min_epochs is not None and tune.min_epochs > tune.max_epochs:
+        refuse("model.tune.min_epochs", tune.min_epochs, f"expected at most model.tune.max_epochs {tune.max_epochs}")
+    steps = halving.rungs(tune.min_epochs, tune.max_epochs, tune.reduction)
+    if tune.num_rounds < len(steps):
+        said = f"expected at least {len(steps)}, a round for each rung ({', '.join(map(str, steps))} epochs), or no trial reaches the last"
+        refuse("model.tune.num_rounds", tune.num_rounds, said)
 
 
 def _cascade(c: Config, refuse: Callable[[str, object, str], None]) -> None:

@@ -11,6 +11,8 @@ from aframe_assets.store.job import Job, Product
 from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aframe_assets.config import Config
     from aframe_assets.store.ranges import Source
 
@@ -58,7 +60,7 @@ def _made(job: Job, config: Config) -> Product:
 
 
 def _imported(job: Job, config: Config) -> Product:
-    from aframe_assets.model.checks import metric_checks
+    from aframe_assets.model.checks import metric_checks, numbers
     from aframe_assets.model.importing import (
         BUNDLE_FILES,
         KEYS,
@@ -88,11 +90,11 @@ def _imported(job: Job, config: Config) -> Product:
     metrics = description["metrics"]
     job.log.info(f"{job.asset} imported from {weights}: {metrics}")
     identity = weights_identity(weights, job.asset)
-    meta = {"imported": True, "weights_sha256": identity["sha256"], "ifos": description["ifos"], **_numbers(metrics)}
+    meta = {"imported": True, "weights_sha256": identity["sha256"], "ifos": description["ifos"], **numbers(metrics)}
     return Product(folder, meta, metric_checks(metrics))
 
 
-def _train(job: Job, config: Config):
+def _train(job: Job, config: Config, **how: Any):
     from aframe_assets.model.training import train
 
     leader = None
@@ -116,20 +118,21 @@ def _train(job: Job, config: Config):
         log=job.log,
         leader=leader,
         unfinished=job.unfinished,
-        watch=lambda numbers, plots: job.observe(numbers, {title: plot_markdown(title, png) for title, png in plots.items()}),
+        watch=lambda values, plots: job.observe(values, {title: plot_markdown(title, png) for title, png in plots.items()}),
+        **how,
     )
 
 
 def _trained(job: Job, config: Config) -> Product:
     from aframe_assets.model.bundle import save_bundle
-    from aframe_assets.model.checks import metric_checks
+    from aframe_assets.model.checks import metric_checks, numbers
     from aframe_assets.model.progress import learning_curve, write_rows
-    from aframe_assets.model.tuning import best_training, with_training
 
     tuned: dict[str, Any] = {}
     if "tuned_model" in job.inputs:
-        tuned = {"tuned": best_training(job.path("tuned_model", "best.json"))}
-        config = with_training(config, tuned["tuned"])
+        from aframe_assets.model.tuning import BEST, tuned_experiment
+
+        config, tuned["tuned"] = tuned_experiment(config, job.path("tuned_model", BEST))
     result = _train(job, config)
     rows = write_rows(result.history, job.scratch / "metrics.csv")
     inputs = {a: job.handle(a).identity for a in ("background_index", "training_waveforms", "validation_waveforms") if a in job.inputs}
@@ -150,7 +153,7 @@ def _trained(job: Job, config: Config) -> Product:
         "num_parameters": sum(p.numel() for p in result.network.parameters()),
         "resumed_from_epoch": result.resumed_from,
         "resumed_from_step": result.resumed_step,
-        **_numbers(result.metrics),
+        **numbers(result.metrics),
     }
     if config.model.architecture.name in ("streaming", "map"):
         from aframe_assets.model.background_scores import add_background_scores
@@ -162,30 +165,39 @@ def _trained(job: Job, config: Config) -> Product:
     return Product(folder, meta, metric_checks(result.metrics), markdown, result.logs)
 
 
-def make_trial(job: Job, params: Mapping[str, Any]) -> Product:
-    """One trial of the search: a training of at most ``model.tune.max_epochs`` with `params`; its record, no weights."""
-    from aframe_assets.model.progress import write_rows
-    from aframe_assets.model.tuning import with_training
+def make_trial(job: Job, record: Mapping[str, Any]) -> Product:
+    """One training of a study; see `aframe_assets.model.trials.train_trial`."""
+    from aframe_assets.model.trials import train_trial
 
-    config = with_training(job.config, {"max_epochs": job.config.model.tune.max_epochs, **params})
-    result = _train(job, config)
-    rows = write_rows(result.history, job.scratch / "metrics.csv")
-    return Product({"metrics.csv": rows}, {"params": dict(params), **_numbers(result.metrics)})
+    return train_trial(job, record, _train)
+
+
+def tell_study(config: Config, records: Sequence[Mapping[str, Any]], folder: Path) -> Product:
+    """What a study knows after a round: optuna's journal and the plots."""
+    from aframe_assets.model.tuning import best_trial, trials_of, write_journal
+    from aframe_assets.model.tuning_plots import write_plot
+
+    made = [write_journal(config, records, folder / "journal.log"), write_plot(config, records, folder / "study.png")]
+    trials = trials_of(records)
+    meta: dict[str, Any] = {"num_trials": len(trials), "failed_trials": sum(t.failed is not None for t in trials)}
+    if meta["failed_trials"] < len(trials):
+        best = best_trial(records)
+        meta |= {"best_trial": best.number, "best_value": best.value, "best_epochs": best.epochs}
+    return Product({p.name: p for p in made}, meta, markdown={"study": plot_markdown("study", made[-1].read_bytes())})
 
 
 def finish_tuning(job: Job, records: Sequence[Mapping[str, Any]]) -> Product:
-    """The study: best parameters, all trials, a plot."""
-    from aframe_assets.model.checks import metric_checks
-    from aframe_assets.model.tuning import best_record, study_plot, write_study
+    """The study: best values, all trials, plots."""
+    from aframe_assets.model.checks import metric_checks, numbers
+    from aframe_assets.model.tuning import best_trial, trials_of, write_study
+    from aframe_assets.model.tuning_plots import write_plot
 
-    best = best_record(records)
-    files = {p.name: p for p in write_study(records, job.scratch)}
-    meta = {"num_trials": len(records), "best": dict(best["params"]), **_numbers(best["meta"])}
-    return Product(files, meta, metric_checks(best["meta"])[:1], {"study": plot_markdown("trials", study_plot(records))})
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in metrics.items() if k.startswith("valid_") or k in ("train_loss", "epoch")}
+    best = best_trial(records)
+    made = [*write_study(job.config, records, job.scratch), write_plot(job.config, records, job.scratch / "study.png")]
+    found = best.records[-1]["meta"]
+    meta = {"num_trials": len(trials_of(records)), "num_trainings": len(records), "best": dict(best.params), **numbers(found)}
+    markdown = {"study": plot_markdown("study", made[-1].read_bytes())}
+    return Product({p.name: p for p in made}, meta, metric_checks(found)[:1], markdown)
 
 
 def assets(config: Config) -> list:
@@ -222,10 +234,11 @@ def assets(config: Config) -> list:
         "tuned_model",
         ask,
         make_trial,
+        tell_study,
         finish_tuning,
         config,
         num_rounds=config.model.tune.num_rounds,
-        description="Search over training settings in fixed rounds of trials; `model` trains with the best ones.",
+        description="Study of settings in fixed rounds of trials; `model` trains with the best ones.",
         tags=training,
         kinds={"optuna"},
         checks=CHECKS[:1],

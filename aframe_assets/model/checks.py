@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from aframe_assets.store.job import Check
 
@@ -31,3 +32,8 @@ def metric_checks(metrics: Mapping[str, float]) -> list[Check]:
             metadata={"train_loss": loss} if math.isfinite(loss) else {},
         ),
     ]
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What an artifact's meta keeps of the row of an epoch."""
+    return {k: float(v) for k, v in metrics.items() if k.startswith("valid_") or k in ("train_loss", "epoch")}

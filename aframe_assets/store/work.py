@@ -10,7 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from aframe_assets.store.messages import Messages
+
 if TYPE_CHECKING:
+    from aframe_assets.store.base import ArtifactStore
     from aframe_assets.store.handle import KeyParts
     from aframe_assets.store.workspace import Workspace
 
@@ -37,12 +40,33 @@ def shard_parts(parts: KeyParts, index: int, count: int) -> KeyParts:
     return parts.model_copy(update={"asset": f"{parts.asset}_shard", "partition": f"{index:04d}-of-{count:04d}"})
 
 
+_STUDY = "model.tune"
+_FOUND = ("round", "index", "meta", "made")
+
+
+def trial_partition(record: Mapping[str, Any]) -> str:
+    """Partition of a trial, from its round and its index in that."""
+    return f"{record['round']:02d}-{record['index']:03d}"
+
+
 def trial_parts(parts: KeyParts, record: Mapping[str, Any]) -> KeyParts:
-    """Key parts of one trial for the artifact with `parts`; `record` has its round, index and params."""
-    partition = f"{record['round']:02d}-{record['index']:03d}"
+    """Key parts of one trial for the artifact with `parts`.
+
+    How trials are chosen is no part of one, so a study that is made longer keeps those that it has.
+
+    Args:
+        record: its round, its index, and what was proposed.
+    """
+    said = {k: v for k, v in record.items() if k not in _FOUND}
+    config = {k: v for k, v in parts.config.items() if k != _STUDY}
     return parts.model_copy(
-        update={"asset": f"{parts.asset}_trial", "partition": partition, "config": {**parts.config, "trial": record["params"]}}
+        update={"asset": f"{parts.asset}_trial", "partition": trial_partition(record), "config": {**config, "trial": said}}
     )
+
+
+def reported_trials(store: ArtifactStore, asset: str) -> Messages:
+    """What trials that are being made have said, by partition: JSON of their record and what was `reported`."""
+    return Messages(store, f"{asset}_trial")
 
 
 def is_mapped(tag: str) -> bool:

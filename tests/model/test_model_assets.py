@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -14,28 +13,16 @@ import torch
 from aframe_assets.config_load import resolved_text
 from aframe_assets.model.assets import assets, background_files, make_model
 from aframe_assets.model.bundle import load_bundle
-from aframe_assets.model.tuning import ask, best_record, distributions, with_training
 from aframe_assets.store.bodies import Experiment
 from aframe_assets.store.io_managers import io_manager_for
 from aframe_assets.store.job import Job
 from aframe_assets.store.workspace import Workspace
-
-TUNE = {
-    "num_rounds": 2,
-    "trials_per_round": 2,
-    "max_epochs": 1,
-    "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"low": 8, "high": 16}},
-}
 
 
 def materialize(config, url, *names, **options):
     items = [a for a in assets(config) if isinstance(a, dg.AssetsDefinition) and not isinstance(a, dg.AssetChecksDefinition)]
     resources = {"experiment": Experiment(config_json=resolved_text(config), store_url=url), "io_manager": io_manager_for(url)}
     return dg.materialize(items, selection=list(names), resources=resources, **options)
-
-
-def made_by(result) -> set[str]:
-    return {e.step_key for e in result.all_events if e.event_type_value == "STEP_SUCCESS"}
 
 
 def weighted(config, **model):
@@ -113,45 +100,6 @@ def test_a_training_that_makes_room_is_tried_again_beyond_the_retries_of_failure
     assert result.success and asked == [0, 1, 2]
     assert len([e for e in result.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]) == 3
     assert store.manifest("model").handle.meta["resumed_from_step"] == 3
-
-
-def test_tuning_runs_its_rounds_and_the_model_takes_the_best(published, tiny_config):
-    config = weighted(tiny_config(max_epochs=1), tune=type(tiny_config().model).model_validate({"tune": TUNE}).tune)
-    store, url = published(config)
-    result = materialize(config, url, "tuned_model", "model")
-    assert result.success and len([s for s in made_by(result) if "try_tuned_model" in s]) == 4
-    handle = store.manifest("tuned_model").handle
-    study = json.loads(store.open_local(handle, "study.json").read_text())["trials"]
-    assert [(t["round"], t["index"]) for t in study] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    best = json.loads(store.open_local(handle, "best.json").read_text())
-    assert best["params"] == best_record(study)["params"] and best["valid_auroc"] == max(t["meta"]["valid_auroc"] for t in study)
-    description = json.loads(store.open_local(store.manifest("model").handle, "bundle.json").read_text())
-    assert description["provenance"]["tuned"] == best["params"]
-    # the same proposals for the same records
-    assert ask(config, study[:2], 1) == [t["params"] for t in study[2:]] and ask(config, [], 0) == [t["params"] for t in study[:2]]
-    again = materialize(config, url, "tuned_model")
-    assert again.success and store.manifest("tuned_model").handle == handle
-    assert not [s for s in made_by(again) if "try_tuned_model" in s]
-
-
-@pytest.mark.parametrize(
-    ("space", "message"),
-    [
-        ({"learning_speed": {"low": 0, "high": 1}}, "learning_speed is no key of model.training"),
-        ({"learning_rate": {"low": 1.0, "high": 0.1}}, "learning_rate = .*expected low, high"),
-        ({"learning_rate": {"lowest": 1.0}}, "expected low, high"),
-    ],
-)
-def test_a_search_space_that_cannot_be(space, message):
-    with pytest.raises(ValueError, match=message):
-        distributions(space)
-
-
-def test_search_spaces_follow_the_kind_of_setting(tiny_config):
-    kinds = {k: type(v).__name__ for k, v in distributions({**TUNE["space"], "patience": {"low": 1, "high": 3}}).items()}
-    assert kinds == {"learning_rate": "FloatDistribution", "batch_size": "IntDistribution", "patience": "IntDistribution"}
-    with pytest.raises(ValueError, match="learning_rate"):
-        with_training(tiny_config(), {"learning_rate": -1.0})
 
 
 def test_a_missing_role_is_an_error(published, tiny_config, tmp_path):

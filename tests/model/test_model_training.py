@@ -39,10 +39,14 @@ def test_training_gives_the_best_epoch_and_its_record(undisturbed):
 
 
 def test_stops_between_epochs_change_nothing(undisturbed, tiny_config, tiny_data, tmp_path):
-    told = []
+    told, here = [], tmp_path / "0"
+    here.mkdir()
     for until in (1, 2, 9):
-        part = run(tiny_config(), tiny_data, tmp_path, until=until, on_epoch=lambda rows: told.append(len(rows)))
+        # each time in another folder, as on another node: the best epoch is that of all, not of those since
+        here = here.rename(tmp_path / str(until))
+        part = run(tiny_config(), tiny_data, here, until=until, on_epoch=lambda rows: told.append(len(rows)))
         assert len(part.history) == min(until, 3)
+    assert part.best_epoch == undisturbed.best_epoch
     assert told == [1, 2, 3] and part.resumed_from == 2
     assert part.history == undisturbed.history and same(part.network, undisturbed.network)
 
