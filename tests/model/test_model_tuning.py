@@ -284,6 +284,7 @@ def test_six_trials_are_killed_and_go_on_without_repeating_finished_ones(publish
     assert names == {"00-000": {"checkpoints", "metrics.csv"}, "02-000": {"metrics.csv"}}
     # told after every round, and readable by optuna
     told = [e.asset_observation_data.asset_observation for e in result.all_events if e.event_type_value == "ASSET_OBSERVATION"]
+    told = [o for o in told if o.asset_key.to_user_string() == "tuned_model"]
     assert [o.metadata["round"].value for o in told][-2:] == [1, 2] and "study" in told[-1].metadata
     journal = tmp_path / "journal.log"
     journal.write_bytes(store.open_local(store.manifest("tuned_model_journal").handle, "journal.log").read_bytes())
