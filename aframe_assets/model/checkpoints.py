@@ -15,8 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.job import MakeRoom
@@ -87,6 +88,21 @@ class PlacedCheckpoint(ModelCheckpoint):
 
 
 _PATHS = ("best_model_path", "last_model_path", "kth_best_model_path")
+
+
+class Seeded(Callback):
+    """Makes what is random within a step, as dropout, a function of (seed, step, rank), so that it is the same after a restart.
+
+    Args:
+        seed: at least 0.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        words = np.random.SeedSequence([self.seed, trainer.global_step, trainer.global_rank])
+        torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
 
 
 class Stopped(BaseException):

@@ -29,6 +29,7 @@ from aframe_assets.model import tracking
 from aframe_assets.model.checkpoints import (
     Keeper,
     PlacedCheckpoint,
+    Seeded,
     Stopping,
     callback_state,
     guarded,
@@ -193,7 +194,7 @@ def _fit(
     best = PlacedCheckpoint(filename="best-{epoch:04d}", monitor=module.monitor, mode="max", **common)
     last = PlacedCheckpoint(filename="last-{epoch:04d}", **common)
     # the row of an epoch before whoever tells of it
-    callbacks = [history := History(on_epoch), *reporters(log), best, last]
+    callbacks = [history := History(on_epoch), *reporters(log), Seeded(data.seed), best, last]
     if watch is not None:
         callbacks.append(Observer(watch, history, config.execution.training.observe_every))
     if t.patience is not None:

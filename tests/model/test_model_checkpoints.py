@@ -157,6 +157,24 @@ def test_an_interrupt_keeps_the_state_and_stays_an_interrupt(undisturbed, tiny_c
     assert not list((tmp_path / "checkpoints").glob("step*"))
 
 
+def test_dropout_goes_on_as_it_would_have(tiny_config, tiny_data, tmp_path, interrupted_at, monkeypatch):
+    from aframe_assets.model import lightning_module
+
+    def with_dropout(*args):
+        network = build(*args)
+        network.fc = torch.nn.Sequential(torch.nn.Dropout(0.5), network.fc)
+        return network
+
+    build = lightning_module.build_network
+    monkeypatch.setattr(lightning_module, "build_network", with_dropout)
+    undisturbed = run(tiny_config(max_epochs=1), tiny_data, tmp_path / "undisturbed")
+    interrupted_at(signal.SIGINT, 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_config(max_epochs=1), tiny_data, tmp_path / "work")
+    torch.rand(5)  # another process would be at another place
+    assert_equal(run(tiny_config(max_epochs=1), tiny_data, tmp_path / "work"), undisturbed)
+
+
 def test_a_second_signal_does_not_wait():
     with Stopping() as stopping, pytest.raises(Stopped):
         stopping.waits = True

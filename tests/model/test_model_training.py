@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from aframe_assets.model.checkpoints import newest_checkpoint
+from aframe_assets.model.lightning_module import Detector, learning_rate
 from aframe_assets.model.training import train
 
 
@@ -87,6 +88,60 @@ def test_it_learns(tiny_config, tiny_data, tmp_path):
     config = tiny_config(max_epochs=3, batches_per_epoch=60, min_snr=25, learning_rate=2e-2, glitch_prob=0.0, gradient_clip=5.0)
     result = run(config, tiny_data, tmp_path)
     assert result.metrics["valid_auroc"] > 0.9 and result.history[-1]["train_loss"] < 0.6 * result.history[0]["train_loss"]
+
+
+def test_the_cosine_rises_in_a_line_and_falls_to_nothing(tiny_config):
+    t = tiny_config(schedule="cosine", pct_lr_ramp=0.25, max_epochs=5, batches_per_epoch=8, learning_rate=2.0).model.training
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=t.learning_rate)
+    schedule, rates = learning_rate(optimiser, t), []
+    for _ in range(40):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    assert rates[:11] == pytest.approx([0.2 * i for i in range(1, 11)] + [2.0])
+    assert rates[25] == pytest.approx(1.0) and 0 < rates[-1] < 0.01 and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_precision_and_determinism_hold_for_the_training_and_no_longer(precision, tiny_config, tiny_data, tmp_path, monkeypatch):
+    seen, original = [], Detector.training_step
+
+    def flags():
+        backends = torch.backends
+        return backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
+
+    def training_step(self, batch, index):
+        loss = original(self, batch, index)
+        seen.append((*flags(), self(batch[0]).dtype))
+        return loss
+
+    monkeypatch.setattr(Detector, "training_step", training_step)
+    before = flags()
+    config = tiny_config(max_epochs=1, batches_per_epoch=1, precision=precision)
+    training = config.execution.training.model_copy(update={"deterministic": precision != "fp32"})
+    run(config.model_copy(update={"execution": config.execution.model_copy(update={"training": training})}), tiny_data, tmp_path)
+    tf32, kind = precision == "tf32", torch.bfloat16 if precision == "bf16" else torch.float32
+    assert seen == [(tf32, tf32, precision != "fp32", kind)] and flags() == before
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(undisturbed, tiny_config, tiny_data, tmp_path):
+    config = tiny_config()
+    training = config.execution.training.model_copy(update={"compile": True})
+    config = config.model_copy(update={"execution": config.execution.model_copy(update={"training": training})})
+    compiled = run(config, tiny_data, tmp_path)
+    pairs = zip(compiled.history, undisturbed.history, strict=True)
+    assert all(a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3) for a, b in pairs)
+    assert compiled.network.state_dict().keys() == undisturbed.network.state_dict().keys()
+    assert compiled.network._compiled_call_impl is None, "what is exported and searched with is not compiled"
+
+
+def test_compilation_without_a_compiler_is_refused(tiny_config, tiny_data, tmp_path, monkeypatch):
+    config = tiny_config()
+    training = config.execution.training.model_copy(update={"compile": True})
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"execution\.training\.compile = True: there is no C\+\+ compiler"):
+        run(config.model_copy(update={"execution": config.execution.model_copy(update={"training": training})}), tiny_data, tmp_path)
 
 
 def test_divergence_is_an_error_that_says_what_to_do(tiny_config, tiny_data, tmp_path):
