@@ -123,7 +123,8 @@ class Stopping:
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.getsignal(n) for n in SIGNALS}
+            # what is ignored stays so, as an interrupt in the background of a shell
+            self._before = {n: handler for n in SIGNALS if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
             self.install()
         return self
 
@@ -143,7 +144,7 @@ class Stopping:
             raise Stopped
 
     def finish(self, said: str) -> None:
-        """After the end: an interrupt does what it would have done, anything else raises MakeRoom with what is `said`."""
+        """Once left: an interrupt does what it would have done, anything else raises MakeRoom with what is `said`."""
         if self.number == signal.SIGINT:
             handler = self._before[signal.SIGINT]
             if callable(handler):
@@ -239,7 +240,9 @@ class Keeper(Checkpoint):
         shutil.rmtree(held, ignore_errors=True)
         held.mkdir()
         for path in self.folder.glob("*.ckpt"):
-            _link(path, held / path.name)
+            # that of the last epoch is of no use beside a later one
+            if not (path.name.startswith("last-") and any(self.folder.glob("step-*.ckpt"))):
+                _link(path, held / path.name)
         self._sent, self._sending = step, self._pool.submit(self._publish, held, step)
         if wait:
             self._sending.result()

@@ -6,10 +6,12 @@ import logging
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,15 +29,18 @@ from aframe_assets.store.unfinished import Unfinished
 
 PARTS = KeyParts(asset="model", code_version="1")
 SCRIPT = """
-import sys, logging
+import logging, sys, time
 from pathlib import Path
 from aframe_assets.config import Config
 from aframe_assets.model.training import train
-config, work, training, validation, *background = sys.argv[1:]
+from aframe_assets.store import KeyParts, open_store
+from aframe_assets.store.unfinished import Unfinished
+config, work, url, training, validation, *background = sys.argv[1:]
+store = open_store(url, cache_dir=work + "/cache") if url else None
 logging.basicConfig(level=logging.INFO)
 train(Config.model_validate_json(Path(config).read_text()), background={"train": [Path(b) for b in background[:-1]],
       "validation": [Path(background[-1])]}, training_signals=Path(training), validation_signals=Path(validation),
-      workdir=Path(work), seed=3)
+      workdir=Path(work), seed=3, watch=lambda *_: time.sleep(0.2), unfinished=store and Unfinished(store, KeyParts(asset="model", code_version="1")))
 """
 
 
@@ -83,33 +88,56 @@ def interrupted_at(monkeypatch):
     return arrange
 
 
-def kills(config, data, work: Path, tmp_path: Path, rng: random.Random, count: int) -> int:
-    """Starts the training in a process of its own and kills it at a random step, `count` times; the steps that it made."""
+def kills(config, data, work: Path, tmp_path: Path, count: int, steps: Callable[[], int], url: str = "") -> None:
+    """Starts the training in a process of its own and kills it at a random step, `count` times.
+
+    Args:
+        steps: after how many of them the state is kept.
+    """
     path = tmp_path / "config.json"
     path.write_text(resolved_text(config))
     names = [str(p) for p in (*data.background["train"], *data.background["validation"])]
-    command = [sys.executable, "-c", SCRIPT, str(path), str(work), str(data.training), str(data.validation), *names]
+    command = [sys.executable, "-c", SCRIPT, str(path), str(work), url, str(data.training), str(data.validation), *names]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     total = config.model.training.max_epochs * config.model.training.batches_per_epoch
-    steps = 0
     for left in range(count, 0, -1):
-        target = rng.randint(steps + 1, max(steps + 1, total - 1 - left))
+        target = random.randint(steps() + 1, max(steps() + 1, (9 if url else total - 2) - left))
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
-        while not any(int(p.stem.split("-")[1]) >= target for p in (work / "checkpoints").glob("step-*.ckpt")):
+        while steps() < target:
             assert process.poll() is None and time.monotonic() < deadline, "the training ended before it could be killed"
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        steps = newest_checkpoint(work / "checkpoints")[1]["global_step"]
-        print(f"killed at step {steps} of {total}, when it was past {target}")
-    return steps
+        print(f"killed when past step {target} of {total}; the state after step {steps()} is kept")
+
+
+def steps_in(folder: Path) -> int:
+    return max((int(p.stem.split("-")[1]) for p in folder.glob("step-*.ckpt")), default=0)
 
 
 def test_killed_at_a_random_step_it_ends_as_an_undisturbed_one(undisturbed, tiny_config, tiny_data, tmp_path):
-    steps = kills(kept_often(tiny_config()), tiny_data, tmp_path / "work", tmp_path, random.Random(), 1)
-    resumed = run(tiny_config(), tiny_data, tmp_path / "work")
-    assert resumed.resumed_step == steps > 0 and resumed.resumed_from == steps // 6
+    work = tmp_path / "work"
+    kills(kept_often(tiny_config()), tiny_data, work, tmp_path, 1, lambda: steps_in(work / "checkpoints"))
+    resumed = run(tiny_config(), tiny_data, work)
+    assert resumed.resumed_step > 0 and resumed.resumed_from == resumed.resumed_step // 6
+    assert_equal(resumed, undisturbed)
+
+
+def test_a_node_is_lost_with_its_disk_and_another_goes_on_from_s3(undisturbed, tiny_config, tiny_data, tmp_path, bucket):
+    url = f"s3://{bucket[1]}/run"
+    unfinished = Unfinished(open_store(url, cache_dir=tmp_path / "another node's cache"), PARTS)
+    config = kept_often(tiny_config(), observe_every=0.0)  # slowly: some steps pass while files are sent
+
+    def steps() -> int:
+        found = unfinished.find()
+        return found.meta["step"] if found else 0
+
+    kills(config, tiny_data, tmp_path / "lost", tmp_path, 1, steps, url)
+    kept = steps()
+    shutil.rmtree(tmp_path / "lost")
+    resumed = run(config, tiny_data, tmp_path / "another node", unfinished=unfinished)
+    assert resumed.resumed_step >= kept > 0
     assert_equal(resumed, undisturbed)
 
 
@@ -121,8 +149,9 @@ def test_killed_at_five_random_steps(architecture, tiny_config, tiny_data, tmp_p
     a = config.model.architecture.model_copy(update={"name": architecture, "context": 0.5 if architecture == "streaming" else 0})
     config = config.model_copy(update={"model": config.model.model_copy(update={"architecture": a})})
     undisturbed = run(config, tiny_data, tmp_path / "undisturbed")
-    kills(kept_often(config), tiny_data, tmp_path / "work", tmp_path, random.Random(), 5)
-    assert_equal(run(config, tiny_data, tmp_path / "work"), undisturbed)
+    work = tmp_path / "work"
+    kills(kept_often(config), tiny_data, work, tmp_path, 5, lambda: steps_in(work / "checkpoints"))
+    assert_equal(run(config, tiny_data, work), undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -183,6 +212,17 @@ def test_a_second_signal_does_not_wait():
         os.kill(os.getpid(), signal.SIGTERM)
     with Stopping(), pytest.raises(Stopped):  # as between epochs, while all windows are scored
         os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with Stopping() as stopping:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert stopping.number is None
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_store_or_disk_that_fails_ends_nothing(undisturbed, tiny_config, tiny_data, tmp_path, monkeypatch, caplog):
