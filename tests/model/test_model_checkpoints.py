@@ -36,11 +36,11 @@ from aframe_assets.model.training import train
 from aframe_assets.store import KeyParts, open_store
 from aframe_assets.store.unfinished import Unfinished
 config, work, url, training, validation, *background = sys.argv[1:]
-store = open_store(url, cache_dir=work + "/cache") if url else None
+unfinished = Unfinished(open_store(url, cache_dir=work + "/cache"), KeyParts(asset="model", code_version="1")) if url else None
 logging.basicConfig(level=logging.INFO)
 train(Config.model_validate_json(Path(config).read_text()), background={"train": [Path(b) for b in background[:-1]],
       "validation": [Path(background[-1])]}, training_signals=Path(training), validation_signals=Path(validation),
-      workdir=Path(work), seed=3, watch=lambda *_: time.sleep(0.2), unfinished=store and Unfinished(store, KeyParts(asset="model", code_version="1")))
+      workdir=Path(work), seed=3, watch=lambda *_: time.sleep(0.2), unfinished=unfinished)
 """
 
 
