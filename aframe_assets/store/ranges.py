@@ -39,6 +39,7 @@ PIECE_BYTES = 1 << 20
 REQUEST_PIECES = 8
 """Largest request, in pieces; requests begin and end at multiples of it, so that processes that want the same wait for one another."""
 _LOCKS = 64
+_LOCK_S = 120.0
 _CHECKSUM = 4
 _SHARE = 32
 """The folder of pieces is counted after each 1/32 of its cap that a process has added, and then kept 1/8 below it: with up to four
@@ -111,10 +112,17 @@ class Pieces:
 
     @contextmanager
     def _lock(self, entry: FileEntry, group: int) -> Iterator[None]:
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{(int(entry.sha256[:8], 16) + group) % _LOCKS:02d}.lock").acquire(poll_interval=0.005):
+        """Held by one process of the node; without it, as on a read-only disk or after a process was stopped, more is fetched, no worse."""
+        folder, lock = self.root / "locks", None
+        with suppress(OSError, Timeout):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / f"{(int(entry.sha256[:8], 16) + group) % _LOCKS:02d}.lock", mode=0o666)
+            lock.acquire(timeout=_LOCK_S, poll_interval=0.005)
+        try:
             yield
+        finally:
+            if lock is not None:
+                lock.release()
 
     def _path(self, entry: FileEntry, number: int) -> Path:
         return self.root / entry.sha256[:2] / f"{entry.sha256}-{number}"
@@ -150,7 +158,8 @@ class Pieces:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary, path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def held(self) -> int:
         """Size of all pieces, bytes."""
@@ -168,8 +177,7 @@ class Pieces:
         """Remove the pieces that were used longest ago until, with the whole files, 7/8 of the cap are held."""
         self._added = 0
         remove_dead(self.root / "arriving")
-        (self.root / "locks").mkdir(parents=True, exist_ok=True)
-        with suppress(Timeout), FileLock(self.root / "locks" / "trim.lock", timeout=0):
+        with suppress(Timeout, OSError), FileLock(self.root / "locks" / "trim.lock", timeout=0, mode=0o666):
             limit = max(0, self.cache.max_bytes - self.cache.held()) * (_SHARE - 4) // _SHARE
             entries = self._entries()
             held = sum(size for _, size, _ in entries)

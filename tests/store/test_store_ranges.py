@@ -143,6 +143,16 @@ def test_a_full_disk_costs_no_more_than_requests(remote, make, data, monkeypatch
     assert not list(tmp_path.glob("cache/pieces/arriving/*")) and not list(tmp_path.glob("cache/pieces/??/*-0"))
 
 
+def test_neither_a_stopped_process_nor_a_disk_without_locks_stops_others(remote, make, data, monkeypatch, tmp_path):
+    file = StoredFile(remote, put(remote, make(), data), "x")
+    monkeypatch.setattr(ranges, "_LOCK_S", 0.1)
+    with remote.pieces._lock(file.handle.file("x"), 0):
+        assert file.read(0, PIECE) == data[:PIECE]
+    again = open_store(remote.url, cache_dir=tmp_path / "file")
+    (tmp_path / "file").write_text("not a folder")
+    assert StoredFile(again, file.handle, "x").read(0, len(data)) == data
+
+
 def test_another_object_or_none_is_told(remote, make, data, damage):
     handle = put(remote, make(), data)
     file = StoredFile(remote, handle, "x")
