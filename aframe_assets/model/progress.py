@@ -169,7 +169,7 @@ def example_batch(x: Tensor, y: Tensor, each: int = 3) -> bytes:
     """
     labels = (y[:, 0] > 0.5).tolist()
     columns = [[i for i, label in enumerate(labels) if label == wanted][:each] for wanted in (True, False)]
-    figure = _figure(8, 1.3 * each)
+    figure = _figure(6.5, 1.0 * each)
     panels = figure.subplots(each, 2, sharex=True, squeeze=False)
     for column, (rows, title) in enumerate(zip(columns, ("label 1", "label 0"), strict=True)):
         for panel in panels[len(rows) :, column]:

@@ -156,3 +156,13 @@ def test_metrics_csv_has_a_row_per_epoch(undisturbed, tmp_path):
         rows = list(csv.DictReader(f))
     assert [float(r["valid_auroc"]) for r in rows] == [r["valid_auroc"] for r in undisturbed.history]
     assert learning_curve(undisturbed.history).startswith(b"\x89PNG") and len(learning_curve(undisturbed.history)) < 150_000
+
+
+@pytest.mark.parametrize("shape", [(64, 3, 3072), (64, 2, 2048), (64, 1, 49152)])
+def test_an_example_batch_fits_on_an_assets_page(shape):
+    """Noise is what a PNG packs worst; above 150 kB it would be refused (see `plot_markdown`)."""
+    from aframe_assets.model.progress import example_batch
+
+    x, signals = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.arange(64)[:, None] % 3 == 0
+    assert 10_000 < len(example_batch(x, signals.float())) < 120_000
+    assert example_batch(x[:2], torch.zeros(2, 1)).startswith(b"\x89PNG"), "fewer than there are places for"
