@@ -113,11 +113,11 @@ def tiny_data(tmp_path_factory) -> TinyData:
 
 @pytest.fixture
 def published(tiny_data, tmp_path):
-    """Function (config) -> a store that holds, under their true keys, all artifacts that `model` reads; and its URL."""
+    """Function (config, url) -> a store that holds, under their true keys, all artifacts that `model` reads; and its URL."""
 
-    def publish_all(config) -> tuple[ArtifactStore, str]:
-        url = str(tmp_path / "store")
-        store, empty = open_store(url), tmp_path / "placeholder"
+    def publish_all(config, url: str | None = None, **options) -> tuple[ArtifactStore, str]:
+        url = url or str(tmp_path / "store")
+        store, empty = open_store(url, **options), tmp_path / "placeholder"
         empty.write_text("{}")
         rows, roles = {}, {}
         for role, paths in tiny_data.background.items():

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import dagster as dg
 import h5py
 import numpy as np
 import pytest
@@ -19,10 +20,13 @@ from aframe_assets import lineage
 from aframe_assets.config_load import build_config, resolved_text
 from aframe_assets.model import batches as batches_module
 from aframe_assets.model.ahead import Ahead, Closed, read_ahead
+from aframe_assets.model.assets import assets as model_assets
 from aframe_assets.model.batches import TrainingBatches
 from aframe_assets.model.generated import GeneratedSignals
 from aframe_assets.model.samplers import MAX_SIGNALS, RUN, BackgroundFiles, Placement, SignalFile, generator_of, read_signals
 from aframe_assets.store import KeyParts, open_store
+from aframe_assets.store.bodies import Experiment
+from aframe_assets.store.io_managers import io_manager_for
 from aframe_assets.store.ranges import StoredFile
 from aframe_assets.strain.background_file import StrainError, StrainFile, background_name, read_background, write_background
 from aframe_assets.strain.conditioning import Whitener
@@ -216,6 +220,17 @@ def test_training_from_a_remote_store_is_that_from_files(tiny_config, tiny_data,
     for a, b in zip(one.network.state_dict().values(), two.network.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert not (tmp_path / "cache" / "files").exists() and list((tmp_path / "cache" / "pieces").glob("??/*"))
+
+
+def test_the_asset_trains_from_a_remote_store_without_fetching_its_data_whole(published, tiny_config, bucket, tmp_path):
+    config, cache = tiny_config(max_epochs=1), tmp_path / "cache"
+    store, url = published(config, f"s3://{bucket[1]}/run", cache_dir=cache)
+    experiment = Experiment(config_json=resolved_text(config), store_url=url, cache_dir=str(cache))
+    model = next(a for a in model_assets(config) if isinstance(a, dg.AssetsDefinition))
+    done = dg.materialize([model], resources={"experiment": experiment, "io_manager": io_manager_for(url, cache_dir=str(cache))})
+    assert done.success and store.manifest("model").handle.meta["num_parameters"] > 0
+    fetched = {p.name for p in (cache / "files").rglob("*.hdf5")}
+    assert not fetched and len(list((cache / "pieces").glob("??/*"))) >= 5
 
 
 @pytest.fixture
