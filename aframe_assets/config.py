@@ -11,7 +11,7 @@ environment variables ``AFRAME__SECTION__KEY``.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,6 +24,7 @@ __all__ = [
     "SECONDS_PER_YEAR",
     "Architecture",
     "Cascade",
+    "Comparison",
     "Conditioning",
     "Config",
     "Engine",
@@ -261,6 +262,23 @@ class Sensitivity(Section):
     comparators: list[str] = Field(default=[], description="published volumes drawn beside ours, by name; 'all' for every one")
 
 
+class Comparison(Section):
+    """Models that `aframe compare` searches this experiment's test data with; it fills this in, nobody writes it by hand."""
+
+    models: list[tuple[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]] = Field(
+        default=[], description="name, and sha256 of a bundle that the store holds; others are compared with the first"
+    )
+    broken: dict[str, str] = Field(default={}, description="name -> why a model that was asked for is not among them")
+
+    @property
+    def bundles(self) -> dict[str, str]:
+        """sha256 -> the first of its names, in the order of `models`: what is searched with, each once."""
+        out: dict[str, str] = {}
+        for name, sha256 in self.models:
+            out.setdefault(sha256, name)
+        return out
+
+
 class TrainingResources(Section):
     """What one training asks of the machine or cluster that it runs on: `model`, `filter_model`, and each trial of `tuned_model`."""
 
@@ -348,6 +366,7 @@ class Config(Section):
     engine: Engine = Engine()
     inference: Inference = Inference()
     sensitivity: Sensitivity = Sensitivity()
+    comparison: Comparison = Comparison()
     execution: Execution = Execution()
 
     @model_validator(mode="after")

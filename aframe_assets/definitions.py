@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from aframe_assets.comparing.assets import assets as comparing_assets
 from aframe_assets.config import Config
 from aframe_assets.config_load import build_config, load_config, resolved_text
 from aframe_assets.engine.assets import assets as engine_assets
@@ -21,7 +22,16 @@ from aframe_assets.store.io_managers import io_manager_for
 from aframe_assets.strain.assets import assets as strain_assets
 from aframe_assets.waveforms.assets import assets as waveform_assets
 
-ROOMS = (segment_assets, strain_assets, waveform_assets, model_assets, engine_assets, inference_assets, sensitivity_assets)
+ROOMS = (
+    segment_assets,
+    strain_assets,
+    waveform_assets,
+    model_assets,
+    engine_assets,
+    inference_assets,
+    sensitivity_assets,
+    comparing_assets,
+)
 
 
 def build_defs(

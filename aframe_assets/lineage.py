@@ -55,6 +55,9 @@ class Node:
     free: tuple[str, ...] = ()
 
 
+COMPARED = "comparison.models"
+"""Names and bundles of the models of a comparison."""
+
 _TRAINING = ("ifos", "detectors", "sample_rate", "seed", "conditioning", "model.training", "waveforms.right_pad", "waveforms.duration")
 _TRAINING_DATA = (
     Input("background_index", "roles", ("train", "validation"), optional=True),
@@ -237,6 +240,46 @@ _ALL = [
             Input("candidates"),
         ),
     ),
+    Node(
+        "compared_models",
+        "comparing",
+        "1",
+        (
+            "ifos",
+            "sample_rate",
+            "conditioning",
+            "model.architecture.context",
+            "inference",
+            "injections.num_signals",
+            "engine",
+            COMPARED,
+        ),
+        (
+            Input("segments", "roles", ("test",)),
+            Input("vetoes", optional=True),
+            Input("background", "all", ("test",)),
+            Input("injections", "all", ("test",)),
+        ),
+        files=("inference.exclude_catalog",),
+        # each is searched with alone and in the step itself
+        free=("inference.mode", "inference.in_flight", "inference.memory_gb", "inference.cascade", "inference.zero_lag"),
+    ),
+    Node(
+        "comparison",
+        "comparing",
+        "1",
+        (
+            "sensitivity",
+            "injections.prior",
+            "waveforms.snr_threshold",
+            "inference.recovery_window",
+            "inference.cluster_window_length",
+            "comparison",
+        ),
+        (Input("compared_models"),),
+        files=("injections.prior",),
+        free=("sensitivity.catalog", "sensitivity.match_window", "sensitivity.comparators"),
+    ),
 ]
 
 
@@ -245,8 +288,8 @@ def graph(config: Config) -> dict[str, Node]:
 
     A network with given weights reads nothing; where none is trained the training-set assets are left out, and where training signals
     are made while training only ``training_waveforms``. Without ``model.filter`` there is no ``filter_model``, without ``model.tune`` no
-    ``tuned_model``, and without anything in section ``vetoes`` no ``vetoes``. ``inference_results`` reads ``model_repository`` where a
-    Triton server evaluates it, and the networks of a cascade for its thresholds.
+    ``tuned_model``, without anything in section ``vetoes`` no ``vetoes``, and without ``comparison.models`` no comparison.
+    ``inference_results`` reads ``model_repository`` where a Triton server evaluates it, and the networks of a cascade for its thresholds.
     """
     m, absent = config.model, set()
     if not m.trains:
@@ -259,6 +302,8 @@ def graph(config: Config) -> dict[str, Node]:
         absent.add("filter_model")
     if not config.vetoes.asked:
         absent.add("vetoes")
+    if not config.comparison.models:
+        absent |= {"compared_models", "comparison"}
     out: dict[str, Node] = {}
     for node in _ALL:
         if node.name in absent:

@@ -168,22 +168,29 @@ class SlideGeometry:
             jitter: each time is moved by U(-jitter, jitter).
             rng: source of the jitter; drawn for every grid point, so that dropping one moves no other.
         """
-        edges, good = self.right_edges(shift), self.valid(shift)
+        edges = self.right_edges(shift)
         if not len(edges):
             return np.empty(0)
         first = edges[0] + buffer
         last = edges[-1] - self.kernel_length - self.integration_window_length - buffer
         grid = np.arange(first, last + _EPS, step)
         grid = grid + rng.uniform(-jitter, jitter, len(grid))
+        return grid[self.sees(shift, grid)]
+
+    def sees(self, shift: Sequence[float], times: np.ndarray) -> np.ndarray:
+        """Which mergers at GPS `times` (n,) have every output that they can be seen in, and all of these valid: (n,), bool."""
+        edges, good = self.right_edges(shift), self.valid(shift)
+        if not len(edges):
+            return np.zeros(len(times), bool)
         reach = self.kernel_length + self.integration_window_length
         bad = np.concatenate([[0], np.cumsum(~good)])
         # seen in the context first, in the kernels, and last in the context
-        seen, gone = grid - self.context, grid + reach + self.context
+        seen, gone = times - self.context, times + reach + self.context
         low = np.searchsorted(edges, seen - _EPS)
         high = np.searchsorted(edges, gone + _EPS)
         # The outputs that see a signal must exist: none before the first or after the last.
         inside = (seen > edges[0] - 1 / self.inference_rate) & (gone < edges[-1] + 1 / self.inference_rate)
-        return grid[inside & (bad[high] - bad[low] == 0)]
+        return inside & (bad[high] - bad[low] == 0)
 
     def detection_times(self, shift: Sequence[float], convention: str = "right_edge") -> np.ndarray:
         """The time given to an event at each output: right edge less the integration window (upstream V2).

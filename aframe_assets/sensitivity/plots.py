@@ -225,14 +225,30 @@ def embed(figure: Figure) -> str:
     )
 
 
-def page(title: str, figures: Sequence[Figure], notes: Sequence[str] = ()) -> str:
-    """One self-contained HTML page of `figures`."""
-    body = "".join(f"<h2>{html.escape(f.title)}</h2>{embed(f)}" for f in figures)
+@dataclass(frozen=True)
+class Table:
+    """A table of a page: its title, the names of its columns, and its cells as text."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def html(self) -> str:
+        """The table with its title above it."""
+        head = "".join(f"<th>{html.escape(c)}</th>" for c in self.columns)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
+        return f"<h2>{html.escape(self.title)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def page(title: str, figures: Sequence[Figure], notes: Sequence[str] = (), tables: Sequence[Table] = ()) -> str:
+    """One self-contained HTML page of `tables` and `figures`."""
+    body = "".join(t.html() for t in tables) + "".join(f"<h2>{html.escape(f.title)}</h2>{embed(f)}" for f in figures)
     lines = "".join(f"<p>{html.escape(n)}</p>" for n in notes)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title>"
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#222}figure{margin:0 0 2rem}"
+        "table{border-collapse:collapse;font-size:.9rem}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}"
         f"figcaption{{color:#555;font-size:.9rem}}</style><script>{plotly_script()}</script></head>"
         f"<body><h1>{html.escape(title)}</h1>{lines}{body}</body></html>"
     )

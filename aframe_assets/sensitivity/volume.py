@@ -141,13 +141,26 @@ class Estimate:
         return replace(self, **{f.name: v[part] for f in fields(self) if isinstance(v := getattr(self, f.name), np.ndarray)})
 
 
+def log_constants(draws: Draws, population: Population, *, compatible: bool = False) -> np.ndarray:
+    """What the weights w of every target share (num_draws,): ln of C_z / (1 + z) / p_source; of 1 / p_source if compatible.
+
+    Raises:
+        ValueError: a draw lies outside the population it is said to come from.
+    """
+    log_source = population.log_density_of_draws(draws.mass_1, draws.mass_2, draws.redshift)
+    if population.detector_frame:
+        # mass pairs that only some redshifts can draw carry no weight
+        log_source = np.where(population.supports(draws.mass_1, draws.mass_2), log_source, np.inf)
+    return -log_source if compatible else population.log_redshift_weight(draws.redshift) - log_source
+
+
 @dataclass(frozen=True)
 class Sample:
     """Draws made ready for many targets, once: their logarithms, sorted from the loudest down.
 
     Attributes:
         log_mass_1, log_mass_2: of source-frame masses (num_draws,).
-        log_constant: what every target's weight shares, ln of C_z / (1 + z) / p_source; of 1 / p_source if compatible (num_draws,).
+        log_constant: see `log_constants` (num_draws,).
         accepted: whether the draw was injected (num_draws,).
         above: number of draws at or above each threshold, in the order of the thresholds given (num_thresholds,).
         compatible: whether weights leave out redshift.
@@ -163,11 +176,7 @@ class Sample:
     @classmethod
     def of(cls, draws: Draws, population: Population, thresholds: np.ndarray, *, compatible: bool = False) -> Sample:
         """Raises ValueError when a draw lies outside the population it is said to come from."""
-        log_source = population.log_density_of_draws(draws.mass_1, draws.mass_2, draws.redshift)
-        if population.detector_frame:
-            # mass pairs that only some redshifts can draw carry no weight
-            log_source = np.where(population.supports(draws.mass_1, draws.mass_2), log_source, np.inf)
-        log_constant = -log_source if compatible else population.log_redshift_weight(draws.redshift) - log_source
+        log_constant = log_constants(draws, population, compatible=compatible)
         ascending = np.argsort(thresholds, kind="stable")
         levels = np.asarray(thresholds, float)[ascending]
         # only draws that some threshold lets through need to be in order; a threshold's sums end at its count

@@ -10,7 +10,7 @@ from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.partitions import SEGMENTS
 from aframe_assets.store.bodies import GLUE, Make, check_result, metadata_of, produce, tell_user, wanted_or_refuse
-from aframe_assets.store.handle import Handle
+from aframe_assets.store.handle import Handle, KeyParts
 from aframe_assets.store.job import Job, Product
 from aframe_assets.store.work import makes, shard_parts
 from aframe_assets.store.workspace import Wanted
@@ -47,8 +47,8 @@ def _fan_out(name, config, plan_keys, make_one, collect_all, tags, services=(), 
         required_resource_keys={"experiment"},
     )
     def plan(context):
-        for i, keys in enumerate(plan_keys(context)):
-            yield dg.DynamicOutput(keys, mapping_key=f"c{i:05d}")
+        for step, keys in plan_keys(context).items():
+            yield dg.DynamicOutput(keys, mapping_key=step)
 
     @dg.op(
         name=f"make_{name}",
@@ -97,7 +97,7 @@ def partitioned_asset(
         complete = workspace.store.complete_many(wanted_or_refuse(workspace, name, key).parts for key in context.partition_keys)
         pending = [key for key in context.partition_keys if key not in complete]
         size = workspace.config.execution.segments_per_step
-        return [pending[i : i + size] for i in range(0, len(pending), size)]
+        return {f"c{n:05d}": pending[i : i + size] for n, i in enumerate(range(0, len(pending), size))}
 
     def make_one(context, keys):
         workspace = context.resources.experiment.workspace()
@@ -185,14 +185,40 @@ def sharded_asset(
     config: Config,
     *,
     num_shards: int,
+    **furniture: Any,
+) -> list[Any]:
+    """An unpartitioned asset generated in `num_shards` parallel steps and merged; the rest as in `pieced_asset`.
+
+    A shard is an artifact of its own (``{name}_shard``), so that a killed run repeats only what was in flight.
+    """
+    work = makes(name, "shards", num_shards)
+    shards = {i: f"c{i:05d}" for i in range(num_shards)}
+    return pieced_asset(name, make_shard, merge, config, shards, lambda parts, i: shard_parts(parts, i, num_shards), work, **furniture)
+
+
+def pieced_asset(
+    name: str,
+    make_piece: Callable[[Job, Any], Product],
+    merge: Callable[[Job, list[Handle]], Product],
+    config: Config,
+    pieces: Mapping[Any, str],
+    parts_of: Callable[[KeyParts, Any], KeyParts],
+    work: Mapping[str, str],
+    *,
     description: str,
     tags: Mapping[str, str],
     kinds: set[str],
     checks: Sequence[tuple[str, bool]] = (),
 ) -> list[Any]:
-    """An unpartitioned asset generated in `num_shards` parallel steps and merged.
+    """An unpartitioned asset whose pieces are made in a step each and merged.
 
-    A shard is an artifact of its own (``{name}_shard``), so that a killed run repeats only what was in flight.
+    Args:
+        make_piece: (job, piece) -> product, an artifact of its own.
+        merge: (job, artifacts of the pieces in their order) -> the asset's product.
+        pieces: number or text of each piece -> what its step is called (letters, digits, _).
+        parts_of: (key parts of the asset, piece) -> key parts of the piece.
+        work: op tag that says which pieces a step makes.
+        checks: (name, blocking) of each check that `merge` reports.
     """
     blocking = dict(checks)
 
@@ -200,16 +226,16 @@ def sharded_asset(
         workspace = context.resources.experiment.workspace()
         wanted = wanted_or_refuse(workspace, name)
         if workspace.store.complete(wanted.parts) is not None:
-            return []
-        return [[i] for i in range(num_shards) if workspace.store.complete(shard_parts(wanted.parts, i, num_shards)) is None]
+            return {}
+        return {step: [p] for p, step in pieces.items() if workspace.store.complete(parts_of(wanted.parts, p)) is None}
 
     def make_one(context, keys):
         workspace = context.resources.experiment.workspace()
         wanted = wanted_or_refuse(workspace, name)
-        for i in keys:
-            part = Wanted(shard_parts(wanted.parts, i, num_shards), wanted.inputs, wanted.row)
+        for p in keys:
+            part = Wanted(parts_of(wanted.parts, p), wanted.inputs, wanted.row)
             if workspace.store.complete(part.parts) is None:
-                produce(workspace, part, lambda job, i=i: make_shard(job, i), blocking, context.run_id, context.log)
+                produce(workspace, part, lambda job, p=p: make_piece(job, p), blocking, context.run_id, context.log)
         return keys
 
     def collect_all(context, made):
@@ -217,10 +243,10 @@ def sharded_asset(
         wanted = wanted_or_refuse(workspace, name)
         handle, product = workspace.store.complete(wanted.parts), None
         if handle is None:
-            shards = [workspace.store.complete(shard_parts(wanted.parts, i, num_shards)) for i in range(num_shards)]
-            if None in shards:
-                raise dg.Failure(description=f"{name}: shard {shards.index(None)} of {num_shards} was not made; run again")
-            handle, product = produce(workspace, wanted, lambda job: merge(job, shards), blocking, context.run_id, context.log)
+            found = [workspace.store.complete(parts_of(wanted.parts, p)) for p in pieces]
+            if None in found:
+                raise dg.Failure(description=f"{name}: piece {found.index(None) + 1} of {len(found)} was not made; run again")
+            handle, product = produce(workspace, wanted, lambda job: merge(job, found), blocking, context.run_id, context.log)
         failed = [c for c in workspace.store.manifest(name).checks if c["blocking"] and not c["passed"]]
         if failed:
             raise dg.Failure(description=f"{name}: check {failed[0]['name']} failed: {failed[0]['description']}", allow_retries=False)
@@ -228,8 +254,7 @@ def sharded_asset(
         return handle
 
     furniture = {"description": description, "kinds": kinds, "partitioned": False}
-    own = {**tags, **makes(name, "shards", num_shards)}
-    asset = _fan_out(name, config, plan_keys, make_one, collect_all, own, merged=makes(name), **furniture)
+    asset = _fan_out(name, config, plan_keys, make_one, collect_all, {**tags, **work}, merged=makes(name), **furniture)
     return [asset, *[check_of_whole(name, c, b) for c, b in checks]]
 
 

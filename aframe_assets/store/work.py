@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from aframe_assets.lineage import COMPARED
 from aframe_assets.store.messages import Messages
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 WORK_TAG = "aframe/work"
 """Op tag of the steps that make artifacts: JSON of `makes`. Steps that plan, collect or check have none."""
 
-How = Literal["whole", "partitions", "shards", "trial"]
+How = Literal["whole", "partitions", "shards", "trial", "models"]
 
 
 def makes(asset: str, how: How = "whole", count: int = 1) -> dict[str, str]:
@@ -29,7 +30,7 @@ def makes(asset: str, how: How = "whole", count: int = 1) -> dict[str, str]:
     Args:
         asset: name of the asset.
         how: 'whole' all of it; 'partitions' those in the list that the step is given; 'shards' those, by index, of
-            `count`; 'trial' the one of the record that it is given.
+            `count`; 'trial' the one of the record that it is given; 'models' those of a comparison, by sha256.
         count: number of shards.
     """
     return {WORK_TAG: json.dumps({"asset": asset, "how": how, "count": count})}
@@ -69,6 +70,18 @@ def reported_trials(store: ArtifactStore, asset: str) -> Messages:
     return Messages(store, f"{asset}_trial")
 
 
+def compared_parts(parts: KeyParts, sha256: str) -> KeyParts:
+    """Key parts of one model's search for the comparison with `parts`; which others are compared does not enter.
+
+    Args:
+        parts: of `compared_models`.
+        sha256: of the model's bundle.
+    """
+    own = {name: value for name, value in parts.config.items() if name != COMPARED}
+    inputs = {**parts.inputs, "bundle": {"key": sha256, "sha256": sha256}}
+    return parts.model_copy(update={"asset": "compared_model", "partition": sha256[:16], "config": own, "inputs": inputs})
+
+
 def is_mapped(tag: str) -> bool:
     """Whether `work_of` needs the value that the step is given."""
     return json.loads(tag)["how"] != "whole"
@@ -92,4 +105,6 @@ def work_of(tag: str, workspace: Workspace, value: Any = None) -> list[KeyParts]
     parts = workspace.wanted(asset).parts
     if how == "shards":
         return [shard_parts(parts, i, said["count"]) for i in value]
+    if how == "models":
+        return [compared_parts(parts, sha256) for sha256 in value]
     return [trial_parts(parts, value)] if how == "trial" else [parts]

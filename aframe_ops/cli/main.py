@@ -222,6 +222,30 @@ def detect(
     show_detection(run, model, files, console(), as_json=as_json)
 
 
+@app.command(
+    epilog="Example: aframe compare runs/wide 'bundles/*' pretrained --on runs/demo\n\n"
+    "Example: aframe compare 'runs/seed-*' --on runs/demo --soft --json > comparison.json"
+)
+@command
+def compare(
+    models: Annotated[
+        list[str], typer.Argument(help="Model bundles, run directories, globs of them, or 'pretrained'.", show_default=False)
+    ],
+    on: Annotated[
+        Path | None, typer.Option(help="Run directory whose test data and injections all are searched on.", show_default="the current one")
+    ] = None,
+    soft: Annotated[bool, typer.Option("--soft", help="Go on without models that are missing or broken.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Dagster's own log as well.")] = False,
+) -> None:
+    """Searches the same strain and injections with many models, and says how they differ and how sure that is."""
+    from aframe_ops.cli.comparing import compare_models
+    from aframe_ops.run_directory import RunDirectory
+
+    if not compare_models(RunDirectory.find(on), models, console(stderr=as_json), soft=soft, as_json=as_json, verbose=verbose):
+        raise typer.Exit(FAILED)
+
+
 @mlgwsc1_app.command("train-config", epilog="Example: aframe mlgwsc1 train-config runs/ds1 --dataset 1")
 @command
 def mlgwsc1_train_config(

@@ -38,14 +38,15 @@ def size(nbytes: float) -> str:
 
 
 def step_label(key: str) -> str:
-    """``background.make_background[c00002]`` as ``background (make 3)``."""
+    """``background.make_background[c00002]`` as ``background (make 3)``; a step with a name keeps it."""
     asset, _, op = key.partition(".")
     if not op:
         return asset
     name, _, chunk = op.partition("[")
     verb = name.removesuffix(f"_{asset}")
-    digits = chunk.rstrip("]").lstrip("c")
-    return f"{asset} ({verb} {int(digits) + 1})" if digits.isdigit() else f"{asset} ({verb})"
+    chunk = chunk.rstrip("]")
+    digits = chunk.lstrip("c")
+    return f"{asset} ({verb} {int(digits) + 1})" if digits.isdigit() else f"{asset} ({verb}{chunk and ' '}{chunk})"
 
 
 @dataclass

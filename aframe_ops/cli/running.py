@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,15 @@ class _Printed:
 
 
 class RunFailed(RuntimeError):
-    """A run that did not succeed; what went wrong has been shown."""
+    """A run that did not succeed; what went wrong has been shown.
+
+    Args:
+        failed: steps that failed, with the reasons; empty of a run that was interrupted or broke off.
+    """
+
+    def __init__(self, failed: Mapping[str, str]):
+        super().__init__(", ".join(failed) or "interrupted")
+        self.failed = dict(failed)
 
 
 @contextlib.contextmanager
@@ -61,20 +69,36 @@ def only_one(run: RunDirectory) -> Iterator[None]:
         lock.release()
 
 
-def run_all(run: RunDirectory, console: Console, *, until: str | None = None, verbose: bool = False) -> Workspace:
+def run_all(
+    run: RunDirectory,
+    console: Console,
+    *,
+    until: str | None = None,
+    verbose: bool = False,
+    config: Config | None = None,
+    again: str | None = None,
+) -> Workspace:
     """Makes what is missing; returns the workspace as it is afterwards. The experiment and site are read once, at the start.
+
+    Args:
+        until: an asset; only it and what it needs are made.
+        verbose: Dagster's own log is shown.
+        config: an experiment in place of that of `run`.
+        again: the command that continues a run that failed; `aframe run` by default.
 
     Raises:
         ConfigError: an impossible experiment or site, a bad file that it names, or no such asset.
         RunFailed: a step failed or the run was interrupted.
     """
     run.activate()
-    with run.pinned() as (config, site):
+    with run.pinned(config) as (config, site):
         require_readable(config)
-        return _run_missing(run, config, site, console, until, verbose)
+        return _run_missing(run, config, site, console, until, verbose, again)
 
 
-def _run_missing(run: RunDirectory, config: Config, site: SiteConfig, console: Console, until: str | None, verbose: bool) -> Workspace:
+def _run_missing(
+    run: RunDirectory, config: Config, site: SiteConfig, console: Console, until: str | None, verbose: bool, again: str | None
+) -> Workspace:
     workspace = run.workspace(config, site)
     if until is not None and until not in workspace.graph:
         raise ConfigError(f"--until {until}: no such asset; expected one of {', '.join(workspace.graph)}")
@@ -110,14 +134,14 @@ def _run_missing(run: RunDirectory, config: Config, site: SiteConfig, console: C
             console.print(f"pods run {described(site)}", soft_wrap=True, highlight=False)
         if workspace.complete("segments") is None:
             worked = True
-            _one_run(run, workspace, instance, console, {"segments": survey(workspace)["segments"]}, verbose)
+            _one_run(run, workspace, instance, console, {"segments": survey(workspace)["segments"]}, verbose, again)
             workspace = run.workspace(config, site)
         sync_partitions(instance, workspace.partitions())
         if until == "segments":
             return workspace
         states = {name: s for name, s in survey(workspace).items() if name in chosen and not s.done}
         if states:
-            _one_run(run, workspace, instance, console, states, verbose)
+            _one_run(run, workspace, instance, console, states, verbose, again)
             console.print(f"done in {_clock(time.monotonic() - started)}")
         elif not worked:
             console.print("nothing to do: everything is complete")
@@ -155,7 +179,15 @@ def open_instance(run: RunDirectory) -> Iterator:
         yield instance
 
 
-def _one_run(run: RunDirectory, workspace: Workspace, instance, console: Console, states: dict[str, AssetState], verbose: bool) -> None:
+def _one_run(
+    run: RunDirectory,
+    workspace: Workspace,
+    instance,
+    console: Console,
+    states: dict[str, AssetState],
+    verbose: bool,
+    again: str | None,
+) -> None:
     from dagster import DagsterEventType
     from dagster._core.errors import DagsterExecutionInterruptedError
     from dagster._utils.interrupts import capture_interrupts
@@ -174,7 +206,7 @@ def _one_run(run: RunDirectory, workspace: Workspace, instance, console: Console
     console.print(f"$ {dagster_line(names, keys)}", style="dim", soft_wrap=True, highlight=False)
     logs = run.path / "logs"
     logs.mkdir(exist_ok=True)
-    success, broken = False, ""
+    success, interrupted, broken = False, False, ""
     progress = Progress(console)
 
     def started(run_id: str) -> None:
@@ -197,13 +229,14 @@ def _one_run(run: RunDirectory, workspace: Workspace, instance, console: Console
                     broken = event.job_failure_data.error.message.strip()
                 success = success or event.event_type == DagsterEventType.RUN_SUCCESS
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
-            pass
+            interrupted = True
     if not success:
-        _report_failure(console, progress, logs, run, "" if "Interrupted" in broken else broken)
-        raise RunFailed
+        interrupted = interrupted or "Interrupted" in broken
+        _report_failure(console, progress, logs, run, "" if interrupted else broken, again)
+        raise RunFailed({} if interrupted else progress.failed)
 
 
-def _report_failure(console: Console, progress, logs: Path, run: RunDirectory, broken: str) -> None:
+def _report_failure(console: Console, progress, logs: Path, run: RunDirectory, broken: str, again: str | None) -> None:
     if broken and not progress.failed:
         console.print(f"the run broke off: {broken}; output of every step: {logs}", style="red", markup=False)
     elif progress.failed:
@@ -211,4 +244,7 @@ def _report_failure(console: Console, progress, logs: Path, run: RunDirectory, b
     else:
         console.print(f"interrupted; output of every step: {logs}", style="yellow")
     here = "" if Path.cwd() == run.path else f" {shlex.quote(os.path.relpath(run.path))}"
-    console.print(f"`aframe run{here}` continues from here; `aframe status{here} --why` says what is missing")
+    if again:
+        console.print(f"`{again}` continues from here", soft_wrap=True)
+    else:
+        console.print(f"`aframe run{here}` continues from here; `aframe status{here} --why` says what is missing")

@@ -82,6 +82,11 @@ REPLACED = (
         "downloads 4.4 GB; tests/clusters/test_clusters_offline.py makes a small one and installs it in a job",
         "aframe wheelhouse --help",
     ),
+    Replaced(
+        "aframe compare runs/demo runs/wide 'bundles/*' pretrained --on runs/demo --soft",
+        "searches with a network for minutes; tests/comparing/test_comparing_run.py does it with small ones",
+        "aframe compare --help",
+    ),
     Replaced("dagster dev", "serves until it is stopped; tests/ops/test_ops_run.py starts it and uses its API", "dagster dev --help"),
     Replaced(
         "dagster asset materialize --select '*sensitive_volume' --partition-range FIRST...LAST",
@@ -365,6 +370,7 @@ def test_what_is_named_exists(name, files):
         "clusters.md": {"STEP.ATTEMPT.json"},
         "htcondor.md": {"STEP.ATTEMPT.json"},
         "offline-nodes.md": {"wheelhouse.json"},
+        "comparing.md": {"models.json", "comparison.json", "comparison.html", "comparison.png"},
     }
     files = files | others.get(name, set())
     wrong = {n: problem for n in set(PAGES[name].names) if (problem := _problem(n, name, files, source))}
@@ -395,7 +401,9 @@ def test_every_asset_and_check_is_on_the_page_of_its_room(tmp_path):
 
     context = {"layers": [1, 1], "context": 0.125}
     cascade = {"architecture": {"name": "streaming", **context}, "filter": {"name": "map", **context, "lag_head": {"map_stride": 8}}}
-    config = build_config({"preset": "tune", "vetoes": {"categories": ["CBC_CAT2"]}, "model": cascade})
+    config = build_config(
+        {"preset": "tune", "vetoes": {"categories": ["CBC_CAT2"]}, "model": cascade, "comparison": {"models": [["x", "0" * 64]]}}
+    )
     graph = build_defs(config, store_url=str(tmp_path)).resolve_asset_graph()
     for asset, node in lineage.graph(config).items():
         assert asset in set(PAGES[f"{node.group}.md"].names), f"{node.group}.md does not name {asset}"
