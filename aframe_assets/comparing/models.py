@@ -71,6 +71,8 @@ def read_model(weights: str, config: Config) -> Path:
     Raises:
         ComparisonError: there is none, it is damaged, or it is for other detectors, another sample rate or other settings of a search.
     """
+    if weights != PRETRAINED and not Path(weights).expanduser().exists():
+        raise ComparisonError("not found; expected a bundle folder (with bundle.json) or a run directory (with aframe.yaml)")
     try:
         folder = find_bundle(weights)
         # only where there is something to load: torch takes seconds
