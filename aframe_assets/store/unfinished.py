@@ -43,7 +43,9 @@ class Unfinished:
 
     def find(self) -> Handle | None:
         """What is there; its `meta` is that given to `keep`."""
-        return self._store.complete(self._parts)
+        found = self._store.complete(self._parts)
+        self._kept |= found is not None
+        return found
 
     def fetch(self, folder: Path) -> Mapping[str, Any] | None:
         """Puts the files that are there into `folder`, each whole or not at all, and returns their `meta`; None without any.
@@ -54,7 +56,6 @@ class Unfinished:
         handle = self.find()
         if handle is None:
             return None
-        self._kept = True
         source = self._store.open_local(handle)
         folder.mkdir(parents=True, exist_ok=True)
         for entry in handle.files:
@@ -65,7 +66,7 @@ class Unfinished:
         return handle.meta
 
     def drop(self) -> None:
-        """Removes what `keep` has put there, or `fetch` has found."""
+        """Removes what `keep` has put there, or `find` has found."""
         if self._kept:
             where = folder_of(self._parts.asset, self._parts.partition)
             self._store._remove(f"{where}.json")

@@ -20,6 +20,9 @@ def test_what_is_kept_is_whole_and_little(store, make, tmp_path):
     other = Unfinished(store, parts)
     assert other.fetch(tmp_path / "there") == {"step": 4}
     assert (tmp_path / "there" / "a.ckpt").read_bytes() == bytes([4]) * 1000
+    unfinished.keep({"a.ckpt": tmp_path / "there" / "a.ckpt"}, {"step": 5})
+    other = Unfinished(store, parts)
+    assert other.find().meta == {"step": 5}, "a try that had a later state itself, and only looked"
     other.drop()
     assert not store._versions("model_unfinished/_") and unfinished.find() is None
 
