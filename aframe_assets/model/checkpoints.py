@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """An interrupt by the user; a scheduler that wants the node; a scheduler that warns of the time limit."""
 
+BEFORE_SCORING_S = 60.0
+"""What a signal that comes while validation scores its windows may cost."""
+
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
     """A checkpoint of Lightning's, or None where there is none that can be read. Nothing in it is executed."""
@@ -184,7 +187,8 @@ class Keeper(Checkpoint):
         last = batch_idx + 1 >= trainer.num_training_batches
         asked = self.stopping.number is not None
         # decisions of all ranks together: a checkpoint waits for every one of them
-        if trainer.strategy.reduce_boolean_decision(asked or (self._due() and not last), all=False):
+        every = min(self.every, BEFORE_SCORING_S) if batch_idx + 2 == trainer.num_training_batches else self.every
+        if trainer.strategy.reduce_boolean_decision(asked or (self._due(every) and not last), all=False):
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
             if not last:
                 self._keep(trainer, wait=asked)
@@ -197,7 +201,7 @@ class Keeper(Checkpoint):
         self.step = trainer.global_step
         if trainer.is_global_zero:
             self._remove_steps(None)
-            if self._due():
+            if self._due(self.every):
                 self._last = time.monotonic()
                 self._send(self.step, wait=False)
 
@@ -209,8 +213,8 @@ class Keeper(Checkpoint):
         """Waits for what is being sent."""
         self._pool.shutdown()
 
-    def _due(self) -> bool:
-        return time.monotonic() - self._last >= self.every
+    def _due(self, every: float) -> bool:
+        return time.monotonic() - self._last >= every
 
     def _keep(self, trainer: Any, wait: bool) -> None:
         self._last, path = time.monotonic(), self.folder / f"step-{trainer.global_step:09d}.ckpt"

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from aframe_assets.config_load import resolved_text
+from aframe_assets.model import checkpoints
 from aframe_assets.model.checkpoints import PlacedCheckpoint, Stopped, Stopping, newest_checkpoint, read_checkpoint
 from aframe_assets.model.lightning_module import Detector
 from aframe_assets.model.training import train
@@ -174,6 +175,25 @@ def test_a_scheduler_that_wants_the_node_gets_it_and_another_node_goes_on(
     assert (unfinished.find().meta["step"] if unfinished.find() else 0) == expected
     resumed = run(config, tiny_data, tmp_path / "second node", unfinished=unfinished)
     assert resumed.resumed_step == expected
+    assert_equal(resumed, undisturbed)
+
+
+def test_a_signal_while_windows_are_scored_costs_little(undisturbed, tiny_config, tiny_data, tmp_path, monkeypatch):
+    original = Detector.validation_step
+
+    def validation_step(self, data, index):
+        if self.global_step == 12:
+            monkeypatch.setattr(Detector, "validation_step", original)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, data, index)
+
+    monkeypatch.setattr(Detector, "validation_step", validation_step)
+    monkeypatch.setattr(checkpoints, "BEFORE_SCORING_S", 0.0)
+    unfinished = Unfinished(open_store(tmp_path / "store"), PARTS)
+    with pytest.raises(MakeRoom):
+        run(tiny_config(), tiny_data, tmp_path / "first", unfinished=unfinished)
+    resumed = run(tiny_config(), tiny_data, tmp_path / "second", unfinished=unfinished)
+    assert resumed.resumed_step == 11
     assert_equal(resumed, undisturbed)
 
 
