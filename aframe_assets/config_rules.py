@@ -244,6 +244,8 @@ def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> Non
         longest = c.segments.max_duration
         if a is c.model.architecture and 0 < longest < c.engine.block:
             refuse("engine.block", c.engine.block, f"expected at most the longest chunk, segments.max_duration {longest:g} s")
+    if c.model.architecture.name == "s4" and c.engine.precision in ("fp16", "bf16"):
+        refuse("engine.precision", c.engine.precision, "expected fp32 or tf32: the states of 's4' decay too slowly for fewer digits")
     _cascade(c, refuse)
 
 

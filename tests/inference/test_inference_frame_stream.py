@@ -18,7 +18,7 @@ RATE, STEP = 512, 16
 
 @pytest.fixture(scope="module")
 def engines():
-    return {name: frame_engine(name) for name in ("streaming", "map")}
+    return {name: frame_engine(name) for name in ("streaming", "map", "wavenet")}
 
 
 def windows(engine, data: np.ndarray, hop: int, origin: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +94,7 @@ def test_refusals(engines):
         FrameStream(engines["streaming"], 100)
 
 
-@pytest.mark.parametrize("name", ["streaming", "map"])
+@pytest.mark.parametrize("name", ["streaming", "map", "wavenet"])
 def test_strain_to_scores_of_both_forms(engines, name):
     """The streaming form of a network against its windowed form, from strain, over a gap."""
     engine, rng = engines[name], np.random.default_rng(4)

@@ -25,7 +25,8 @@ DURATION, RIGHT_PAD = 4.0, 1.0
 
 @pytest.fixture(scope="module")
 def engines():
-    return {(name, ifos): frame_engine(name, ifos=ifos, block=4.0) for name, ifos in (("streaming", 2), ("map", 2), ("map", 3))}
+    made = (("streaming", 2), ("map", 2), ("map", 3), ("wavenet", 2))
+    return {(name, ifos): frame_engine(name, ifos=ifos, block=4.0) for name, ifos in made}
 
 
 def search(engine, *, seconds=50.0, ring=False, ifos=2, vetoes=(), mergers=(), rate=4.0, **settings):
@@ -86,6 +87,7 @@ def same_events(got, want, scale):
         ("map", 2, {"ring": True, "mergers": (GPS + 22.0,)}),
         ("map", 3, {"vetoes": (((GPS + 20.0, GPS + 21.0),), (), ((GPS + 30.5, GPS + 30.75),))}),
         ("map", 2, {"memory_gb": 1e-3}),
+        ("wavenet", 2, {}),
     ],
 )
 def test_events_equal_those_of_windows(engines, tmp_path, monkeypatch, name, ifos, options):

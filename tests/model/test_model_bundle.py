@@ -6,13 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
 
 from aframe_assets.config_load import ConfigError, build_config, merge
 from aframe_assets.model import importing
-from aframe_assets.model.bundle import BundleError, load_bundle, save_bundle
+from aframe_assets.model.bundle import BundleError, describe, load_bundle, save_bundle
 from aframe_assets.model.importing import (
     WeightsError,
     check_agreement,
@@ -43,7 +44,18 @@ def test_round_trip(bundle):
     assert torch.equal(loaded.network(x), network(x)) and not loaded.network.training
     assert loaded.ifos == ["H1", "L1"] and loaded.sample_rate == 512 and loaded.kernel_size == 512
     assert loaded.conditioning == config.conditioning and loaded.metrics == METRICS
-    assert loaded.description["input"]["shape"] == ["batch", 2, 512] and loaded.description["licence"]
+    d = loaded.description
+    assert d["input"]["shape"] == ["batch", 2, 512] and d["output"]["shape"] == ["batch", 1] and d["licence"] == "MIT (code and weights)"
+    assert d["software"]["torch"] == version("torch") and d["provenance"] == {"seed": 1} and "network" not in d
+    assert json.loads((folder / "config.json").read_text())["model"] == config.model_dump(mode="json")["model"]
+
+
+@pytest.mark.parametrize(("source", "words"), [("gwosc", "credit GWOSC, CC BY 4.0"), ("files", "their owner decides")])
+def test_the_licence_follows_from_the_strain(tiny_config, source, words):
+    config = tiny_config()
+    config = config.model_copy(update={"strain": config.strain.model_copy(update={"source": source})})
+    assert words in describe(config, {}, {})["licence"]
+    assert "not known here" in describe(config, {}, {"imported_from": {"file": "model.pt"}})["licence"]
 
 
 def test_damage_is_named(bundle, tmp_path):

@@ -38,6 +38,18 @@ def test_a_state_space_of_strided_frames_gives_a_logit_each(pooling):
     assert not any(isinstance(m, torch.nn.Dropout1d) and m.p for m in network.modules())
 
 
+def test_a_state_space_trains_in_bfloat16():
+    torch.manual_seed(0)
+    network = build_network(Architecture(**S4 | {"stem_stride": 4, "stem_kernel": 15}), HL)
+    x = torch.randn(8, 2, 1024) * torch.linspace(0.5, 8, 8)[:, None, None]
+    exact = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(x)
+    found.float().sum().backward()
+    assert (found - exact).abs().max() < 0.1 * exact.std() + 0.01
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
 def test_a_gated_layer_is_the_formula_of_its_paper():
     torch.manual_seed(0)
     layer, x = GatedLayer(3, 3, 4).double(), torch.randn(1, 3, 30, dtype=torch.float64)
@@ -79,3 +91,8 @@ def test_what_cannot_be_built_is_refused_when_it_is_read(architecture, said):
     with pytest.raises(ConfigError) as e:
         build_config({"preset": "demo", "model": {"architecture": architecture}})
     assert said in str(e.value)
+
+
+def test_a_state_space_has_no_engine_of_few_digits():
+    with pytest.raises(ConfigError, match=r"engine\.precision = bf16: expected fp32 or tf32"):
+        build_config({"preset": "demo", "model": {"architecture": {"name": "s4", "layers": [2]}}, "engine": {"precision": "bf16"}})

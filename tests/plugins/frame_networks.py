@@ -21,7 +21,7 @@ def frame_bundle(name: str, ifos: int = 2, rate: float = 512.0, kernel: float = 
     """A network by the name of its architecture; its total stride is 16 samples, and its logits are spread over some units.
 
     Args:
-        name: 'resnet', 'streaming' or 'map'.
+        name: 'resnet', 'streaming', 'map' or 'wavenet'.
         ifos: detectors.
         rate: Hz.
         kernel: seconds.
