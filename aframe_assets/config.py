@@ -282,8 +282,13 @@ class Comparison(Section):
 class TrainingResources(Section):
     """What one training asks of the machine or cluster that it runs on: `model`, `filter_model`, and each trial of `tuned_model`."""
 
-    gpus: int = Field(default=0, ge=0, description="GPUs of one training: 0 or 1")
-    cpus_per_gpu: int = Field(default=4, ge=1, description="cores for the GPU, and as many without one")
+    gpus: int = Field(default=0, ge=0, description="GPUs of one training, on one machine; a batch is shared out among them")
+    devices: list[Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]+)?)$")]] | None = Field(
+        default=None,
+        min_length=1,
+        description="devices of one training, of those that its step sees, instead of the first `gpus`: [cpu, cpu] is two processes",
+    )
+    cpus_per_gpu: int = Field(default=4, ge=1, description="cores for each GPU, and as many without one")
     memory_per_cpu: float = Field(default=2, gt=0, description="GB for each core")
     min_gpu_memory: float = Field(default=0, ge=0, description="GB of a GPU that is large enough; 0: any")
     time: Seconds = Field(
@@ -302,19 +307,27 @@ class TrainingResources(Section):
     )
     tracking: Tracking = Tracking()
 
-    @field_validator("gpus")
+    @field_validator("devices")
     @classmethod
-    def _one(cls, gpus: int) -> int:
-        if gpus > 1:
-            raise ValueError("one training uses one GPU, and more would be reserved and idle; expected 0 or 1")
-        return gpus
+    def _of_one_kind(cls, devices: list[str] | None) -> list[str] | None:
+        if devices and len({d.partition(":")[0] for d in devices}) > 1:
+            raise ValueError("expected CPUs or GPUs, not both")
+        return devices
+
+    @model_validator(mode="after")
+    def _enough(self) -> TrainingResources:
+        asked = {d for d in self.devices or () if d != "cpu"}
+        if len(asked) > self.gpus:
+            raise ValueError(f"devices names {len(asked)} GPUs; expected gpus to ask for as many, it is {self.gpus}")
+        return self
 
     @property
     def tags(self) -> dict[str, str]:
         """Op tags of a training."""
+        cpus = self.cpus_per_gpu * max(1, self.gpus)
         return resources(
-            cpus=self.cpus_per_gpu,
-            memory_gb=self.cpus_per_gpu * self.memory_per_cpu,
+            cpus=cpus,
+            memory_gb=cpus * self.memory_per_cpu,
             gpus=self.gpus,
             gpu_memory_gb=self.min_gpu_memory if self.gpus else 0,
             time_min=math.ceil(self.time / 60),

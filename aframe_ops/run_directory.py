@@ -101,18 +101,18 @@ class RunDirectory:
         return load_site(env={**os.environ, **self.variables})
 
     @contextlib.contextmanager
-    def pinned(self, config: Config | None = None) -> Iterator[tuple[Config, SiteConfig]]:
+    def pinned(self, config: Config | None = None, site: SiteConfig | None = None) -> Iterator[tuple[Config, SiteConfig]]:
         """Reads experiment and site once; inside, this process and its children see copies that no edit reaches.
 
         Code that pods fetch is looked up here too: no later push or edit reaches it.
 
         Args:
-            config: an experiment in place of that of the directory.
+            config, site: an experiment, and a site, in place of those of the directory.
         """
         from aframe_assets.config_load import write_resolved
         from aframe_ops.site import write_site
 
-        config, site = config or self.config(), self.site()
+        config, site = config or self.config(), site or self.site()
         if "kubernetes" in site.executor.backends and site.kubernetes.own_code:
             from aframe_ops.executor.kubernetes_code import pin_code
 

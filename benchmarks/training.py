@@ -145,7 +145,7 @@ class PlainSamples(Dataset):
                     [f["waveforms"][k][row, merger - b.placement.before : merger + b.placement.after] for k in ("cross", "plus")]
                 )
             waves = torch.from_numpy(np.pad(wave, ((0, 0), (0, b.placement.size - wave.shape[1])))).float() * STRAIN_SCALE
-            x += b.augment.signals(waves[None], torch.stack(psds)[None], b.snrs.sample(1, 0, rng), rng)[0]
+            x += b.augment.signals(waves[None], torch.stack(psds)[None], b.snrs.sample(1, 0, rng), *b.augment.places(1, rng))[0]
             y += 1
         return x, y
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,12 +19,52 @@ if TYPE_CHECKING:
     from aframe_assets.waveforms.detectors import Detector
 
 
-def flip(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Invert the sign and reverse the time of each kernel and channel, each with probability one half; shape kept."""
-    sign = (torch.rand(x.shape[:2], generator=rng) < 0.5).to(x.device)
-    reverse = (torch.rand(x.shape[:2], generator=rng) < 0.5).to(x.device)
-    x = torch.where(reverse[..., None], x.flip(-1), x)
-    return torch.where(sign[..., None], -x, x)
+@dataclass(frozen=True)
+class Drawn:
+    """All that is random about the augmentation of a batch, or of some of its elements; on the CPU.
+
+    Attributes:
+        sign, reverse: (element, ifo), bool: kernels that are inverted, reversed in time.
+        label: (element, 1), float32: 1 where a signal is in all detectors as it should be.
+        made: (signal,), the element of the whole batch that each signal is made for: with its PSD, its waveform and its SNR.
+        sky: (3, signal), float64, uniform in [0, 1): place and polarisation, see `Augmentation.project`.
+        start: (signal,), sample of the whitened signal at which its kernel begins.
+        target: (target,), the elements that something is added to.
+        source: (target, ifo), the signal that each channel is taken from: another element's where channels are swapped.
+        heard: (target, ifo), bool: False where a channel is muted.
+    """
+
+    sign: Tensor
+    reverse: Tensor
+    label: Tensor
+    made: Tensor
+    sky: Tensor
+    start: Tensor
+    target: Tensor
+    source: Tensor
+    heard: Tensor
+
+    def part(self, rows: slice) -> Drawn:
+        """Those of elements `rows` of the whole batch, and the signals that these need."""
+        own = (self.target >= rows.start) & (self.target < rows.stop)
+        needed, source = self.source[own].unique(return_inverse=True)
+        return Drawn(
+            self.sign[rows],
+            self.reverse[rows],
+            self.label[rows],
+            self.made[needed],
+            self.sky[:, needed],
+            self.start[needed],
+            self.target[own] - rows.start,
+            source,
+            self.heard[own],
+        )
+
+
+def flip(x: Tensor, sign: Tensor, reverse: Tensor) -> Tensor:
+    """Invert the kernels and channels of `sign`, reverse those of `reverse` in time. x: (batch, ifo, time); both: (batch, ifo), bool."""
+    x = torch.where(reverse.to(x.device)[..., None], x.flip(-1), x)
+    return torch.where(sign.to(x.device)[..., None], -x, x)
 
 
 def crop_kernels(x: Tensor, starts: Tensor, size: int) -> Tensor:
@@ -35,37 +76,41 @@ def crop_kernels(x: Tensor, starts: Tensor, size: int) -> Tensor:
     return windows[i, j, starts]
 
 
-def swap_channels(x: Tensor, count: int, rng: torch.Generator, channel: int | None = None) -> tuple[Tensor, Tensor]:
+def swap_channels(signals: int, num_ifos: int, count: int, rng: torch.Generator, channel: int | None = None) -> tuple[Tensor, int]:
     """Exchange one channel between pairs of signals, so that the detectors of each disagree.
 
     Args:
-        x: (signal, ifo, time).
+        signals: number of signals.
         count: signals to change; made even, at least 2 when 1 is asked for, at most all.
         rng: draws a channel for each pair, unless `channel` is given.
 
     Returns:
-        x with signals i and i + count/2 exchanged in that channel, and the changed indices 0 ... count-1.
+        (signal, ifo): the signal that each channel is now taken from, i and i + half exchanged in that channel; the first
+        so many signals are changed.
     """
-    if count <= 0 or len(x) < 2:
-        return x, torch.empty(0, dtype=torch.long)
-    count = min(max(2, count // 2 * 2), len(x) // 2 * 2)
+    source = torch.arange(signals)[:, None].repeat(1, num_ifos)
+    if count <= 0 or signals < 2:
+        return source, 0
+    count = min(max(2, count // 2 * 2), signals // 2 * 2)
     half = count // 2
-    drawn = torch.randint(x.shape[1], (half,), generator=rng)
+    drawn = torch.randint(num_ifos, (half,), generator=rng)
     channels = torch.full((half,), channel) if channel is not None else drawn
     first = torch.arange(half)
-    x = x.clone()
-    x[first, channels], x[first + half, channels] = x[first + half, channels].clone(), x[first, channels].clone()
-    return x, torch.arange(count)
+    source[first, channels], source[first + half, channels] = first + half, first
+    return source, count
 
 
-def mute_channels(x: Tensor, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Zero one random channel of each of `count` signals, drawn without replacement; returns x and their indices."""
-    count = min(max(count, 0), len(x))
-    index = torch.randperm(len(x), generator=rng)[:count]
-    channel = torch.randint(x.shape[1], (count,), generator=rng)
-    x = x.clone()
-    x[index, channel] = 0
-    return x, index
+def mute_channels(signals: int, num_ifos: int, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One random channel of each of `count` signals, drawn without replacement.
+
+    Returns:
+        (signal, ifo), bool: False in the muted channels; and the signals that have one.
+    """
+    count = min(max(count, 0), signals)
+    index = torch.randperm(signals, generator=rng)[:count]
+    heard = torch.ones(signals, num_ifos, dtype=torch.bool)
+    heard[index, torch.randint(num_ifos, (count,), generator=rng)] = False
+    return heard, index
 
 
 class Augmentation:
@@ -81,26 +126,50 @@ class Augmentation:
     def __init__(self, training: Training, placement: Placement, whitener: Whitener, detectors: Sequence[Detector]) -> None:
         self.training, self.placement, self.whitener, self.detectors = training, placement, whitener, tuple(detectors)
 
-    def project(self, polarisations: Tensor, rng: torch.Generator) -> Tensor:
+    def places(self, signals: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random `sky` and `start` of so many signals, as in `signals`."""
+        sky = torch.rand(3, signals, generator=rng, dtype=torch.float64)
+        return sky, torch.randint(self.placement.offsets, (signals,), generator=rng)
+
+    def draw(self, count: int, rng: torch.Generator) -> Drawn:
+        """What is random about a batch of `count` elements: who is flipped, who gets what signal from where, who is swapped or muted."""
+        t, ifos = self.training, len(self.detectors)
+        sign, reverse = (torch.rand(count, ifos, generator=rng) < 0.5 for _ in range(2))
+        total = t.waveform_prob + t.swap_prob + t.mute_prob
+        target = torch.nonzero(torch.rand(count, generator=rng) < total)[:, 0]
+        n, label = len(target), torch.zeros(count, 1)
+        sky, start = torch.empty(3, 0, dtype=torch.float64), torch.empty(0, dtype=torch.long)
+        source, heard = (torch.empty(0, ifos, dtype=kind) for kind in (torch.long, torch.bool))
+        if n:
+            sky, start = self.places(n, rng)
+            # the shares are of the batch, so of the injected ones each is larger by 1 / total
+            source, swapped = swap_channels(n, ifos, int(n * t.swap_prob / total), rng)
+            rest, muted = mute_channels(n - swapped, ifos, int(n * t.mute_prob / total), rng)
+            heard = torch.cat([torch.ones(swapped, ifos, dtype=torch.bool), rest])
+            label[target] = 1
+            label[target[:swapped]] = 0
+            label[target[muted + swapped]] = 0
+        return Drawn(sign, reverse, label, target, sky, start, target, source, heard)
+
+    def project(self, polarisations: Tensor, sky: Tensor) -> Tensor:
         """Responses of the detectors to sources at random places over the Earth.
 
         The sky is isotropic, so longitudes are drawn as they are and no sidereal time is needed.
 
         Args:
             polarisations: (signal, 2, time), cross and plus.
-            rng: draws dec ~ cosine, psi ~ U(0, pi), longitude ~ U(0, 2 pi).
+            sky: (3, signal), uniform in [0, 1): gives dec ~ cosine, psi ~ U(0, pi), longitude ~ U(0, 2 pi).
 
         Returns:
             (signal, ifo, time).
         """
-        n, device = len(polarisations), polarisations.device
-        u = torch.rand(3, n, generator=rng, dtype=torch.float64).to(device)
+        u = sky.to(polarisations.device)
         dec, psi, longitude = torch.asin(2 * u[0] - 1), torch.pi * u[1], 2 * torch.pi * u[2]
         cross, plus = polarisations.unbind(1)
         return respond(cross, plus, longitude, dec, psi, self.detectors, self.whitener.sample_rate)
 
-    def signals(self, polarisations: Tensor, psd: Tensor, snrs: Tensor, rng: torch.Generator) -> Tensor:
-        """Whitened kernels of signals with the wanted network SNRs, mergers placed at random between the pads.
+    def signals(self, polarisations: Tensor, psd: Tensor, snrs: Tensor, sky: Tensor, start: Tensor) -> Tensor:
+        """Whitened kernels of signals with the wanted network SNRs.
 
         The SNR is that of the stored stretch around the merger: the norm of the whitened signal, which is
         4 int |h|^2 / S df with S as the whitening filter sees it.
@@ -109,55 +178,36 @@ class Augmentation:
             polarisations: (signal, 2, placement.size), strain times STRAIN_SCALE.
             psd: (signal, ifo, freq), 1/Hz.
             snrs: (signal,), above 0.
+            sky: as in `project`.
+            start: (signal,), the kernel's first sample, 0 ... placement.offsets - 1: puts mergers anywhere between the pads.
 
         Returns:
             (signal, ifo, kernel), float32.
         """
-        white = self.whitener.whiten(self.project(polarisations, rng), psd * STRAIN_SCALE**2)
+        white = self.whitener.whiten(self.project(polarisations, sky), psd * STRAIN_SCALE**2)
         norm = white.double().square().sum((-2, -1)).sqrt()
         white = white * (snrs.to(norm) / norm.clamp_min(1e-12)).float()[:, None, None]
-        starts = torch.randint(self.placement.offsets, (len(white),), generator=rng).to(white.device)
-        return crop_kernels(white, starts, self.placement.kernel)
+        return crop_kernels(white, start.to(white.device), self.placement.kernel)
 
     def __call__(
-        self,
-        background: Tensor,
-        psd: Tensor,
-        polarisations: Tensor,
-        rows: Tensor,
-        snrs: Tensor,
-        glitches: Tensor | None,
-        rng: torch.Generator,
+        self, background: Tensor, psd: Tensor, polarisations: Tensor, snrs: Tensor, glitches: Tensor | None, drawn: Drawn
     ) -> tuple[Tensor, Tensor]:
-        """One training batch.
+        """A training batch, or the part of one that `drawn` is.
 
         Args:
-            background: (batch, ifo, kernel), whitened.
-            psd: (batch, ifo, freq), the PSD each was whitened with.
-            polarisations: (signal, 2, placement.size), as in `signals`.
-            rows: (batch,), the signal for each element, should it get one.
-            snrs: (batch,), target network SNRs.
-            glitches: (batch, ifo, kernel), whitened, zero where there is none; or None.
-            rng: all random numbers.
+            background: (element, ifo, kernel), whitened.
+            psd: (signal, ifo, freq), the PSD that the elements `drawn.made` were whitened with.
+            polarisations: (signal, 2, placement.size), of these, as in `signals`.
+            snrs: (signal,), target network SNRs of these.
+            glitches: (element, ifo, kernel), whitened, zero where there is none; or None.
+            drawn: of `draw`.
 
         Returns:
-            x (batch, ifo, kernel) and labels (batch, 1): 1 where a signal is in all detectors as it should be.
+            x (element, ifo, kernel) and labels (element, 1).
         """
-        t = self.training
-        x = flip(background, rng)
-        mask = torch.rand(len(x), generator=rng) < t.waveform_prob + t.swap_prob + t.mute_prob
-        index = torch.nonzero(mask)[:, 0].to(x.device)
-        label = torch.zeros(len(x), 1, device=x.device)
-        if len(index):
-            n = len(index)
-            total = t.waveform_prob + t.swap_prob + t.mute_prob
-            added = self.signals(polarisations[rows[index]], psd[index], snrs[index], rng)
-            # the shares are of the batch, so of the injected ones each is larger by 1 / total
-            added, swapped = swap_channels(added, int(n * t.swap_prob / total), rng)
-            rest, muted = mute_channels(added[len(swapped) :], int(n * t.mute_prob / total), rng)
-            added = torch.cat([added[: len(swapped)], rest])
-            x[index] += added
-            label[index] = 1
-            label[index[swapped]] = 0
-            label[index[muted + len(swapped)]] = 0
-        return (x if glitches is None else x + glitches), label
+        x = flip(background, drawn.sign, drawn.reverse)
+        if len(drawn.target):
+            made = self.signals(polarisations, psd, snrs, drawn.sky, drawn.start)
+            added = made[drawn.source.to(x.device), torch.arange(x.shape[1], device=x.device)]
+            x[drawn.target.to(x.device)] += added * drawn.heard.to(x.device)[..., None]
+        return (x if glitches is None else x + glitches), drawn.label.to(x.device)

@@ -13,6 +13,7 @@ from torch import Tensor
 from aframe_assets.model.ahead import Ahead
 from aframe_assets.model.augmentation import Augmentation, crop_kernels
 from aframe_assets.model.generated import GeneratedSignals
+from aframe_assets.model.ranks import ALONE, Rank
 from aframe_assets.model.samplers import (
     REFILL_STEPS,
     STRAIN_SCALE,
@@ -64,16 +65,23 @@ class TrainingBatches:
         signals: training waveforms, the same; None where they are made here.
         seed: of all random numbers.
         device: where batches are made.
+        rank: whose rows of batches are made.
 
     Raises:
         ValueError: files that do not fit the experiment; see `BackgroundFiles` and `SignalFile`.
     """
 
     def __init__(
-        self, config: Config, background: Sequence[Source], signals: Source | None, seed: int, device: torch.device | str = "cpu"
+        self,
+        config: Config,
+        background: Sequence[Source],
+        signals: Source | None,
+        seed: int,
+        device: torch.device | str = "cpu",
+        rank: Rank = ALONE,
     ) -> None:
         t, c = config.model.training, config.conditioning
-        self.config, self.training, self.seed, self.device = config, t, seed, torch.device(device)
+        self.config, self.training, self.seed, self.device, self.rank = config, t, seed, torch.device(device), rank
         self.whitener = Whitener(c, config.sample_rate).to(self.device)
         self.placement = Placement.of(config)
         self.files = BackgroundFiles(
@@ -125,37 +133,42 @@ class TrainingBatches:
         white = self.whitener.whiten(shapes[:, None] / STRAIN_SCALE, blocks.psd[index][:, None])[:, 0]
         return white / white.square().sum(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
-    def _glitch(self, banks: list[Tensor] | None, count: int, rng: torch.Generator) -> Tensor | None:
+    def _glitch(self, banks: list[Tensor] | None, count: int, rows: slice, rng: torch.Generator) -> Tensor | None:
         if banks is None:
             return None
         t, kernel = self.training, self.placement.kernel
-        out = torch.zeros(count, len(banks), kernel, device=self.device)
+        out = torch.zeros(rows.stop - rows.start, len(banks), kernel, device=self.device)
         for channel, bank in enumerate(banks):
             hit = torch.nonzero(torch.rand(count, generator=rng) < t.glitch_prob)[:, 0]
             which = torch.randint(len(bank), (len(hit),), generator=rng)
             starts = torch.randint(bank.shape[-1] - kernel + 1, (len(hit),), generator=rng)
             snr = GLITCH_SNR.sample(len(hit), 0, rng) * torch.sign(torch.rand(len(hit), generator=rng) - 0.5)
-            cut = crop_kernels(bank[which][:, None], starts.to(self.device), kernel)[:, 0]
-            out[hit, channel] = cut * snr.to(self.device)[:, None]
+            own = (hit >= rows.start) & (hit < rows.stop)
+            cut = crop_kernels(bank[which[own]][:, None], starts[own].to(self.device), kernel)[:, 0]
+            out[hit[own] - rows.start, channel] = cut * snr[own].to(self.device)[:, None]
         return out
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The batch of optimiser step `step`, counted from the start of training.
+        """This rank's rows of the batch of optimiser step `step`, counted from the start of training.
+
+        Random numbers are drawn for the whole batch, so that it is the same for any number of ranks.
 
         Returns:
-            x (batch, ifo, kernel), float32, whitened; labels (batch, 1), float32.
+            x (row, ifo, kernel), float32, whitened; labels (row, 1), float32.
         """
         pool = self._pool_of(step // REFILL_STEPS)
         rng, count, kernel = generator_of(self.seed, _STEP, step), self.training.batch_size, self.placement.kernel
-        background, psds = [], []
+        rows, background, blocks_of = self.rank.rows(count), [], []
         # each detector at times of its own: never really simultaneous noise (reference 2.7, coincident=False)
         for blocks in pool.blocks:
-            which = torch.randint(len(blocks.strain), (count,), generator=rng).to(self.device)
-            starts = torch.randint(blocks.strain.shape[-1] - kernel + 1, (count,), generator=rng).to(self.device)
-            background.append(blocks.strain.unfold(-1, kernel, 1)[which, starts])
-            psds.append(blocks.psd[which])
-        rows = torch.randint(len(pool.signals), (count,), generator=rng).to(self.device)
-        snrs = self.snrs.sample(count, step, rng).to(self.device)
-        return self.augment(
-            torch.stack(background, 1), torch.stack(psds, 1), pool.signals, rows, snrs, self._glitch(pool.glitches, count, rng), rng
-        )
+            which = torch.randint(len(blocks.strain), (count,), generator=rng)
+            starts = torch.randint(blocks.strain.shape[-1] - kernel + 1, (count,), generator=rng)
+            background.append(blocks.strain.unfold(-1, kernel, 1)[which[rows].to(self.device), starts[rows].to(self.device)])
+            blocks_of.append(which)
+        waveforms = torch.randint(len(pool.signals), (count,), generator=rng)
+        snrs = self.snrs.sample(count, step, rng)
+        glitches = self._glitch(pool.glitches, count, rows, rng)
+        drawn = self.augment.draw(count, rng).part(rows)
+        psds = [b.psd[which[drawn.made].to(self.device)] for b, which in zip(pool.blocks, blocks_of, strict=True)]
+        polarisations = pool.signals[waveforms[drawn.made].to(self.device)]
+        return self.augment(torch.stack(background, 1), torch.stack(psds, 1), polarisations, snrs[drawn.made], glitches, drawn)

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,9 +116,13 @@ class Stopping:
     """Signals while it is entered: the first one lets the step that is under way end, a second one does not.
 
     In a thread other than the main one signals are left as they are.
+
+    Args:
+        numbers: of the signals.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Sequence[int] = SIGNALS) -> None:
+        self.numbers = numbers
         self.number: int | None = None
         self.waits = False
         """Whether somebody will look at `number` soon; else a signal takes effect at once."""
@@ -127,7 +131,7 @@ class Stopping:
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
             # what is ignored stays so, as an interrupt in the background of a shell
-            self._before = {n: handler for n in SIGNALS if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
+            self._before = {n: handler for n in self.numbers if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
             self.install()
         return self
 
@@ -221,6 +225,8 @@ class Keeper(Checkpoint):
         try:
             trainer.save_checkpoint(path)
         except OSError as e:
+            if trainer.world_size > 1:
+                raise  # the others wait for this rank where it will not come
             self.logger.warning(f"the state after step {trainer.global_step} could not be kept in {self.folder} ({e}); training goes on")
             return
         self.step = trainer.global_step
@@ -267,13 +273,14 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def guarded(fit: Callable[[Stopping], None], describe: Callable[[], str]) -> None:
+def guarded(fit: Callable[[Stopping], None], describe: Callable[[], str], numbers: Sequence[int] = SIGNALS) -> None:
     """Runs ``fit(stopping)``; what a signal has ended becomes KeyboardInterrupt (or what the process makes of an interrupt) or MakeRoom.
 
     Args:
         describe: words about what was kept.
+        numbers: of the signals.
     """
-    stopping = Stopping()
+    stopping = Stopping(numbers)
     try:
         with stopping:
             fit(stopping)

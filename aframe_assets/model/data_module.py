@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from aframe_assets.model.ahead import Ahead
 from aframe_assets.model.batches import TrainingBatches
+from aframe_assets.model.ranks import ALONE, Rank
 from aframe_assets.model.validation import ValidationSet
 
 if TYPE_CHECKING:
@@ -39,13 +40,20 @@ class TrainingData(lightning.LightningDataModule):
         background: background files by role, 'train' and 'validation', local or in the store.
         training_signals, validation_signals: waveform files (reference 2.12), the same; no training signals where they are made here.
         seed: of all random numbers.
+        rank: whose rows of batches are made.
     """
 
     def __init__(
-        self, config: Config, background: dict[str, list[Source]], training_signals: Source | None, validation_signals: Source, seed: int
+        self,
+        config: Config,
+        background: dict[str, list[Source]],
+        training_signals: Source | None,
+        validation_signals: Source,
+        seed: int,
+        rank: Rank = ALONE,
     ) -> None:
         super().__init__()
-        self.config, self.background, self.seed = config, background, seed
+        self.config, self.background, self.seed, self.rank = config, background, seed, rank
         self.training_signals, self.validation_signals = training_signals, validation_signals
         self._batches: Ahead | None = None
         self._validation: ValidationSet | None = None
@@ -54,7 +62,7 @@ class TrainingData(lightning.LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer else "cpu"
         if self._batches is None:
             self._validation = ValidationSet(self.config, self.background["validation"], self.validation_signals, device)
-            batches = TrainingBatches(self.config, self.background["train"], self.training_signals, self.seed, device)
+            batches = TrainingBatches(self.config, self.background["train"], self.training_signals, self.seed, device, self.rank)
             self._made, self._batches = batches, Ahead(batches.batch)
             held = (batches.nbytes + self._validation.nbytes) / 1e9
             logging.getLogger(__name__).info("training and validation data take at most %.2f GB of memory", held)

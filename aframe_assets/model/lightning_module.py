@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aframe_assets.model.networks import Sky, build_network
+from aframe_assets.model.ranks import ALONE, Rank
 from aframe_assets.model.validation import score, score_noise
 
 if TYPE_CHECKING:
@@ -23,14 +24,15 @@ class Detector(lightning.LightningModule):
 
     Args:
         config: the experiment.
+        rank: of several that train together, which one this is.
 
     Attributes:
         monitor: the validation metric whose largest value makes the best epoch.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, rank: Rank = ALONE) -> None:
         super().__init__()
-        self.training_config = config.model.training
+        self.training_config, self.rank = config.model.training, rank
         self.network = build_network(config.model.architecture, Sky.of(config))
         self.loss = nn.BCEWithLogitsLoss()
 
@@ -49,8 +51,11 @@ class Detector(lightning.LightningModule):
                 f"training loss is {loss.item()} at step {self.global_step}; lower model.training.learning_rate"
                 f" (now {self.training_config.learning_rate:g}) or set model.training.gradient_clip"
             )
+        # gradients and what is logged are means over ranks, whose numbers of rows may differ by one
+        loss = loss * self.rank.weight(len(x), self.training_config.batch_size)
         # of an epoch: see `progress.History`
-        self.log("train_loss_step", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(x))
+        several = self.rank.size > 1
+        self.log("train_loss_step", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(x), sync_dist=several)
         return loss
 
     def compare(self, x: Tensor, logits: Tensor, y: Tensor) -> Tensor:
@@ -60,7 +65,7 @@ class Detector(lightning.LightningModule):
     def validation_step(self, data: ValidationSet, index: int) -> None:
         # in bfloat16 a logit has two digits: too few to rank signals by
         with torch.autocast(self.device.type, enabled=False):
-            scores = score(self.network, data, self.training_config.batch_size)
+            scores = score(self.network, data, self.training_config.batch_size, self.rank)
             metrics = scores.metrics(self.training_config) | self.more_metrics(scores, data)
         for name, value in metrics.items():
             self.log(name, value, prog_bar=name in (self.monitor, "valid_auroc", "valid_efficiency"), batch_size=1)
@@ -103,10 +108,11 @@ class Follower(Detector):
     Args:
         config: the experiment of the filter.
         leader: the network that is followed; not trained.
+        rank: as of `Detector`.
     """
 
-    def __init__(self, config: Config, leader: nn.Module) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, leader: nn.Module, rank: Rank = ALONE) -> None:
+        super().__init__(config, rank)
         # no part of this module: its weights are not trained and not in checkpoints
         self._leader = [leader.eval().requires_grad_(False)]
         self._leads: list[np.ndarray] | None = None
@@ -124,7 +130,7 @@ class Follower(Detector):
     def more_metrics(self, scores: Scores, data: ValidationSet) -> dict[str, float]:
         """Of validation background: `valid_correlation` of the two scores (Pearson)."""
         if self._leads is None:
-            self._leads = score_noise(self._leader[0].to(self.device), data, self.training_config.batch_size)
+            self._leads = score_noise(self._leader[0].to(self.device), data, self.training_config.batch_size, self.rank)
         ours, theirs = np.concatenate(scores.background), np.concatenate(self._leads)
         alike = float(np.corrcoef(ours, theirs)[0, 1]) if ours.std() > 0 < theirs.std() else 0.0
         return {"valid_correlation": alike}

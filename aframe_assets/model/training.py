@@ -8,7 +8,6 @@ order and scores differ by what a different seed of the same training gives.
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import shutil
@@ -23,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from aframe_assets.model import tracking
 from aframe_assets.model.checkpoints import (
+    SIGNALS,
     Keeper,
     PlacedCheckpoint,
     Seeded,
+    Stopped,
     Stopping,
     callback_state,
     guarded,
@@ -38,8 +38,11 @@ from aframe_assets.model.checkpoints import (
     restore,
 )
 from aframe_assets.model.data_module import TrainingData
+from aframe_assets.model.launching import launch
 from aframe_assets.model.lightning_module import Detector, Follower
 from aframe_assets.model.progress import History, Observer, reporters
+from aframe_assets.model.ranks import ALONE, Rank, check_devices, has_unused, training_devices
+from aframe_assets.model.samplers import Placement
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -98,8 +101,12 @@ def train(
     on_epoch: Callable[[Sequence[Mapping[str, float]]], None] | None = None,
     unfinished: Unfinished | None = None,
     watch: Watch | None = None,
+    devices: Sequence[str] | None = None,
 ) -> Trained:
     """Train the network of `config`, or finish the training that `workdir` or `unfinished` holds.
+
+    With several devices a batch of model.training.batch_size is shared out among them, one process each (`ranks`). The result is
+    that of one device but for the order in which sums are taken, and the learning rate stays what it is.
 
     SIGTERM, SIGUSR1 and an interrupt let the step under way end and keep the state, in the main thread; a second one does not wait.
 
@@ -117,9 +124,11 @@ def train(
         on_epoch: is given the rows of all epochs so far after each.
         unfinished: keeps checkpoints in the store too, and gives them to a try that finds a later one there than in `workdir`.
         watch: is shown the first batch, and every so often how the training goes.
+        devices: as torch names them, as ('cuda:0', 'cuda:1') or ('cpu', 'cpu'); by default those of ``execution.training``.
 
     Raises:
         ValueError: data that do not fit the experiment, or settings that this machine cannot follow, before anything is trained.
+        RankError: one of several processes was killed; the others were stopped.
         FloatingPointError: the loss or a validation score is not finite.
         MakeRoom: SIGTERM or SIGUSR1 came; call again to go on.
         StoreError: the store cannot say whether there is a state to go on from.
@@ -131,16 +140,30 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     newest = restore(folder, unfinished, log)
     step = 0 if newest is None else newest[1]["global_step"]
-    with torch.random.fork_rng(devices=[]), _computing(config), warnings.catch_warnings():
-        torch.manual_seed(seed)
-        module = Follower(config, leader) if leader is not None else Detector(config)
+    devices = check_devices(devices or training_devices(config.execution.training, log), t.batch_size)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        module = _module(config, leader, seed)
         # what is compiled, or on a device, or another rank's, stays with the training
-        network = copy.deepcopy(module.network)
+        network = module.network
         if newest is None or not _finished(newest[1], config, epochs):
             if newest:
                 log.info(f"resuming after step {step} of {epochs * t.batches_per_epoch} from {newest[0].name}")
-            data = TrainingData(config, background, training_signals, validation_signals, seed)
-            _fit(config, module, data, workdir, newest, log, unfinished, watch, epochs, on_epoch)
+            work = {
+                "config": config,
+                "leader": leader,
+                "data": (background, training_signals, validation_signals),
+                "workdir": workdir,
+                "seed": seed,
+                "resume": newest and newest[0],
+                "unfinished": unfinished,
+                "epochs": epochs,
+            }
+            told = {name: f for name, f in {"watch": watch, "on_epoch": on_epoch}.items() if f is not None}
+            if len(devices) == 1:
+                _fit(Rank(devices), **work, **told, log=log)
+            else:
+                log.info(f"training in {len(devices)} processes, on {', '.join(devices)}")
+                _fit_on(devices, work, told, log)
             newest = newest_checkpoint(folder)
     last = newest[1]
     best = callback_state(last, f"PlacedCheckpoint{{'monitor': '{module.monitor}'")["best_model_path"]
@@ -153,13 +176,22 @@ def train(
     return Trained(network.eval(), best_epoch, history, workdir / "logs", done, step, time.monotonic() - start)
 
 
+def _module(config: Config, leader: torch.nn.Module | None, seed: int, rank: Rank = ALONE) -> Detector:
+    torch.manual_seed(seed)
+    return Follower(config, leader, rank) if leader is not None else Detector(config, rank)
+
+
+def _threads(config: Config) -> int:
+    return config.model.training.num_threads or len(os.sched_getaffinity(0))
+
+
 @contextmanager
-def _computing(config: Config) -> Iterator[None]:
+def _computing(config: Config, num_ranks: int) -> Iterator[None]:
     """Threads, precision and determinism of `config`, which torch has for the whole process; as before afterwards."""
     t, resources = config.model.training, config.execution.training
     threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.set_num_threads(t.num_threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(max(1, _threads(config) // num_ranks))
     # torch's own default rounds the factors of convolutions
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = t.precision == "tf32"
     if resources.compile and shutil.which(os.environ.get("CXX", "g++")) is None:
@@ -175,26 +207,73 @@ def _computing(config: Config) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
+def _kept(workdir: Path, unfinished: Unfinished | None) -> str:
+    return f"what was trained is kept in {workdir / 'checkpoints'}{' and in the store' if unfinished else ''}; run again to go on"
+
+
+def _fit_on(devices: Sequence[str], work: Mapping[str, Any], told: Mapping[str, Callable[..., Any]], log: logging.Logger) -> None:
+    """`_fit` in a process for each of `devices`; they are asked to keep their state and end where this process is."""
+
+    def wait(stopping: Stopping) -> None:
+        stopping.waits = True
+        if work["unfinished"] is not None:
+            work["unfinished"].kept_by_others()
+        try:
+            launch(_fit, devices, work, log=log, told=told, threads=_threads(work["config"]), stop=lambda: stopping.number is not None)
+        except Exception as e:
+            if stopping.number is None:
+                raise
+            raise Stopped from e
+
+    guarded(wait, lambda: _kept(work["workdir"], work["unfinished"]))
+
+
 def _fit(
+    rank: Rank,
+    *,
+    config: Config,
+    leader: torch.nn.Module | None,
+    data: tuple[dict[str, list[Source]], Source | None, Source],
+    workdir: Path,
+    seed: int,
+    resume: Path | None,
+    unfinished: Unfinished | None,
+    epochs: int,
+    log: logging.Logger,
+    watch: Watch | None = None,
+    on_epoch: Callable[[Sequence[Mapping[str, float]]], None] | None = None,
+) -> None:
+    """The part of `rank` in a training; in a process of its own where there are several."""
+    with _computing(config, rank.size):
+        module = _module(config, leader, seed, rank)
+        held = TrainingData(config, *data, seed, rank)
+        first = {"watch": watch, "on_epoch": on_epoch} if rank.index == 0 else {"watch": None, "on_epoch": None}
+        _fit_module(rank, config, module, held, workdir, resume, log, unfinished, epochs=epochs, **first)
+
+
+def _fit_module(
+    rank: Rank,
     config: Config,
     module: Detector,
     data: TrainingData,
     workdir: Path,
-    newest: tuple[Path, dict[str, Any]] | None,
+    resume: Path | None,
     log: logging.Logger,
     unfinished: Unfinished | None,
-    watch: Watch | None,
+    *,
     epochs: int,
+    watch: Watch | None,
     on_epoch: Callable[[Sequence[Mapping[str, float]]], None] | None,
 ) -> None:
     t, resources, folder = config.model.training, config.execution.training, workdir / "checkpoints"
+    unused = rank.size > 1 and has_unused(module.network, (2, len(config.ifos), Placement.of(config).kernel))
     # Both at the end of the training epoch, so that a resumed training begins the next one cleanly; the best first, so
     # that the last knows of it. A new file is written before the old one goes, so a kill leaves one that can be read.
     common = {"dirpath": folder, "save_top_k": 1, "save_on_train_epoch_end": True}
     best = PlacedCheckpoint(filename="best-{epoch:04d}", monitor=module.monitor, mode="max", **common)
     last = PlacedCheckpoint(filename="last-{epoch:04d}", **common)
     # the row of an epoch before whoever tells of it
-    callbacks = [history := History(on_epoch), *reporters(log), Seeded(data.seed), best, last]
+    callbacks = [history := History(on_epoch), *(reporters(log) if rank.index == 0 else []), Seeded(data.seed), best, last]
     if watch is not None:
         callbacks.append(Observer(watch, history, config.execution.training.observe_every))
     if t.patience is not None:
@@ -204,15 +283,13 @@ def _fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if resources.compile:
         module.network.compile()
-    made = tracking.loggers(config, workdir, unfinished and unfinished.key, log)
+    place = rank.trainer_arguments(unused=unused)
+    made = tracking.loggers(config, workdir, unfinished and unfinished.key, log) if rank.index == 0 else []
 
     def fit(stopping: Stopping) -> None:
         keeper = Keeper(folder, resources.checkpoint_every, stopping, unfinished, log)
         trainer = lightning.Trainer(
-            accelerator="auto",
-            devices=1,
-            # a job's ranks are not this training's, whatever SLURM's variables say
-            plugins=[LightningEnvironment()],
+            **place,
             precision=_PRECISIONS[t.precision],
             deterministic=resources.deterministic,
             benchmark=not resources.deterministic,
@@ -227,10 +304,10 @@ def _fit(
             default_root_dir=workdir,
         )
         try:
-            trainer.fit(module, data, ckpt_path=str(newest[0]) if newest else None, weights_only=True)
+            trainer.fit(module, data, ckpt_path=str(resume) if resume else None, weights_only=True)
         finally:
             keeper.close()
             data.teardown("fit")
             tracking.close(made)
 
-    guarded(fit, lambda: f"what was trained is kept in {folder}{' and in the store' if unfinished else ''}; run again to go on")
+    guarded(fit, lambda: _kept(workdir, unfinished), rank.signals or SIGNALS)

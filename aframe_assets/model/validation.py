@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aframe_assets.model.metric import HOUR, Injected, Pooling, efficiencies, max_pool, partial_auroc, threshold_at
+from aframe_assets.model.ranks import ALONE, Rank
 from aframe_assets.model.samplers import STRAIN_SCALE, BackgroundFiles, Placement, read_signals
 from aframe_assets.store.ranges import Source
 from aframe_assets.strain.conditioning import Whitener
@@ -144,14 +145,21 @@ class ValidationSet:
         size = (slide.windows - 1) * self.stride + self.placement.kernel
         return torch.stack([s[shift : shift + size] for s, shift in zip(self._strain[slide.file], slide.shifts, strict=True)])
 
-    def background(self, batch: int) -> Iterator[tuple[int, Tensor]]:
-        """(slide, windows) until every window of every slide has been given, in order."""
-        for number, slide in enumerate(self.slides):
-            for part in torch.arange(slide.windows).split(batch):
-                yield number, self._windows(slide, part.to(self.device))[0]
+    def background(self, batch: int, rank: Rank = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """(numbers, windows) of up to `batch` windows of a slide, until all ranks together have given every window of all slides.
 
-    def foreground(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(signals, views): kernels (signal, view, ifo, kernel) and the signals' rows.
+        Windows are numbered through all slides. The pieces, and so the scores to the last bit, are the same for any number of ranks.
+        """
+        first = 0
+        pieces: list[tuple[int, Slide, Tensor]] = []
+        for slide in self.slides:
+            pieces += [(first, slide, part) for part in torch.arange(slide.windows).split(batch)]
+            first += slide.windows
+        for first, slide, part in rank.share(pieces):
+            yield first + part, self._windows(slide, part.to(self.device))[0]
+
+    def foreground(self, batch: int, rank: Rank = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows, views): signals' rows and their kernels (signal, view, ifo, kernel), shared out to ranks as in `background`.
 
         Signals lie evenly over all windows; the views of one put its merger from edge to edge of the same window.
         """
@@ -161,7 +169,7 @@ class ValidationSet:
         # the stored signal begins earlier than that of the placement, by what lies between the pads and the kernel's end
         early = self._stored.before - self.placement.before
         starts = [early + s for s in self.placement.views(self.training.valid_views)]
-        for rows in torch.arange(len(self.signals)).split(max(1, batch // len(starts))):
+        for rows in rank.share(torch.arange(len(self.signals)).split(max(1, batch // len(starts)))):
             parts = []
             for row in rows.tolist():
                 slide = self.slides[number[row]]
@@ -171,13 +179,13 @@ class ValidationSet:
             views = [noise + white[..., s : s + self.placement.kernel] for s in starts]
             yield rows, torch.stack(views, 1)
 
-    def injected(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def injected(self, batch: int, rank: Rank = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """(signals, windows): the signals' rows, and (signal, window, ifo, kernel) all windows of a slide that have its merger.
 
-        Mergers lie at any time between two windows, as those of a search do.
+        Mergers lie at any time between two windows, as those of a search do. Signals are shared out to ranks as in `background`.
         """
         number = torch.arange(self.injected_windows)
-        for rows in torch.arange(len(self.signals)).split(max(1, batch // len(number))):
+        for rows in rank.share(torch.arange(len(self.signals)).split(max(1, batch // len(number)))):
             noise, psd = [], []
             for row in rows.tolist():
                 x, p = self._windows(self.slides[self._slide[row]], (self._first[row] + number).to(self.device))
@@ -236,16 +244,19 @@ class Scores:
         }
 
 
-def score(network: torch.nn.Module, data: ValidationSet, batch: int) -> Scores:
-    """Scores every window and every signal of `data`; `network` is used as it stands, without gradients."""
-    background, foreground = score_noise(network, data, batch), torch.zeros(len(data.signals))
+def score(network: torch.nn.Module, data: ValidationSet, batch: int, rank: Rank = ALONE) -> Scores:
+    """Scores every window and every signal of `data`; `network` is used as it stands, without gradients.
+
+    Of several ranks each scores its share, and all get all scores; they must all call this.
+    """
+    background, foreground = score_noise(network, data, batch, rank), torch.zeros(len(data.signals))
     injected = torch.zeros(len(data.signals), data.injected_windows)
     with torch.no_grad():
-        for rows, x in data.foreground(batch):
+        for rows, x in data.foreground(batch, rank):
             foreground[rows] = _flat(network, x).mean(1)
-        for rows, x in data.injected(batch):
+        for rows, x in data.injected(batch, rank):
             injected[rows] = _flat(network, x)
-    return Scores(background, foreground.numpy(), data.in_slides(injected.numpy()))
+    return Scores(background, rank.merged(foreground).numpy(), data.in_slides(rank.merged(injected).numpy()))
 
 
 def _flat(network: torch.nn.Module, x: Tensor) -> Tensor:
@@ -253,10 +264,10 @@ def _flat(network: torch.nn.Module, x: Tensor) -> Tensor:
     return network(x.flatten(0, 1))[:, 0].float().view(x.shape[:2]).cpu()
 
 
-def score_noise(network: torch.nn.Module, data: ValidationSet, batch: int) -> list[np.ndarray]:
+def score_noise(network: torch.nn.Module, data: ValidationSet, batch: int, rank: Rank = ALONE) -> list[np.ndarray]:
     """Scores of each slide's windows, in order, as in `score`."""
-    out: list[list[Tensor]] = [[] for _ in data.slides]
+    out = torch.zeros(data.num_windows)
     with torch.no_grad():
-        for number, x in data.background(batch):
-            out[number].append(network(x)[:, 0].float().cpu())
-    return [torch.cat(b).numpy() for b in out]
+        for numbers, x in data.background(batch, rank):
+            out[numbers] = network(x)[:, 0].float().cpu()
+    return [b.numpy() for b in rank.merged(out).split([s.windows for s in data.slides])]

@@ -65,6 +65,10 @@ class Unfinished:
             temporary.replace(folder / entry.name)
         return handle.meta
 
+    def kept_by_others(self) -> None:
+        """Another process of this step may have called `keep`."""
+        self._kept = True
+
     def drop(self) -> None:
         """Removes what `keep` has put there, or `find` has found."""
         if self._kept:

@@ -106,6 +106,9 @@ def run(
     directory: Directory = None,
     until: Annotated[str | None, typer.Option(help="Make this asset and what it needs, no more.", show_default=False)] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Dagster's own log as well.")] = False,
+    devices: Annotated[
+        str | None, typer.Option(help="GPUs for this run, as 0,1: a training uses all of them. Or cpu,cpu.", show_default=False)
+    ] = None,
 ) -> None:
     """Makes everything that is not complete. The same command again continues."""
     from aframe_ops.cli.results import show_results
@@ -114,7 +117,7 @@ def run(
 
     place, out = RunDirectory.find(directory), console()
     try:
-        workspace = run_all(place, out, until=until, verbose=verbose)
+        workspace = run_all(place, out, until=until, verbose=verbose, devices=devices)
     except RunFailed:
         raise typer.Exit(FAILED) from None
     if until is None:

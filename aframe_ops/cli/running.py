@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from aframe_assets.config_load import ConfigError, config_hash
+from aframe_ops.cli.devices import with_devices
 from aframe_ops.run_directory import RunDirectory, require_readable
 from aframe_ops.survey import AssetState, ancestors, survey
 
@@ -77,6 +78,7 @@ def run_all(
     verbose: bool = False,
     config: Config | None = None,
     again: str | None = None,
+    devices: str | None = None,
 ) -> Workspace:
     """Makes what is missing; returns the workspace as it is afterwards. The experiment and site are read once, at the start.
 
@@ -85,13 +87,17 @@ def run_all(
         verbose: Dagster's own log is shown.
         config: an experiment in place of that of `run`.
         again: the command that continues a run that failed; `aframe run` by default.
+        devices: for this run, see `with_devices`.
 
     Raises:
         ConfigError: an impossible experiment or site, a bad file that it names, or no such asset.
         RunFailed: a step failed or the run was interrupted.
     """
     run.activate()
-    with run.pinned(config) as (config, site):
+    site = None
+    if devices is not None:
+        config, site = with_devices(config or run.config(), run.site(), devices)
+    with run.pinned(config, site) as (config, site):
         require_readable(config)
         return _run_missing(run, config, site, console, until, verbose, again)
 

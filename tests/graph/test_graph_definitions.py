@@ -165,6 +165,8 @@ def test_every_training_asks_for_what_the_experiment_says_and_nothing_else_does(
     wanted = {"cpus": 12, "memory_gb": 48, "gpus": 1, "gpu_memory_gb": 15, "time_min": 720, "disk_gb": 10, "container": "gpu"}
     assert {name: asked[name] for name in changed} == dict.fromkeys(changed, wanted)
     assert changed == {"model", "filter_model", *(f"try_tuned_model_{i:02d}" for i in range(4))}
+    eight = _asked(tmp_path, model=model, execution={"training": training | {"gpus": 8}})["model"]
+    assert eight == wanted | {"cpus": 96, "memory_gb": 384, "gpus": 8}
     imported = _asked(tmp_path, model={"weights": str(tmp_path)}, execution={"training": training})
     assert not any(node["gpus"] for node in imported.values())
 
@@ -173,8 +175,13 @@ def test_what_a_training_asks_for_is_no_part_of_it(tmp_path):
     plain, other = (build_config({"preset": "demo", "execution": {"training": {"memory_per_cpu": m}}}) for m in (2, 4))
     for node in lineage.graph(plain).values():
         assert plain.select(node.config, node.free) == other.select(node.config, node.free), node.name
-    with pytest.raises(ConfigError, match="one training uses one GPU"):
-        build_config({"preset": "demo", "execution": {"training": {"gpus": 8}}})
+    for wrong, words in (
+        ({"devices": ["cuda:0", "cpu"], "gpus": 1}, "expected CPUs or GPUs, not both"),
+        ({"devices": ["cuda:0", "cuda:1"], "gpus": 1}, "devices names 2 GPUs; expected gpus to ask for as many, it is 1"),
+        ({"devices": ["gpu"]}, "execution.training.devices"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            build_config({"preset": "demo", "execution": {"training": wrong}})
 
 
 def test_blocking_checks(tmp_path):

@@ -9,6 +9,7 @@ from scipy import stats
 
 from aframe_assets.model.augmentation import Augmentation, flip, mute_channels, swap_channels
 from aframe_assets.model.batches import TrainingBatches
+from aframe_assets.model.ranks import ALONE, Rank
 from aframe_assets.model.samplers import STRAIN_SCALE, BackgroundFiles, Placement, SnrCurriculum, generator_of
 from aframe_assets.strain.background_file import read_background
 from aframe_assets.strain.conditioning import Whitener
@@ -34,7 +35,7 @@ def setup(tiny_config, sine_gaussians):
 def test_snr_after_rescaling_is_the_target_by_the_definition_of_snr(setup):
     config, placement, augment, waves, psd = setup(left_pad=0.4, right_pad=0.4)
     snrs = torch.linspace(5, 50, 40)
-    kernels = augment.signals(waves, psd, snrs, generator_of(1)).double().numpy()
+    kernels = augment.signals(waves, psd, snrs, *augment.places(40, generator_of(1))).double().numpy()
     # white noise: the kernel holds the whole signal, whitened strain is strain over sqrt(S fs / 2), so that
     # 4 int |h|^2 / S df above the highpass is the sum of the whitened samples' squares seen through the same band
     spectrum = np.abs(np.fft.rfft(kernels) / RATE) ** 2
@@ -46,7 +47,7 @@ def test_snr_after_rescaling_is_the_target_by_the_definition_of_snr(setup):
 
 def test_network_snr_agrees_with_an_inner_product_over_the_strain(setup):
     _, _, augment, waves, psd = setup()
-    projected = augment.project(waves, generator_of(2)).double().numpy() / STRAIN_SCALE
+    projected = augment.project(waves, augment.places(40, generator_of(2))[0]).double().numpy() / STRAIN_SCALE
     white = augment.whitener.whiten(torch.from_numpy(projected), psd).double()
     got = white.square().sum((-1, -2)).sqrt().numpy()
     size = projected.shape[-1]
@@ -58,8 +59,8 @@ def test_network_snr_agrees_with_an_inner_product_over_the_strain(setup):
 def test_projection_agrees_with_bilby(setup):
     bilby = pytest.importorskip("bilby")
     _, _, augment, waves, _ = setup()
-    out = augment.project(waves[:5], generator_of(4)).numpy()
-    u = torch.rand(3, 5, generator=generator_of(4), dtype=torch.float64).numpy()
+    u = torch.rand(3, 5, generator=generator_of(4), dtype=torch.float64)
+    out, u = augment.project(waves[:5], u).numpy(), u.numpy()
     dec, psi, phi = np.arcsin(2 * u[0] - 1), np.pi * u[1], 2 * np.pi * u[2]
     for ifo, channel in (("H1", 0), ("L1", 1)):
         detector = bilby.gw.detector.get_empty_interferometer(ifo)
@@ -85,7 +86,7 @@ def test_merger_lies_between_the_pads(setup, left, right):
     pulse[..., placement.before] = 1.0
     at = []
     for seed in range(20):
-        kernels = augment.signals(pulse, psd, torch.full((40,), 10.0), generator_of(seed))
+        kernels = augment.signals(pulse, psd, torch.full((40,), 10.0), *augment.places(40, generator_of(seed)))
         # the detectors are at most 21 ms from the geocentre
         at.append(kernels[:, 0].abs().argmax(-1))
     at = torch.cat(at) / RATE
@@ -103,29 +104,44 @@ def test_views_go_from_edge_to_edge(setup):
 def test_swap_exchanges_one_channel_between_pairs():
     # reference 4.2, row "swapper": 128 elements, share one half, channel forced to 1
     x = torch.randn(128, 2, 10)
-    out, index = swap_channels(x, 64, generator_of(0), channel=1)
-    assert index.tolist() == list(range(64))
+    source, changed = swap_channels(128, 2, 64, generator_of(0), channel=1)
+    out = x[source, torch.arange(2)]
+    assert changed == 64
     for i in range(32):
         assert torch.equal(out[i, 1], x[i + 32, 1]) and torch.equal(out[i + 32, 1], x[i, 1])
     assert torch.equal(out[:, 0], x[:, 0]) and torch.equal(out[64:], x[64:])
-    same, none = swap_channels(x, 0, generator_of(0))
-    assert torch.equal(same, x) and len(none) == 0
-    assert len(swap_channels(x, 1, generator_of(0))[1]) == 2 and len(swap_channels(x[:3], 9, generator_of(0))[1]) == 2
+    same, none = swap_channels(128, 2, 0, generator_of(0))
+    assert torch.equal(x[same, torch.arange(2)], x) and none == 0
+    assert swap_channels(128, 2, 1, generator_of(0))[1] == 2 and swap_channels(3, 2, 9, generator_of(0))[1] == 2
 
 
-def test_mute_zeroes_one_channel():
-    x = torch.randn(50, 3, 10)
-    out, index = mute_channels(x, 20, generator_of(0))
-    assert len(set(index.tolist())) == 20
-    changed = (out != x).any(-1)
-    assert changed.sum() == 20 and (changed.sum(1)[index] == 1).all() and (out[changed] == 0).all()
+def test_mute_takes_one_channel_of_each():
+    heard, index = mute_channels(50, 3, 20, generator_of(0))
+    assert len(set(index.tolist())) == 20 and heard.shape == (50, 3)
+    assert ((~heard).sum(1)[index] == 1).all() and (~heard).sum() == 20
+    assert len(torch.unique((~heard)[index].long().argmax(1))) == 3
 
 
 def test_flip_keeps_values_and_takes_all_four_forms():
-    x = torch.arange(1.0, 5.0).expand(4000, 2, 4).clone()
-    out = flip(x, generator_of(0))
+    x, rng = torch.arange(1.0, 5.0).expand(4000, 2, 4).clone(), generator_of(0)
+    out = flip(x, *(torch.rand(4000, 2, generator=rng) < 0.5 for _ in range(2)))
     forms, counts = np.unique(out.reshape(-1, 4).numpy(), axis=0, return_counts=True)
     assert len(forms) == 4 and stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_parts_of_ranks_are_the_batch(tiny_config, tiny_data):
+    # many swaps, so that ranks need signals of each other's elements; 13 elements, so that their numbers differ
+    config = tiny_config(batch_size=13, waveform_prob=0.4, swap_prob=0.3, mute_prob=0.2, glitch_prob=0.5)
+
+    def make(rank):
+        return TrainingBatches(config, tiny_data.background["train"], tiny_data.training, 5, rank=rank)
+
+    whole, parts = make(ALONE), [make(Rank(("cpu",) * 3, i)) for i in range(3)]
+    for step in range(4):
+        x, y = whole.batch(step)
+        for got, want in zip(zip(*(p.batch(step) for p in parts), strict=True), (x, y), strict=True):
+            assert [len(g) for g in got] == [5, 4, 4]
+            torch.testing.assert_close(torch.cat(got), want, rtol=1e-5, atol=1e-5)
 
 
 def test_labels_and_shares(tiny_config, tiny_data):

@@ -154,9 +154,9 @@ def test_every_window_is_scored(tiny_config, tiny_data):
 
 def test_slid_windows_are_the_detectors_streams_at_their_shifts(tiny_config, tiny_data):
     data = ValidationSet(tiny_config(valid_stride=0.5), tiny_data.background["validation"], tiny_data.validation)
-    number, x = next(iter(data.background(4)))
+    numbers, x = next(iter(data.background(4)))
     stream = data._strain[0]
-    assert number == 0 and data.slides[0].shifts == (0, 512)
+    assert numbers.tolist() == [0, 1, 2, 3] and data.slides[0].shifts == (0, 512)
     for i in range(4):
         assert (x[i, 0] == stream[0, i * 256 : i * 256 + 512]).all() and (x[i, 1] == stream[1, 512 + i * 256 : 1024 + i * 256]).all()
 

@@ -13,8 +13,8 @@ def test_bfloat16_trains_and_scores_in_full(tiny_config, tiny_data, tmp_path, mo
 
     seen = []
 
-    def spy(network, data, batch):
-        found = lightning_module_score(network, data, batch)
+    def spy(*arguments):
+        found = lightning_module_score(*arguments)
         seen.append(np.concatenate(found.background))
         return found
 
