@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from aframe_assets.config_load import build_config
+from aframe_assets.config_load import build_config, resolved_text
 from aframe_assets.model.batches import TrainingBatches
 from aframe_assets.model.lightning_module import Detector
 from aframe_assets.model.ranks import Rank
@@ -187,3 +187,30 @@ def test_a_batch_system_that_started_several_tasks_is_not_asked(tiny_config, tin
     run(tiny_config(max_epochs=1, batches_per_epoch=2), tiny_data, tmp_path)
     assert newest_checkpoint(tmp_path / "checkpoints")[1]["global_step"] == 2
     assert list((tmp_path / "logs").glob("csv/*/metrics.csv")) and rank_zero_only.rank == 0
+
+
+@pytest.mark.slow
+def test_a_step_of_dagster_trains_in_two_processes(published, tiny_config):
+    import dagster as dg
+
+    from aframe_assets.model.assets import assets
+    from aframe_assets.model.bundle import load_bundle
+    from aframe_assets.store.bodies import Experiment
+    from aframe_assets.store.io_managers import io_manager_for
+
+    tree = tiny_config(**TRAINING).model_dump(mode="json")
+    tree["execution"]["training"] |= {"devices": ["cpu", "cpu"], "observe_every": 0.0, "checkpoint_every": 1e-6}
+    config = build_config(tree)
+    store, url = published(config)
+    resources = {"experiment": Experiment(config_json=resolved_text(config), store_url=url), "io_manager": io_manager_for(url)}
+    items = [a for a in assets(config) if isinstance(a, dg.AssetsDefinition) and not isinstance(a, dg.AssetChecksDefinition)]
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize(items, selection=["model"], resources=resources, instance=instance).success
+        (run,) = instance.get_runs()
+        records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION).records
+    seen = [r.asset_observation.metadata for r in records]
+    assert seen[0]["example batch"].value.startswith("![example batch](data:image/png")
+    assert [m["step"].value for m in seen if "learning curve" in m] == [4, 8]
+    assert load_bundle(store.open_local(store.manifest("model").handle)).network is not None
+    # what another process has kept of the unfinished training goes with it
+    assert store.manifest("model_unfinished") is None

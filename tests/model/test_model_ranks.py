@@ -15,8 +15,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from aframe_assets.config import TrainingResources
 from aframe_assets.model.launching import RankError, launch
-from aframe_assets.model.ranks import Rank, check_devices
+from aframe_assets.model.ranks import Rank, check_devices, has_unused, training_devices
 
 LOG = logging.getLogger("test")
 TWO = ("cpu", "cpu")
@@ -123,6 +124,27 @@ def test_rows_and_pieces_of_all_ranks_are_the_whole_once(size):
         assert sorted(itertools.chain(*(r.share(range(count)) for r in ranks))) == list(range(count))
 
 
+class Spare(torch.nn.Module):
+    """A batch norm, and a layer that may not be used."""
+
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        self.norm, self.layer, self.used = torch.nn.BatchNorm1d(2), torch.nn.Linear(5, 5), used
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        return self.layer(x) if self.used else x
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_parameters_that_no_loss_reaches_are_seen_and_nothing_is_changed(used):
+    network = Spare(used)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    assert has_unused(network, (3, 2, 5)) is not used
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert all(p.grad is None for p in network.parameters())
+
+
 @pytest.mark.parametrize(
     ("devices", "words"),
     [
@@ -136,3 +158,22 @@ def test_rows_and_pieces_of_all_ranks_are_the_whole_once(size):
 def test_devices_that_cannot_be(devices, words):
     with pytest.raises(ValueError, match=words):
         check_devices(devices, 4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen", "got", "warned"),
+    [
+        ({}, 0, ("cpu",), False),
+        ({}, 2, ("cuda:0",), False),
+        ({"gpus": 2}, 4, ("cuda:0", "cuda:1"), False),
+        ({"gpus": 4}, 2, ("cuda:0", "cuda:1"), True),
+        ({"gpus": 1}, 0, ("cpu",), True),
+        ({"devices": ["cpu", "cpu"]}, 4, ("cpu", "cpu"), False),
+        ({"gpus": 2, "devices": ["cuda:1", "cuda:3"]}, 4, ("cuda:1", "cuda:3"), False),
+    ],
+)
+def test_devices_of_a_training(asked, seen, got, warned, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    assert check_devices(training_devices(TrainingResources(**asked), LOG), 16) == got
+    assert ("execution.training.gpus" in caplog.text) is warned
