@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     import optuna
 
     from aframe_assets.config import Config
+    from aframe_assets.store.base import ArtifactStore
 
-BEST = "best.json"
+BEST, JOURNAL = "best.json", "journal.log"
 _ATTEMPTS = 100
 """Proposals of a round that may be impossible, for each trial, before the space is given up."""
 
@@ -93,7 +96,8 @@ def _coded(dimension: Dimension, value: Any) -> Any:
     return json.dumps(value, sort_keys=True) if dimension.kind == "choice" and isinstance(value, list | tuple | dict) else value
 
 
-def _decoded(dimension: Dimension, value: Any) -> Any:
+def decoded(dimension: Dimension, value: Any) -> Any:
+    """The value that optuna keeps as `value`."""
     return next(c for c in dimension.choices if _coded(dimension, c) == value) if dimension.kind == "choice" else value
 
 
@@ -173,7 +177,7 @@ def ask(config: Config, records: Sequence[Mapping[str, Any]], number: int) -> li
     found, refused = {d.key: d for d in dimensions(config)}, 0
     while len(out) < tune.trials_per_round:
         asked = study.ask(space)
-        params = {k: _decoded(found[k], v) for k, v in asked.params.items()}
+        params = {k: decoded(found[k], v) for k, v in asked.params.items()}
         try:
             with_values(config, params)
         except ValueError as e:
@@ -233,6 +237,29 @@ def write_journal(config: Config, records: Sequence[Mapping[str, Any]], path: Pa
 
     study_of(config, records, storage=JournalStorage(JournalFileBackend(str(path))))
     return path
+
+
+def load_study(store: ArtifactStore) -> optuna.Study | None:
+    """Optuna's study as it was told last, in memory; None before the first round.
+
+    Raises:
+        ArtifactGone: the next round was told meanwhile; call again.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    manifest = store.manifest("tuned_model_journal")
+    if manifest is None or manifest.handle is None:
+        return None
+    path = store.open_local(manifest.handle, JOURNAL)
+    with tempfile.TemporaryDirectory() as folder:
+        # a copy: optuna locks what it reads by files beside it
+        storage = JournalStorage(JournalFileBackend(shutil.copyfile(path, Path(folder) / JOURNAL).as_posix()))
+        kept = optuna.load_study(study_name=None, storage=storage)
+        study = optuna.create_study(direction="maximize", study_name=kept.study_name)
+        study.add_trials(kept.trials)
+    return study
 
 
 def tuned_experiment(config: Config, best: Path) -> tuple[Config, dict[str, Any]]:
