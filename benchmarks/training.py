@@ -13,6 +13,7 @@ they are does not change what they cost.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import tempfile
 import time
@@ -271,6 +272,7 @@ def measure(name: str, case: Case, steps: int, rounds: int, device: torch.device
         for _ in range(rounds):
             network.append(bench.network())
             loop.append(bench.loop())
+            gc.collect()  # a trainer, its network and its data refer to one another
             batch.append(bench.batch())
             pool.append(bench.pool())
         plain = bench.plain(32)
