@@ -94,8 +94,8 @@ class Search:
         return self.statistics[np.clip(np.searchsorted(total, due), 0, len(total) - 1)]
 
     def quantities(self, thresholds: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """V of each pair, then the efficiency of each SNR bin, at every threshold: (threshold, pair + bin)."""
-        out = np.empty((len(thresholds), len(PAIRS) + len(SNR_EDGES) - 1))
+        """V of each pair, the efficiency of each SNR bin and that of all injections, at every threshold: (threshold, quantity)."""
+        out = np.empty((len(thresholds), len(PAIRS) + len(SNR_EDGES)))
         bins = np.digitize(self.snr, SNR_EDGES) - 1
         w = np.exp(self.log_weights - self.log_weights.max(axis=1, keepdims=True)) * weights
         for i, x in enumerate(thresholds):
@@ -104,6 +104,7 @@ class Search:
             for b in range(len(SNR_EDGES) - 1):
                 of_bin = self.accepted & (bins == b)
                 out[i, len(PAIRS) + b] = weights[of_bin & louder].sum() / max(weights[of_bin].sum(), 1e-12)
+            out[i, -1] = weights[self.accepted & louder].sum() / max(weights[self.accepted].sum(), 1e-12)
         return out
 
 
@@ -117,7 +118,7 @@ def compare(methods: Mapping[str, Sequence[Search]], rates: Sequence[float], rep
 
     Returns:
         name -> value (mean over seeds), error (bootstrap), scatter (standard deviation of one seed), each (rate, quantity);
-        ratio and ratio_error against the first method; Tb; num_injections.
+        ratio and ratio_error against the first method, difference (of it) and difference_error; Tb; num_injections.
 
     Raises:
         ValueError: a rate that some background cannot give.
@@ -154,6 +155,8 @@ def compare(methods: Mapping[str, Sequence[Search]], rates: Sequence[float], rep
             "scatter": point[name].std(0, ddof=1) if len(searches) > 1 else np.full_like(value, np.nan),
             "ratio": ratio,
             "ratio_error": np.ma.masked_invalid(ratios).std(0).filled(np.nan),
+            "difference": value - point[reference].mean(0),
+            "difference_error": (replicas - np.array(drawn[reference])).std(0),
             "Tb": [s.livetime for s in searches],
             "num_injections": [int(s.accepted.sum()) for s in searches],
         }
@@ -163,7 +166,7 @@ def compare(methods: Mapping[str, Sequence[Search]], rates: Sequence[float], rep
 def names_of_quantities() -> list[str]:
     """Columns of `Search.quantities`."""
     bins = [f"SNR {a:g} to {b:g}" if np.isfinite(b) else f"SNR above {a:g}" for a, b in pairwise(SNR_EDGES)]
-    return [f"V {a:g}+{b:g}, Gpc^3" for a, b in PAIRS] + bins
+    return [f"V {a:g}+{b:g}, Gpc^3" for a, b in PAIRS] + bins + ["all injections"]
 
 
 def plot(found: Mapping[str, Mapping[str, Any]], rates: Sequence[float], file: Path) -> None:
@@ -178,12 +181,12 @@ def plot(found: Mapping[str, Mapping[str, Any]], rates: Sequence[float], file: P
     for i, (name, f) in enumerate(found.items()):
         total = np.sqrt(f["error"] ** 2 + np.nan_to_num(f["scatter"]) ** 2)
         left.errorbar(days[order], f["value"][order, 0], total[order, 0], marker="o", capsize=3, label=name)
-        at, bins = order[0], slice(len(PAIRS), None)
+        at, bins = order[0], slice(len(PAIRS), -1)
         where = np.arange(len(SNR_EDGES) - 1) + (i - len(found) / 2) * width
         right.errorbar(where, f["value"][at, bins], total[at, bins], fmt="o", capsize=3, label=name)
     left.set(xscale="log", xlabel="FAR, 1/day", ylabel=names_of_quantities()[0])
     right.set(ylabel=f"found at FAR {days[order[0]]:g} /day", ylim=(0, 1.05))
-    right.set_xticks(range(len(SNR_EDGES) - 1), [n.removeprefix("SNR ") for n in names_of_quantities()[len(PAIRS) :]])
+    right.set_xticks(range(len(SNR_EDGES) - 1), [n.removeprefix("SNR ") for n in names_of_quantities()[len(PAIRS) : -1]])
     right.set_xlabel("network SNR")
     left.legend()
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -197,7 +197,8 @@ class ValidationSet:
             # in window k the merger is kernel - 1 - late - k stride samples after the kernel's start
             starts = (1 + late[:, None] + number * self.stride).clamp(max=self.kernel).to(self.device)
             views = white.unfold(-1, self.placement.kernel, 1)
-            signal = torch.stack([views[torch.arange(len(rows)), :, s] for s in starts.T], 1)
+            row = torch.arange(len(rows), device=self.device)
+            signal = torch.stack([views[row, :, s] for s in starts.T], 1)
             yield rows, torch.stack(noise) + signal
 
     def in_slides(self, scores: np.ndarray) -> Injected:

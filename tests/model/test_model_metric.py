@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from aframe_assets.inference.slides import run_slides
+from aframe_assets.inference.whitened import WhitenedChunk
 from aframe_assets.model.metric import HOUR, Injected, Pooling, efficiencies, max_pool, partial_auroc, threshold_at
-from aframe_assets.model.validation import Scores, ValidationSet, slide_shifts
+from aframe_assets.model.validation import Scores, ValidationSet, score, score_noise, slide_shifts
+from aframe_assets.segments.geometry import SlideGeometry
+from aframe_assets.strain.background_file import parse_background_name, read_background
 
 
 def trapezoid_area(background, foreground, max_fpr):
@@ -198,3 +202,45 @@ def test_injected_windows_hold_one_signal_that_stays_where_it_is_in_time(tiny_co
 def test_slides_too_short_for_a_signal_are_told(tiny_config, tiny_data):
     with pytest.raises(ValueError, match=r"at most 4 windows; expected more than 8.*raise model\.training\.valid_livetime"):
         ValidationSet(tiny_config(valid_livetime=2, valid_stride=0.5), tiny_data.background["validation"], tiny_data.validation)
+
+
+class Loudest(torch.nn.Module):
+    """A network without weights: the largest sample of a window."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.abs().amax((1, 2))[:, None]
+
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
+        return np.abs(windows).max((1, 2))
+
+
+def test_background_events_are_those_that_a_search_of_the_same_slide_has(tiny_config, tiny_data):
+    path = tiny_data.background["validation"][0]
+    start, stop = parse_background_name(path)
+    config = tiny_config(valid_stride=0.5, valid_livetime=1000, pool_length=2, integration_length=1.0)
+    settings = {"inference_rate": 2, "integration_window_length": 1.0, "cluster_window_length": 2, "batch_size": 16, "zero_lag": False}
+    config = config.model_copy(update={"inference": config.inference.model_copy(update=settings)})
+    assert config.psd_block == config.model.training.psd_block
+    data = ValidationSet(config, [path], tiny_data.validation)
+    strain = read_background(path, config.ifos).strain
+    chunk = WhitenedChunk.of([strain[i] for i in config.ifos], start, config.sample_rate, config.conditioning, block=config.psd_block)
+    for number in (0, 2):
+        shift = slide_shifts(number, 2)
+        geometry = SlideGeometry.of(config, start, stop)
+        found = run_slides(chunk, geometry, Loudest(), config.inference, [shift]).background
+        events, livetime = data.pooling.events([score_noise(Loudest(), data, 16)[number]])
+        assert len(events) > 10 and sorted(events) == pytest.approx(sorted(found.detection_statistic), abs=1e-4)
+        assert livetime == found.Tb
+
+
+def test_a_signal_is_recovered_as_from_the_whole_slide(tiny_config, tiny_data):
+    data = ValidationSet(tiny_config(valid_stride=0.5), tiny_data.background["validation"], tiny_data.validation)
+    scores, pooling = score(Loudest(), data, 16), data.pooling
+    recovered = pooling.recovered(scores.background, scores.injected)
+    for i, (slide, first) in enumerate(zip(scores.injected.slide, scores.injected.first, strict=True)):
+        whole = scores.background[slide].astype(float)
+        whole[first : first + 2] = scores.injected.scores[i]
+        integrated = np.convolve(whole, np.ones(pooling.boxcar) / pooling.boxcar, "valid")
+        near = integrated[first - pooling.boxcar + 1 : first + 2]
+        # these signals are louder than all noise
+        assert recovered[i] == pytest.approx(near.max()) and near.max() == integrated.max()
