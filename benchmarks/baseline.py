@@ -12,6 +12,7 @@ joined by the least of them, so that a glitch in one alone is quiet, and a windo
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import maximum_filter1d
 
-from aframe_assets.config import Config
+from aframe_assets.config import Config, Inference
 from aframe_assets.inference.aggregate import (
     BACKGROUND,
     FOREGROUND,
@@ -121,6 +122,8 @@ class CoincidentPower:
 def search(workspace: Workspace, scorer: Scorer, folder: Path) -> Path:
     """The run's test chunks with `scorer` for its network; `folder` gets the files of the asset `events`, and is returned.
 
+    Chunks that `folder` has are not searched again.
+
     Raises:
         MissingArtifact: an input of the search is not complete.
     """
@@ -133,29 +136,41 @@ def search(workspace: Workspace, scorer: Scorer, folder: Path) -> Path:
     shifts = shift_vectors(num_slides(config, list(geometries.values())), config.inference.shifts)
     # no network of frames and no filter here, whatever the run's own search has
     inference = config.inference.model_copy(update={"zero_lag": False})
-    parts: dict[str, list[Path]] = {BACKGROUND: [], FOREGROUND: [], REJECTED: []}
+    folder.mkdir(parents=True, exist_ok=True)
     for partition, row in rows.items():
-        background, injections = (_complete(workspace, asset, partition) for asset in ("background", "injections"))
-        strain = store.open_local(background, background.files[0].name)
-        chunk = WhitenedChunk.of(
-            (read_background(strain, [ifo]).strain[ifo] for ifo in config.ifos),
-            row["gps_start"],
-            config.sample_rate,
-            config.conditioning,
-            block=config.psd_block,
-            psd_source=inference.psd_source,
-        )
-        signals = store.open_local(injections, INJECTIONS)
-        out: SlideResults = run_slides(chunk, geometries[partition], scorer, inference, shifts, signals, num_calibrate=0)
-        own = folder / partition
-        own.mkdir(parents=True, exist_ok=True)
-        parts[BACKGROUND].append(out.background.write(own / BACKGROUND))
-        parts[FOREGROUND].append(out.foreground.write(own / FOREGROUND))
-        parts[REJECTED].append(store.open_local(injections, REJECTED))
-    aggregate_events(parts[BACKGROUND], folder / BACKGROUND, inference.inference_rate)
-    aggregate_foreground(parts[FOREGROUND], folder / FOREGROUND)
-    aggregate_rejected(parts[REJECTED], folder / REJECTED)
+        if not (folder / partition).is_dir():
+            out = _chunk(workspace, scorer, inference, geometries[partition], shifts, partition, row["gps_start"])
+            # whole or not at all, so that the same call again goes on where one was killed
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                made = Path(scratch) / partition
+                made.mkdir()
+                out.background.write(made / BACKGROUND)
+                out.foreground.write(made / FOREGROUND)
+                made.rename(folder / partition)
+    aggregate_events([folder / p / BACKGROUND for p in rows], folder / BACKGROUND, inference.inference_rate)
+    aggregate_foreground([folder / p / FOREGROUND for p in rows], folder / FOREGROUND)
+    aggregate_rejected([store.open_local(_complete(workspace, "injections", p), REJECTED) for p in rows], folder / REJECTED)
     return folder
+
+
+def _chunk(
+    workspace: Workspace,
+    scorer: Scorer,
+    inference: Inference,
+    geometry: SlideGeometry,
+    shifts: list[tuple[float, ...]],
+    partition: str,
+    gps_start: float,
+) -> SlideResults:
+    config, store = workspace.config, workspace.store
+    background, injections = (_complete(workspace, asset, partition) for asset in ("background", "injections"))
+    path = store.open_local(background, background.files[0].name)
+    # one detector's strain in memory at a time
+    strain = (read_background(path, [ifo]).strain[ifo] for ifo in config.ifos)
+    chunk = WhitenedChunk.of(
+        strain, gps_start, config.sample_rate, config.conditioning, block=config.psd_block, psd_source=inference.psd_source
+    )
+    return run_slides(chunk, geometry, scorer, inference, shifts, store.open_local(injections, INJECTIONS), num_calibrate=0)
 
 
 def _complete(workspace: Workspace, asset: str, partition: str | None = None) -> Handle:
@@ -189,6 +204,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(str(e))
     with tempfile.TemporaryDirectory() as scratch:
         folder = a.events or Path(scratch) / "events"
+        try:
+            _claim(folder, {"events": events.sha256, "band": list(power.band)})
+        except ValueError as e:
+            parser.error(str(e))
         if not (folder / REJECTED).is_file():
             search(workspace, power, folder)
         prior, window = workspace.config.injections.prior, workspace.config.inference.recovery_window
@@ -196,6 +215,15 @@ def main(argv: list[str] | None = None) -> None:
         searches = {name: [Search.read(path, prior, window)] for name, path in files.items()}
     rates = rates_of(min(s[0].livetime for s in searches.values()), a.far_per_hour)
     _show(compare(searches, rates, a.replicates), rates, power, a.json)
+
+
+def _claim(folder: Path, what: dict[str, Any]) -> None:
+    """Says in `folder` what it is of; raises ValueError where it is of something else."""
+    record = folder / "baseline.json"
+    if record.is_file() and json.loads(record.read_text()) != what:
+        raise ValueError(f"--events {folder}: holds the events of another run or band; expected a new folder, or one of this run and band")
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(what))
 
 
 def _show(found: dict[str, dict[str, Any]], rates: Sequence[float], power: CoincidentPower, as_json: bool) -> None:

@@ -90,7 +90,8 @@ def test_it_is_the_search_of_the_run_but_for_the_scores(tiny_run, tmp_path):
     assert len(a) == len(b) and (a.snr == b.snr).all()
 
 
-def test_the_benchmark_prints_both_and_keeps_the_events(tiny_run, tmp_path, capsys):
+def test_the_benchmark_prints_both_and_keeps_the_events(tiny_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     kept = tmp_path / "kept"
     command = [str(tiny_run.path), "--far-per-hour", "30", "60", "--replicates", "40", "--events", str(kept)]
     baseline.main([*command, "--json"])
@@ -110,8 +111,30 @@ def test_the_benchmark_prints_both_and_keeps_the_events(tiny_run, tmp_path, caps
     made = (kept / BACKGROUND).stat().st_mtime_ns
     baseline.main(command)
     page = capsys.readouterr().out
-    assert POWER in page and "all injections" in page and "of all injections by over 2 sigma" in page.replace("\n", " ")
+    assert POWER in page and "all injections" in page and "of all injections by over 2 sigma" in page
     assert (kept / BACKGROUND).stat().st_mtime_ns == made
+    with pytest.raises(SystemExit):
+        baseline.main([*command, "--band", "32", "200"])
+    assert "holds the events of another run or band" in capsys.readouterr().err
+
+
+def test_a_search_that_was_killed_goes_on_with_the_next_chunk(tiny_run, tmp_path, monkeypatch):
+    workspace, folder = tiny_run.workspace(), tmp_path / "events"
+    config, run_slides, asked = workspace.config, baseline.run_slides, []
+
+    def twice(chunk, *args, **settings):
+        asked.append(chunk.gps_start)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return run_slides(chunk, *args, **settings)
+
+    monkeypatch.setattr(baseline, "run_slides", twice)
+    with pytest.raises(KeyboardInterrupt):
+        search(workspace, CoincidentPower.of(config), folder)
+    assert len([p for p in folder.iterdir() if p.is_dir()]) == 1 and not (folder / REJECTED).exists()
+    search(workspace, CoincidentPower.of(config), folder)
+    chunks = [r["gps_start"] for r in workspace.rows().values() if r["role"] == "test"]
+    assert asked == [chunks[0], chunks[1], *chunks[1:]] and (folder / REJECTED).is_file()
 
 
 def test_one_a_day_needs_ten_days():
