@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.comparing.models import kept_bundle, step_name
+from aframe_assets.comparing.models import ComparisonError, kept_bundle, step_name
 from aframe_assets.store.bodies import plain_asset, plot_markdown
 from aframe_assets.store.fanout import pieced_asset
+from aframe_assets.store.io_managers import refusal
 from aframe_assets.store.job import Job, Product
 from aframe_assets.store.work import compared_parts, makes
 from aframe_assets.tags import resources
@@ -19,7 +20,11 @@ RESULT, PAGE = "comparison.json", "comparison.html"
 
 
 def make_compared_model(job: Job, sha256: str) -> Product:
-    """One model: its engine, its search of every test segment, its events."""
+    """One model: its engine, its search of every test segment, its events.
+
+    Raises:
+        ComparisonError: it cannot be exported, or gives no numbers.
+    """
     import numpy as np
 
     from aframe_assets.comparing.evaluation import alone, part, require, same_slides, searched_rows, seen
@@ -48,6 +53,14 @@ def make_compared_model(job: Job, sha256: str) -> Product:
     kept = ("Tb", "rings", "num_background", "num_foreground", "num_found", "num_segments")
     meta = {k: product.meta[k] for k in kept} | {"platform": engine.meta["platform"]}
     return Product({**product.files, SEEN: job.scratch / SEEN}, meta)
+
+
+def _make_compared_model(job: Job, sha256: str) -> Product:
+    """`make_compared_model`; a model that cannot be searched with is not tried again, as a node that fails is."""
+    try:
+        return make_compared_model(job, sha256)
+    except ComparisonError as e:
+        raise refusal(str(e)) from None
 
 
 def make_compared_models(job: Job, found: list[Handle]) -> Product:
@@ -104,7 +117,7 @@ def assets(config: Config) -> list[Any]:
         return []
     searched = pieced_asset(
         "compared_models",
-        make_compared_model,
+        _make_compared_model,
         make_compared_models,
         config,
         {sha256: step_name(name, sha256) for sha256, name in config.comparison.bundles.items()},

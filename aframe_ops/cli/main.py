@@ -39,9 +39,10 @@ Directory = Annotated[Path | None, typer.Argument(help="Run directory; default: 
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that does not break lines of a file or pipe."""
-    made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+    """A console that does not break lines of a file or pipe; on stderr it stays there while a run sends its own stderr to a file."""
+    where = sys.stderr if stderr else None
+    made = Console(file=where, highlight=False)
+    return made if made.is_terminal else Console(file=where, highlight=False, width=200)
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
