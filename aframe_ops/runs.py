@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import dagster as dg
-from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.execution.api import execute_run_iterator
 from dagster._core.storage.dagster_run import DagsterRunStatus, RunsFilter
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
@@ -141,6 +142,19 @@ def dagster_line(assets: Sequence[str], keys: tuple[str, str] | None) -> str:
     return f"{line} --partition-range {keys[0]}...{keys[1]}" if keys else line
 
 
+def load_job(assets: Sequence[str]) -> tuple[ReconstructableJob, frozenset[dg.AssetKey]]:
+    """The job that makes `assets` of the experiment of ``$AFRAME_CONFIG`` as it is now, and what it makes."""
+    # The module holds the graph of the experiment that there was when it was imported, Dagster the job that it was last asked for: both
+    # may be those of an earlier run of this process.
+    sys.modules.pop(MODULE, None)
+    ReconstructableJob.get_repository_definition.cache_clear()
+    ReconstructableJob.get_definition.cache_clear()
+    selection = frozenset(dg.AssetKey(a) for a in assets)
+    repository = ReconstructableRepository.for_module(MODULE, "defs", working_directory=os.getcwd())
+    implicit = repository.get_definition().get_implicit_job_def_for_assets(selection)
+    return repository.get_reconstructable_job(implicit.name).get_subset(asset_selection=selection), selection
+
+
 def execute(
     instance: dg.DagsterInstance,
     assets: Sequence[str],
@@ -154,10 +168,7 @@ def execute(
         keys: first and last partition, in stored order; None when no asset is partitioned.
         started: called with the run's id before anything happens.
     """
-    selection = frozenset(dg.AssetKey(a) for a in assets)
-    repository = ReconstructableRepository.for_module(MODULE, "defs", working_directory=os.getcwd())
-    implicit = repository.get_definition().get_implicit_job_def_for_assets(selection)
-    job = repository.get_reconstructable_job(implicit.name).get_subset(asset_selection=selection)
+    job, selection = load_job(assets)
     all_tags = {DRIVER_TAG: "run"}
     if keys:
         all_tags |= {ASSET_PARTITION_RANGE_START_TAG: keys[0], ASSET_PARTITION_RANGE_END_TAG: keys[1]}
