@@ -208,7 +208,8 @@ def _computing(config: Config, num_ranks: int) -> Iterator[None]:
 
 
 def _kept(workdir: Path, unfinished: Unfinished | None) -> str:
-    return f"what was trained is kept in {workdir / 'checkpoints'}{' and in the store' if unfinished else ''}; run again to go on"
+    places = f"{workdir / 'checkpoints'}{' and in the store' if unfinished else ''}"
+    return f"what was trained is kept in {places}; the next try goes on from there"
 
 
 def _fit_on(devices: Sequence[str], work: Mapping[str, Any], told: Mapping[str, Callable[..., Any]], log: logging.Logger) -> None:

@@ -156,7 +156,7 @@ def test_ranks_keep_their_state_together_when_they_are_asked_to_end(tiny_config,
         # a batch system reaches all processes of a job, Dagster the group of the step
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(MakeRoom, match=r"SIGTERM: what was trained is kept in .*; run again to go on"):
+    with pytest.raises(MakeRoom, match=r"SIGTERM: what was trained is kept in .*; the next try goes on from there"):
         run(config, tiny_data, tmp_path / "two", devices=TWO, watch=stop)
     done = newest_checkpoint(tmp_path / "two" / "checkpoints")[1]["global_step"]
     assert 0 < done < 30
