@@ -20,7 +20,7 @@ def searched(tiny_run, new_run):
     run = new_run("run")
     shutil.copytree(tiny_run.path, run.path)
     workspace = run.workspace()
-    source = workspace.store.open_local(workspace.complete("model"))
+    source = workspace.store.open_local(workspace.store.manifest("model").handle)
     folder = run.path.parent / "bundles"
 
     def bundle(name, change=lambda w: w, **conditioning):
@@ -77,7 +77,7 @@ def test_three_models_and_two_that_are_not(searched):
 
     # the run's own model, searched again, gives the run's own events
     workspace = run.workspace()
-    ours = workspace.store.open_local(workspace.complete("events"))
+    ours = workspace.store.open_local(workspace.store.manifest("events").handle)
     sha256 = found["models"][0]["sha256"]
     theirs = workspace.store.open_local(workspace.store.manifest("compared_model", sha256[:16]).handle)
     for name in ("background.hdf5", "foreground.hdf5", "rejected-parameters.hdf5"):
