@@ -311,5 +311,10 @@ def open_hdf5(source: Source) -> Iterator[h5py.File]:
     import h5py
 
     where = _Stream(source) if isinstance(source, StoredFile) else source
-    with h5py.File(where, "r") as f:
+    try:
+        file = h5py.File(where, "r")
+    except Exception as error:
+        # h5py's frames hold a property list of the stream: where a traceback keeps it to the end of the process, that ends in a crash
+        raise error.with_traceback(None)  # noqa: B904
+    with file as f:
         yield f

@@ -6,6 +6,8 @@ import errno
 import io
 import os
 import pickle
+import subprocess
+import sys
 import threading
 
 import h5py
@@ -195,6 +197,31 @@ def test_a_whole_file_in_the_cache_is_read_there(remote, make, data, asked):
     path = remote.open_local(handle, "x")
     found = asked(remote)
     assert remote.open_ranges(handle, "x") == path and found == []
+
+
+LOST = """
+from aframe_assets.store.errors import StoreError
+from aframe_assets.store.ranges import StoredFile, open_hdf5
+
+class Lost(StoredFile):
+    nbytes = 10_000
+
+    def read(self, first, size):
+        raise error
+
+class Handle:
+    uri = "s3://bucket/run/x"
+
+error = StoreError("cannot be reached")
+with open_hdf5(Lost(None, Handle, "x")):
+    pass
+"""
+
+
+def test_a_store_that_is_lost_ends_a_process_with_its_error_and_no_crash():
+    out = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)
+    assert "StoreError: cannot be reached" in out.stderr
+    assert out.returncode == 1
 
 
 KINDS = {
