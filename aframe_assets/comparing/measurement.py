@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -246,5 +246,5 @@ def _is(row: Mapping[str, Any], rate: Rate) -> bool:
 
 def _plain(d: Any) -> dict[str, Any]:
     """A difference as plain data."""
-    names = ("value", "error", "error_injections", "error_noise", "sigma", "p_value", "only_first", "only_second", "discordant", "few")
-    return {k: getattr(d, k) for k in names}
+    derived = ("sigma", "p_value", "few")
+    return {k: getattr(d, k) for k in (*(f.name for f in fields(d)), *derived)}

@@ -7,7 +7,9 @@ A quantity Q of a search at a false-alarm rate is a weighted share of draws whos
 as the sensitive volume of a mass pair (in units of V0), or the share of injections that are found. Its error has two sources. Each is
 paired: what both searches feel alike cancels.
 
-* Injections: draws are independent, so Var(D) = sum_i w_i^2 (d_i - D)^2 with d_i = [x_ai >= t_a] - [x_bi >= t_b].
+* Injections: draws are independent, so Var(D) = sum_i w_i^2 (d_i - D)^2 with d_i = [x_ai >= t_a] - [x_bi >= t_b]. Were there no true
+  difference it would be sum_i w_i^2 d_i^2, and that decides how sure D is: for equal weights the test of McNemar (1947, Psychometrika
+  12, 153). The other vanishes where one search alone finds every draw, the surest difference there is.
 * Noise: t_m is the k_m-th loudest event of a finite background. Were N_m events counted above the true threshold instead of k_m, Q_m
   would be off by s_m (N_m - k_m), s_m = dQ_m/dk (the delta method), so that Var(D) = s' C s with the covariance C of the counts of both
   searches. Slides reuse the same strain, and a glitch is loud in both searches: C is that of sums clustered by the own time of every
@@ -71,6 +73,7 @@ class Difference:
 
     Attributes:
         value, error: in the unit of the quantity; one standard deviation.
+        error_null: the error were there no true difference.
         error_injections, error_noise: the parts of the error; they add in square.
         only_first, only_second: draws with a weight that only one of the searches found.
         discordant: effective number of both together.
@@ -78,6 +81,7 @@ class Difference:
 
     value: float
     error: float
+    error_null: float
     error_injections: float
     error_noise: float
     only_first: int
@@ -86,8 +90,8 @@ class Difference:
 
     @property
     def sigma(self) -> float:
-        """value / error, with the sign of the value; 0 of equal searches."""
-        return self.value / self.error if self.error > 0 else 0.0
+        """value / error_null, with the sign of the value; 0 of equal searches."""
+        return self.value / self.error_null if self.error_null > 0 else 0.0
 
     @property
     def p_value(self) -> float:
@@ -210,6 +214,7 @@ class Paired:
         return Difference(
             unit * value,
             unit * math.sqrt(injections + noise),
+            unit * math.sqrt(square + noise),
             unit * math.sqrt(injections),
             unit * math.sqrt(noise),
             int((weighted > 0).sum()),

@@ -21,7 +21,7 @@ def value_text(cell: Mapping[str, Any]) -> str:
 
 def difference_text(d: Mapping[str, Any]) -> str:
     """'+2.4 σ', with '?' where few draws decide it, 'the same' of equal searches."""
-    if not d["error"]:
+    if not d["error_null"]:
         return "the same"
     return f"{d['sigma']:+.1f} σ{'?' if d['few'] else ''}"
 
@@ -89,7 +89,7 @@ def notes(table: Mapping[str, Any]) -> list[str]:
         + f". Background: {_livetimes(models)}."
     ]
     if differences:
-        few = "; '?': fewer than 10 injections decide it" if any(d["few"] and d["error"] for d in differences) else ""
+        few = "; '?': fewer than 10 injections decide it" if any(d["few"] and d["error_null"] for d in differences) else ""
         out += [
             f"In brackets: difference to {table['reference']} in standard deviations, paired over injections and noise{few}.",
             f"Of {len(differences)} differences {CHANCE * len(differences):.1f} or so are beyond 2 σ by chance if all models are equal. "

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from aframe_assets.comparing.measurement import _plain
 from aframe_assets.comparing.significance import Noise, Paired, count_covariance
+from aframe_assets.comparing.summary import difference_text
 from aframe_assets.sensitivity.far import Background
 from aframe_assets.waveforms.ledger import EventSet
 
@@ -98,7 +100,7 @@ def test_equal_searches_do_not_differ():
 
 
 def test_without_noise_the_error_is_that_of_discordant_pairs():
-    """Thresholds that no draw is near: McNemar's test, (b - c) / sqrt(b + c - (b - c)^2 / n), counted by hand."""
+    """Thresholds that no draw is near: McNemar's test, (b - c) / sqrt(b + c), counted by hand."""
     events = EventSet(np.linspace(0, 1, 800), np.linspace(0, 1e5, 800), np.tile([0.0, 1.0], (800, 1)), 8000.0)
     noise = Noise.of(events, Background.of(events.detection_statistic, events.Tb), 32.0)
     x = np.full((2, 100), -np.inf)
@@ -108,6 +110,7 @@ def test_without_noise_the_error_is_that_of_discordant_pairs():
     assert found.discordant == pytest.approx(25)
     assert found.value == pytest.approx(-0.05)
     assert found.error == pytest.approx(0.01 * math.sqrt(25 - 25 / 100))
+    assert found.sigma == pytest.approx(-5 / math.sqrt(25))
     assert found.error_noise == 0
     weighted = np.where(np.arange(100) < 55, 2.0, 1.0)
     weighted /= weighted.sum()
@@ -116,6 +119,21 @@ def test_without_noise_the_error_is_that_of_discordant_pairs():
     d[50:60], d[60:75] = 1, -1
     assert again.value == pytest.approx(weighted @ d)
     assert again.error == pytest.approx(math.sqrt((weighted**2 * (d - weighted @ d) ** 2).sum()))
+
+
+@pytest.mark.parametrize("num", [1, 3, 40])
+def test_a_search_that_finds_all_where_the_other_finds_none_is_better(num):
+    """As of a network that was never trained: McNemar's (b - c) / sqrt(b + c) is sqrt(num), though the draws do not scatter about D."""
+    events = EventSet(np.linspace(0, 1, 800), np.linspace(0, 1e5, 800), np.tile([0.0, 1.0], (800, 1)), 8000.0)
+    noise = Noise.of(events, Background.of(events.detection_statistic, events.Tb), 32.0)
+    x = np.full((2, num), -np.inf)
+    x[0] = 9
+    found = Paired.of([noise, noise], x, 0.01).difference(0, 1, np.full(num, 1 / num))
+    assert found.value == pytest.approx(1)
+    assert found.sigma == pytest.approx(math.sqrt(num))
+    assert found.p_value == pytest.approx(math.erfc(math.sqrt(num / 2)))
+    assert found.few == (num < 10)
+    assert difference_text(_plain(found)) == f"+{math.sqrt(num):.1f} σ{'?' if num < 10 else ''}"
 
 
 def test_covariance_of_one_search_is_that_of_its_effective_count():
