@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from aframe_assets.model.training_needs import lacking_for_loggers, wandb_is_offline
+
 if TYPE_CHECKING:
     from aframe_assets.config import Config
 
@@ -89,6 +91,8 @@ def loggers(config: Config, workdir: Path, key: str | None, log: logging.Logger)
     Raises:
         ValueError: a library or key is missing, or the server does not answer, and what to do.
     """
+    if lacking := lacking_for_loggers(config.execution.training.tracking):
+        raise ValueError(lacking)
     logs = workdir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     key = (key or hashlib.sha256(f"{workdir.resolve()} {config.model_dump_json()}".encode()).hexdigest())[:16]
@@ -113,6 +117,18 @@ def close(loggers: Sequence[Logger]) -> None:
             logger.close()
 
 
+def publishable(logs: Path) -> Path:
+    """The folder of a training's logs with files of its own alone.
+
+    W&B leaves links beside them, to its latest run and into its cache: an artifact takes no folder behind a link, and what is
+    outside of the logs, with what it says of this machine, is none of its business.
+    """
+    for path in list(logs.rglob("*")):
+        if path.is_symlink():
+            path.unlink()
+    return logs
+
+
 def _words(error: Exception) -> str:
     """The first line of what it says, without what an address may carry of a user and password."""
     said = str(error).strip().splitlines()
@@ -126,16 +142,8 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _wandb(config: Config, logs: Path, key: str) -> WandbLogger:
     t = config.execution.training.tracking
-    offline = t.offline or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
-    if not offline and not os.environ.get("WANDB_API_KEY"):
-        raise ValueError(
-            "execution.training.tracking.loggers: 'wandb' needs WANDB_API_KEY in the environment of the step (in batch jobs: named in "
-            "executor.env of site.yaml, or in a Secret), or tracking.offline: true"
-        )
-    try:
-        import wandb
-    except ImportError:
-        raise ValueError("execution.training.tracking.loggers: 'wandb' is not installed; install the extra [tracking]") from None
+    import wandb
+
     # no command line, packages or git remote: they name paths and people
     settings = wandb.Settings(console="off", disable_git=True, x_disable_meta=True, save_code=False, silent=True)
     return WandbLogger(
@@ -146,7 +154,7 @@ def _wandb(config: Config, logs: Path, key: str) -> WandbLogger:
         entity=t.entity,
         group=t.group,
         tags=t.tags or None,
-        offline=offline,
+        offline=wandb_is_offline(t),
         resume="allow",
         settings=settings,
     )
@@ -158,10 +166,8 @@ def _mlflow(config: Config, logs: Path, key: str) -> MLFlowLogger:
     # its own default waits minutes for a server that is gone, each time
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    try:
-        from mlflow.tracking import MlflowClient
-    except ImportError:
-        raise ValueError("execution.training.tracking.loggers: 'mlflow' is not installed; install the extra [tracking]") from None
+    from mlflow.tracking import MlflowClient
+
     try:
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(t.project)

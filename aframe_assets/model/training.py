@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +42,7 @@ from aframe_assets.model.lightning_module import Detector, Follower
 from aframe_assets.model.progress import History, Observer, reporters
 from aframe_assets.model.ranks import ALONE, Rank, check_devices, has_unused, training_devices
 from aframe_assets.model.samplers import Placement
+from aframe_assets.model.training_needs import lacking_for_compilation
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -173,7 +173,7 @@ def train(
     weights = {k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")}
     network.load_state_dict(weights)
     history, best_epoch, done = callback_state(last, "History")["rows"], checkpoint["epoch"], step // t.batches_per_epoch
-    return Trained(network.eval(), best_epoch, history, workdir / "logs", done, step, time.monotonic() - start)
+    return Trained(network.eval(), best_epoch, history, tracking.publishable(workdir / "logs"), done, step, time.monotonic() - start)
 
 
 def _module(config: Config, leader: torch.nn.Module | None, seed: int, rank: Rank = ALONE) -> Detector:
@@ -194,10 +194,8 @@ def _computing(config: Config, num_ranks: int) -> Iterator[None]:
     torch.set_num_threads(max(1, _threads(config) // num_ranks))
     # torch's own default rounds the factors of convolutions
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = t.precision == "tf32"
-    if resources.compile and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise ValueError(
-            "execution.training.compile = True: there is no C++ compiler here (g++, or what CXX names); install one, or set it false"
-        )
+    if lacking := lacking_for_compilation(resources):
+        raise ValueError(lacking)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,6 +102,25 @@ def run_all(
         return _run_missing(run, config, site, console, until, verbose, again)
 
 
+def require_trainable(workspace: Workspace, site: SiteConfig, chosen: Iterable[str]) -> None:
+    """Looks for what trainings that are still to be made need of this machine. Where jobs run is not known here, so those are left out.
+
+    Raises:
+        ConfigError: something is not there, which a step would say only when all training data are made.
+    """
+    from aframe_assets.model.training_needs import lacking_for_compilation, lacking_for_loggers
+    from aframe_ops.executor.base import Request
+    from aframe_ops.executor.routing import routed
+
+    model, training, executor = workspace.config.model, workspace.config.execution.training, site.executor
+    for name, weights in {"tuned_model": model.weights, "model": model.weights, "filter_model": model.filter_weights}.items():
+        if name not in chosen or weights or workspace.complete(name) is not None:
+            continue
+        here = routed(name, Request(gpus=training.gpus), executor.backend, executor.routes)[0] == "local"
+        if here and (lacking := lacking_for_compilation(training) or lacking_for_loggers(training.tracking)):
+            raise ConfigError(lacking)
+
+
 def _run_missing(
     run: RunDirectory, config: Config, site: SiteConfig, console: Console, until: str | None, verbose: bool, again: str | None
 ) -> Workspace:
@@ -109,6 +128,7 @@ def _run_missing(
     if until is not None and until not in workspace.graph:
         raise ConfigError(f"--until {until}: no such asset; expected one of {', '.join(workspace.graph)}")
     chosen = ancestors(workspace, until) if until else set(workspace.graph)
+    require_trainable(workspace, site, chosen)
     if config.inference.mode == "triton" and "inference_results" in chosen:
         from aframe_ops.serving.provider import require_server
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from aframe_assets.config_tracking import Tracking
 from aframe_assets.model import tracking
 from aframe_assets.model.training import train
+from aframe_assets.store.files import collect
 
 SECRETS = {
     "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
@@ -69,10 +70,25 @@ def test_mlflow_has_one_run_for_all_tries_of_a_training(tiny_config, tiny_data, 
 def test_wandb_offline_writes_files_and_no_key(tiny_config, tiny_data, tmp_path, secrets):
     pytest.importorskip("wandb", reason=MISSING)
     config = tracked(tiny_config(max_epochs=1), loggers=["wandb"], offline=True)
-    run(config, tiny_data, tmp_path)
+    result = run(config, tiny_data, tmp_path)
+    assert not [p for p in result.logs.rglob("*") if p.is_symlink()]
     (written,) = (tmp_path / "logs" / "wandb").glob("offline-run-*/*.wandb")
     assert b"valid_auroc" in written.read_bytes() and b"learning_rate" in written.read_bytes()
     assert_no_secret(tmp_path)
+
+
+def test_links_that_a_logger_leaves_do_not_keep_the_logs_from_being_published(tiny_config, tiny_data, tmp_path):
+    # as W&B makes them, of a try that was killed as well
+    of_wandb, elsewhere = tmp_path / "logs" / "wandb", tmp_path / "cache.log"
+    (of_wandb / "offline-run-1" / "logs").mkdir(parents=True)
+    (of_wandb / "offline-run-1" / "run.wandb").write_text("figures")
+    elsewhere.write_text("of this machine")
+    (of_wandb / "latest-run").symlink_to("offline-run-1")
+    (of_wandb / "offline-run-1" / "logs" / "debug-core.log").symlink_to(elsewhere)
+    result = run(tiny_config(max_epochs=1), tiny_data, tmp_path)
+    published = collect(result.logs, "model_logs")
+    assert "wandb/offline-run-1/run.wandb" in published and not [name for name in published if "latest" in name or "core" in name]
+    assert elsewhere.exists()
 
 
 def test_what_is_missing_is_told_before_anything_is_trained(tiny_config, tiny_data, tmp_path, monkeypatch):
