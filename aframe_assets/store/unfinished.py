@@ -37,8 +37,10 @@ class Unfinished:
         handle = self._store.publish(self._parts, files, meta, keep=False)
         self._kept = True
         # a reader may be at the one before; those before that are of no use to anybody
-        used = {h.uri.rsplit("/", 1)[-1] for h in (before, handle) if h is not None}
-        for version in set(self._store._versions(where)) - used:
+        old = set(self._store._versions(where))
+        # nor is what a try on another node, lost but alive, has just put in its place
+        used = {h.uri.rsplit("/", 1)[-1] for h in (before, handle, self.find()) if h is not None}
+        for version in old - used:
             self._store._remove(f"{where}/{version}")
 
     def find(self) -> Handle | None:

@@ -27,6 +27,25 @@ def test_what_is_kept_is_whole_and_little(store, make, tmp_path):
     assert not store._versions("model_unfinished/_") and unfinished.find() is None
 
 
+def test_a_lost_try_that_goes_on_takes_nothing_from_the_one_after_it(store, make, tmp_path, monkeypatch):
+    lost, later = Unfinished(store, make("model", None)), Unfinished(store, make("model", None))
+    versions = type(store)._versions
+
+    def keep(which: Unfinished, step: int) -> None:
+        (tmp_path / f"{step}.ckpt").write_bytes(bytes([step]) * 1000)
+        which.keep({"a.ckpt": tmp_path / f"{step}.ckpt"}, {"step": step})
+
+    def meanwhile(self, where):
+        monkeypatch.setattr(type(store), "_versions", versions)
+        keep(later, 9)
+        return versions(self, where)
+
+    keep(lost, 1)
+    monkeypatch.setattr(type(store), "_versions", meanwhile)
+    keep(lost, 2)
+    assert later.find().meta == {"step": 9}
+
+
 def test_an_artifact_that_kept_nothing_is_asked_nothing_at_its_end(store, make, monkeypatch):
     unfinished = Unfinished(store, make("model", None))
     monkeypatch.setattr(type(store), "_remove", lambda *_: pytest.fail("asked"))
