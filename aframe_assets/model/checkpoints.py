@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 
 from aframe_assets.store.errors import StoreError
+from aframe_assets.store.files import FULL, remove_dead, stamp
 from aframe_assets.store.job import MakeRoom
 
 if TYPE_CHECKING:
@@ -33,10 +35,17 @@ BEFORE_SCORING_S = 60.0
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """A checkpoint of Lightning's, or None where there is none that can be read. Nothing in it is executed."""
+    """A checkpoint of Lightning's, or None where there is none, or not a whole one. Nothing in it is executed.
+
+    Raises:
+        OSError: the disk does not give it now. To begin again then would throw away what it holds.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except FileNotFoundError:
+        return None
+    except (EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+        logging.getLogger(__name__).warning(f"{path} is not a whole checkpoint and is passed over")
         return None
 
 
@@ -91,6 +100,44 @@ class PlacedCheckpoint(ModelCheckpoint):
 
 
 _PATHS = ("best_model_path", "last_model_path", "kth_best_model_path")
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: whole or not there.
+
+    Lightning's own goes by way of memory, twice, and of the folder for temporary files, which may be small, and where a kill leaves it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises OSError: what could not be written, and what to do."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_dead(path.parent, _WRITING)
+        temporary = path.parent / f"{_WRITING}{stamp()}"
+        try:
+            with temporary.open("xb") as stream:
+                _save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except OSError as e:
+            if e.errno not in FULL:
+                raise
+            words = "no space left for a checkpoint; free space there, then run the same command again: it goes on from the last one"
+            raise OSError(e.errno, words, str(path)) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+_WRITING = ".writing-"
+
+
+def _save(checkpoint: dict[str, Any], stream: Any) -> None:
+    try:
+        torch.save(checkpoint, stream)
+    except RuntimeError as e:
+        # what a write raises is hidden by torch's complaint of an archive that is not whole
+        raise e.__context__ or e from None
 
 
 class Seeded(Callback):
@@ -199,6 +246,9 @@ class Keeper(Checkpoint):
             if asked:
                 raise Stopped
         self.stopping.waits = not last
+        # one that came while the ranks decided would be looked at after all windows are scored
+        if last and self.stopping.number is not None:
+            raise Stopped
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """After the epoch's own checkpoints, which make that within it needless."""
@@ -225,8 +275,8 @@ class Keeper(Checkpoint):
         try:
             trainer.save_checkpoint(path)
         except OSError as e:
-            if trainer.world_size > 1:
-                raise  # the others wait for this rank where it will not come
+            # of the rank that writes; the others wait for it here, at the end of `save_checkpoint`
+            trainer.strategy.barrier()
             self.logger.warning(f"the state after step {trainer.global_step} could not be kept in {self.folder} ({e}); training goes on")
             return
         self.step = trainer.global_step
@@ -243,27 +293,37 @@ class Keeper(Checkpoint):
         """Sends the files as they are now; if others are still under way, only with `wait`."""
         if self.unfinished is None or (self._sending is not None and not self._sending.done() and not wait):
             return
-        # the files are removed when there are newer ones, maybe before they have been read
         held = self.folder.parent / "sending"
         if self._sending is not None:
             self._sending.result()
+        try:
+            self._hold(held)
+        except OSError as e:
+            self._not_sent(step, e)
+            return
+        self._sent, self._sending = step, self._pool.submit(self._publish, held, step)
+        if wait:
+            self._sending.result()
+
+    def _hold(self, held: Path) -> None:
+        """The files are removed when there are newer ones, maybe before they have been read."""
         shutil.rmtree(held, ignore_errors=True)
-        held.mkdir()
+        held.mkdir(exist_ok=True)
         for path in self.folder.glob("*.ckpt"):
             # that of the last epoch is of no use beside a later one
             if not (path.name.startswith("last-") and any(self.folder.glob("step-*.ckpt"))):
                 _link(path, held / path.name)
-        self._sent, self._sending = step, self._pool.submit(self._publish, held, step)
-        if wait:
-            self._sending.result()
 
     def _publish(self, held: Path, step: int) -> None:
         try:
             self.unfinished.keep({p.name: p for p in held.glob("*.ckpt")}, {"step": step})
         except (StoreError, OSError) as e:
-            self.logger.warning(f"the state after step {step} could not be kept in the store ({e}); it is tried again in {self.every:g} s")
+            self._not_sent(step, e)
         finally:
             shutil.rmtree(held, ignore_errors=True)
+
+    def _not_sent(self, step: int, error: Exception) -> None:
+        self.logger.warning(f"the state after step {step} could not be kept in the store ({error}); it is tried again in {self.every:g} s")
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """Where a training writes down how it goes: files, Weights & Biases, MLflow.
 
-A server that is lost while a training runs costs figures and never the training. Keys and passwords are read from the
-environment by the clients themselves, and by nothing here.
+A server that is lost, or a disk that is full, while a training runs costs figures and never the training. Keys and passwords are
+read from the environment by the clients themselves, and by nothing here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Tolerant(Logger):
     """`inner`, whose failures end nothing: they are told, once until it works again.
 
     Args:
-        inner: a logger that asks a server.
+        inner: a logger, which asks a server or writes to a disk that may be full.
         log: is told.
     """
 
@@ -100,12 +100,13 @@ def loggers(config: Config, workdir: Path, key: str | None, log: logging.Logger)
     for name in config.execution.training.tracking.loggers:
         if name == "csv":
             starts = len(list(logs.glob("csv/*")))
-            made.append(CSVLogger(workdir, name="logs/csv", version=f"start_{starts}", flush_logs_every_n_steps=10))
+            inner: Logger = CSVLogger(workdir, name="logs/csv", version=f"start_{starts}", flush_logs_every_n_steps=10)
         elif name == "tensorboard":
-            made.append(TensorBoardLogger(workdir, name="logs", version="tensorboard"))
+            inner = TensorBoardLogger(workdir, name="logs", version="tensorboard")
         else:
             inner = _wandb(config, logs, key) if name == "wandb" else _mlflow(config, logs, key)
-            made.append(Tolerant(inner, log))
+        made.append(Tolerant(inner, log))
+        if name in ("wandb", "mlflow"):
             made[-1].log_hyperparams(_settings(config))
     return made
 

@@ -30,6 +30,7 @@ from aframe_assets.model.checkpoints import (
     Seeded,
     Stopped,
     Stopping,
+    WholeFiles,
     callback_state,
     guarded,
     newest_checkpoint,
@@ -283,6 +284,7 @@ def _fit_module(
     if resources.compile:
         module.network.compile()
     place = rank.trainer_arguments(unused=unused)
+    place["plugins"].append(WholeFiles())
     made = tracking.loggers(config, workdir, unfinished and unfinished.key, log) if rank.index == 0 else []
 
     def fit(stopping: Stopping) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -24,6 +25,7 @@ from aframe_assets.model.lightning_module import Detector
 from aframe_assets.model.training import train
 from aframe_assets.store import open_store
 from aframe_assets.store.errors import StoreError
+from aframe_assets.store.files import stamp
 from aframe_assets.store.handle import KeyParts
 from aframe_assets.store.job import MakeRoom
 from aframe_assets.store.unfinished import Unfinished
@@ -265,6 +267,89 @@ def test_a_store_or_disk_that_fails_ends_nothing(undisturbed, tiny_config, tiny_
         assert_equal(run(kept_often(tiny_config()), tiny_data, tmp_path / "work", unfinished=unfinished), undisturbed)
     assert any("could not be kept in the store (connection lost)" in m for m in caplog.messages)
     assert any("step 3 could not be kept" in m and "No space left" in m for m in caplog.messages)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("a small filesystem cannot be mounted here (needs root)")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("devices", [("cpu",), pytest.param(("cpu", "cpu"), marks=pytest.mark.slow)])
+def test_a_disk_that_is_really_full_costs_no_epoch_and_is_told(devices, tiny_config, tiny_data, small_disk, tmp_path, caplog):
+    config, filler = kept_often(tiny_config(), observe_every=0.0), small_disk / "filler"
+    lost = Unfinished(open_store(tmp_path / "store"), PARTS)
+
+    def fill(numbers, plots):
+        if numbers.get("step", 0) >= 8 and not filler.exists():
+            with filler.open("wb", buffering=0) as f, pytest.raises(OSError, match="No space left"):
+                while True:
+                    f.write(bytes(4096))
+
+    with caplog.at_level(logging.WARNING), pytest.raises(OSError, match="no space left for a checkpoint; free space there"):
+        run(config, tiny_data, small_disk, devices=devices, watch=fill, unfinished=lost)
+    assert any("could not be kept in" in m and "training goes on" in m for m in caplog.messages)
+    filler.unlink()
+    assert not [p.name for p in (small_disk / "checkpoints").iterdir() if p.name.startswith(".")], "nothing half-written is left"
+    resumed = run(tiny_config(), tiny_data, small_disk, devices=devices)
+    assert 6 <= resumed.resumed_step < 12
+    if len(devices) == 1:
+        assert_equal(resumed, run(tiny_config(), tiny_data, tmp_path / "undisturbed"))
+
+
+def test_a_kill_leaves_no_half_of_a_checkpoint_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))  # is not there
+    keep = checkpoints.WholeFiles()
+    killed = tmp_path / f".writing-{stamp().replace(str(os.getpid()), str(2**22 + 1))}"
+    killed.write_bytes(b"half")
+    keep.save_checkpoint({"epoch": 1, "x": torch.ones(3)}, tmp_path / "a.ckpt")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"] and read_checkpoint(tmp_path / "a.ckpt")["epoch"] == 1
+
+
+def test_a_signal_while_a_checkpoint_is_written_is_not_taken_for_a_broken_archive():
+    class Signalled:
+        def write(self, data):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        checkpoints._save({"x": torch.ones(3)}, Signalled())
+
+
+def test_a_disk_that_does_not_answer_is_not_taken_for_an_empty_one(tmp_path, monkeypatch, caplog):
+    torch.save({"epoch": 7, "global_step": 42}, tmp_path / "last-epoch=0007.ckpt")
+    (tmp_path / "step-000000050.ckpt").write_bytes((tmp_path / "last-epoch=0007.ckpt").read_bytes()[:300])
+    assert newest_checkpoint(tmp_path)[1]["global_step"] == 42
+    assert ["step-000000050.ckpt is not a whole checkpoint" in m for m in caplog.messages] == [True]
+
+    def stale(*args, **kwargs):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(torch, "load", stale)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_signal_after_the_last_question_is_seen_before_windows_are_scored(tmp_path):
+    class Deciding:
+        global_step, num_training_batches = 5, 6
+
+        @property
+        def strategy(self):
+            return self
+
+        def reduce_boolean_decision(self, decision, all):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return decision
+
+    with Stopping() as stopping, pytest.raises(Stopped):
+        keeper = checkpoints.Keeper(tmp_path, 3600.0, stopping, None, logging.getLogger("test"))
+        keeper.on_train_batch_start(Deciding(), None, None, 5)
+        keeper.on_train_batch_end(Deciding(), None, None, None, 5)
+        raise AssertionError("a training that goes on to score windows")
 
 
 def test_a_store_that_cannot_say_what_it_has_is_an_error_only_where_all_would_be_lost(tiny_config, tiny_data, tmp_path, caplog):
