@@ -2,7 +2,8 @@
 
 Layout: ``{root}/files/{sha256[:2]}/{sha256}/NAME`` with the artifact's content hash, so two runs, stores or versions
 with the same content share one copy; beside it ``{sha256}.json`` remembers what was verified, ``{sha256}.lock`` keeps
-workers from fetching the same thing twice.
+workers from fetching the same thing twice. Pieces of files (`aframe_assets.store.ranges`) lie in ``{root}/pieces`` and count towards
+the cap as whole files do.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Cache:
 
     Args:
         root: folder of the cache.
-        max_bytes: the least recently used artifacts go once more than this is held.
+        max_bytes: the least recently used go once more than this is held.
         keep_s: what was opened this recently stays even above the cap: its reader may not have opened the file yet.
     """
 
@@ -73,6 +74,15 @@ class Cache:
         if fetched:
             self.trim(spare=handle.sha256)
         return folder
+
+    def copy(self, handle: Handle, name: str) -> Path | None:
+        """The copy of a file if it is in the cache now, and is then used last; it may go at any time."""
+        base = self.root / "files" / handle.sha256[:2]
+        if self.missing(handle, [name]):
+            return None
+        with suppress(OSError):
+            os.utime(base / f"{handle.sha256}.json")
+        return base / handle.sha256 / name
 
     def missing(self, handle: Handle, names: list[str]) -> list[str]:
         """Of the files `names` of `handle`, those that are not in the cache now."""
@@ -139,12 +149,16 @@ class Cache:
             temporary.unlink(missing_ok=True)
 
     def held(self) -> int:
-        """Size of all copies, in bytes."""
+        """Size of all copies and pieces, in bytes."""
         return sum(size for _, size, _ in self._entries())
 
     def _entries(self) -> list[tuple[float, int, Path]]:
-        """Of each artifact when it was last opened, its size in bytes, and its record."""
+        """Of each artifact and each piece when it was last used, its size in bytes, and its record or the piece."""
         entries = []
+        for piece in self.root.glob("pieces/??/*"):
+            with suppress(OSError):
+                found = piece.stat()
+                entries.append((found.st_mtime, found.st_size, piece))
         for record in self.root.glob("files/??/*.json"):
             folder = record.with_suffix("")
             with suppress(OSError):
@@ -153,13 +167,18 @@ class Cache:
         return entries
 
     def trim(self, spare: str = "", to: int | None = None) -> int:
-        """Remove the least recently used artifacts until `to` bytes (default: the cap) are held; bytes freed."""
+        """Remove the least recently used artifacts and pieces until `to` bytes (default: the cap) are held; bytes freed."""
         limit = self.max_bytes if to is None else to
         entries = self._entries()
         held, freed, now = sum(size for _, size, _ in entries), 0, time.time()
         for used, size, record in sorted(entries, key=lambda e: e[0]):
             if held - freed <= limit:
                 break
+            if record.suffix != ".json":
+                with suppress(OSError):
+                    record.unlink()
+                    freed += size
+                continue
             if record.stem == spare or now - used < self.keep_s:
                 continue
             lock = record.with_suffix(".lock")

@@ -161,31 +161,12 @@ class Pieces:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
-    def held(self) -> int:
-        """Size of all pieces, bytes."""
-        return sum(size for _, size, _ in self._entries())
-
-    def _entries(self) -> list[tuple[float, int, Path]]:
-        out = []
-        for path in self.root.glob("??/*"):
-            with suppress(OSError):
-                found = path.stat()
-                out.append((found.st_mtime, found.st_size, path))
-        return out
-
     def trim(self) -> None:
-        """Remove the pieces that were used longest ago until, with the whole files, 7/8 of the cap are held."""
+        """Remove what was used longest ago, pieces and whole files, until 7/8 of the cap are held."""
         self._added = 0
         remove_dead(self.root / "arriving")
         with suppress(Timeout, OSError), FileLock(self.root / "locks" / "trim.lock", timeout=0, mode=0o666):
-            limit = max(0, self.cache.max_bytes - self.cache.held()) * (_SHARE - 4) // _SHARE
-            entries = self._entries()
-            held = sum(size for _, size, _ in entries)
-            for _, size, path in sorted(entries):
-                if held <= limit:
-                    break
-                path.unlink(missing_ok=True)
-                held -= size
+            self.cache.trim(to=self.cache.max_bytes * (_SHARE - 4) // _SHARE)
 
 
 def _checksum(data: memoryview) -> bytes:

@@ -23,7 +23,7 @@ from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import FileEntry, Handle
 from aframe_assets.store.layout import Listed, Marked, Stat
 from aframe_assets.store.node import NodeDisk
-from aframe_assets.store.ranges import Pieces, Source, StoredFile
+from aframe_assets.store.ranges import Pieces, Source, StoredFile, ranges_of
 
 PART_BYTES = 32 << 20
 _PARALLEL = 8
@@ -310,11 +310,15 @@ class S3Store(ArtifactStore):
         return digest.hexdigest()
 
     def open_ranges(self, handle: Handle, name: str) -> Source:
-        whole = not self.pieces.cache.missing(handle, [handle.file(name).name])
-        return self.open_local(handle, name) if whole else StoredFile(self, handle, name)
+        return StoredFile(self, handle, handle.file(name).name)
 
     def read_range(self, handle: Handle, name: str, first: int, size: int) -> bytes | bytearray:
         entry, path = handle.file(name), f"{self._folder(handle)}/{name}"
+        copy = self.pieces.cache.copy(handle, name)
+        if copy is not None:
+            # the cache may remove it meanwhile
+            with suppress(OSError):
+                return ranges_of(copy).read(first, size)
         return self.pieces.read(entry, first, size, lambda start, count: self._fetch(handle, entry, path, start, count))
 
     def _fetch(self, handle: Handle, entry: FileEntry, path: str, first: int, size: int) -> bytes:

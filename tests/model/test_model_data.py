@@ -306,7 +306,7 @@ data = json.loads(data)
 torch.set_num_threads(1)
 training.train(config, background={r: [source(p) for p in v] for r, v in data["background"].items()}, workdir=Path(work), seed=3,
                training_signals=Path(data["training"]), validation_signals=Path(data["validation"]))
-print(json.dumps({"before": said[0], "said": sum(said[1:]), "peak": memory("VmHWM"), "held": store.pieces.held() + store.cache.held()}))
+print(json.dumps({"before": said[0], "said": sum(said[1:]), "peak": memory("VmHWM"), "held": store.cache.held()}))
 """
 
 

@@ -129,8 +129,8 @@ def test_the_cap_holds_and_what_was_used_last_stays(bucket, make, tmp_path):
     for i in range(200):
         assert file.read(i * PIECE, PIECE) == data[i * PIECE : (i + 1) * PIECE]
         file.read(0, PIECE)
-        assert store.pieces.held() <= cap
-    assert store.pieces.held() > cap / 2
+        assert store.cache.held() <= cap
+    assert store.cache.held() > cap / 2
     assert list(tmp_path.glob("cache/pieces/??/*-0")) and not list(tmp_path.glob("cache/pieces/??/*-5"))
 
 
@@ -192,11 +192,32 @@ def test_a_connection_that_breaks_off_is_tried_again(remote, make, data, monkeyp
             file.read(0, 100)
 
 
-def test_a_whole_file_in_the_cache_is_read_there(remote, make, data, asked):
+def test_a_whole_file_in_the_cache_is_read_there_while_it_is_there(remote, make, data, asked):
     handle = put(remote, make(), data)
     path = remote.open_local(handle, "x")
-    found = asked(remote)
-    assert remote.open_ranges(handle, "x") == path and found == []
+    record = path.parent.with_suffix(".json")
+    os.utime(record, (1e9, 1e9))
+    file, found = remote.open_ranges(handle, "x"), asked(remote)
+    assert file.read(5, PIECE) == data[5 : PIECE + 5] and found == []
+    # it is in use, so others go before it
+    assert record.stat().st_mtime > 1.1e9
+    remote.cache.trim(to=0), remote.cache.__dict__.update(keep_s=0), remote.cache.trim(to=0)
+    assert not path.exists()
+    assert file.read(5, PIECE) == data[5 : PIECE + 5] and len(found) == 1
+
+
+def test_pieces_and_whole_files_share_the_cap_by_their_last_use(bucket, make, tmp_path):
+    cap = 64 * PIECE
+    store = open_store(f"s3://{bucket[1]}/run", cache_dir=tmp_path / "cache", cache_bytes=cap)
+    rng = np.random.default_rng(0)
+    handles = [put(store, make(partition=f"112625944{i}-32"), rng.bytes(40 * PIECE)) for i in range(3)]
+    old = store.open_local(handles[0], "x")
+    os.utime(old.parent.with_suffix(".json"), (1e9, 1e9))
+    # pieces do not go without for the sake of files that nobody uses any more
+    StoredFile(store, handles[1], "x").read(0, 40 * PIECE)
+    assert len(list(tmp_path.glob("cache/pieces/??/*"))) == 40 and not old.exists()
+    store.open_local(handles[2], "x")
+    assert store.cache.held() <= cap
 
 
 LOST = """
