@@ -63,7 +63,9 @@ class TrainingData(lightning.LightningDataModule):
         if self._batches is None:
             self._validation = ValidationSet(self.config, self.background["validation"], self.validation_signals, device)
             batches = TrainingBatches(self.config, self.background["train"], self.training_signals, self.seed, device, self.rank)
-            self._made, self._batches = batches, Ahead(batches.batch)
+            # a batch after the last would have a pool made for it
+            last = self.config.model.training.max_epochs * self.config.model.training.batches_per_epoch - 1
+            self._made, self._batches = batches, Ahead(batches.batch, last)
             held = (batches.nbytes + self._validation.nbytes) / 1e9
             logging.getLogger(__name__).info("training and validation data take at most %.2f GB of memory", held)
 

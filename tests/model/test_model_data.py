@@ -22,6 +22,7 @@ from aframe_assets.model import batches as batches_module
 from aframe_assets.model.ahead import Ahead, Closed, read_ahead
 from aframe_assets.model.assets import assets as model_assets
 from aframe_assets.model.batches import TrainingBatches
+from aframe_assets.model.data_module import TrainingData
 from aframe_assets.model.generated import GeneratedSignals
 from aframe_assets.model.samplers import MAX_SIGNALS, RUN, BackgroundFiles, Placement, SignalFile, generator_of, read_signals
 from aframe_assets.store import KeyParts, open_store
@@ -189,6 +190,21 @@ def test_closing_does_not_wait_for_the_next_pool(tiny_config, tiny_data, monkeyp
     batches.close()
     # of eighteen reads at most those under way are waited for
     assert time.monotonic() - start < 4 and isinstance(batches._pools.future.exception(), Closed)
+
+
+def test_no_pool_is_made_for_steps_after_the_last(tiny_config, tiny_data, monkeypatch):
+    monkeypatch.setattr(batches_module, "REFILL_STEPS", 2)
+    drawn, load = [], TrainingBatches._load
+    monkeypatch.setattr(TrainingBatches, "_load", lambda self, index: (drawn.append(index), load(self, index))[1])
+    config = tiny_config(max_epochs=2, batches_per_epoch=2)
+    data = TrainingData(config, tiny_data.background, tiny_data.training, tiny_data.validation, seed=5)
+    data.setup("fit")
+    for step in range(4):
+        data._batches.get(step)
+    if data._batches.future is not None:
+        data._batches.future.result()
+    assert drawn == [0, 1]
+    data.teardown("fit")
 
 
 def test_memory_of_pools_is_what_is_said(tiny_config, tiny_data):
