@@ -28,6 +28,15 @@ def max_pool(scores: np.ndarray, size: int) -> np.ndarray:
     return np.maximum.reduceat(scores, np.arange(0, len(scores), size)) if len(scores) else scores
 
 
+def require_finite(scores: np.ndarray) -> None:
+    """Raises ValueError, and what to do, where a score is not finite."""
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"{(~np.isfinite(scores)).sum()} of {scores.size} validation scores are not finite;"
+            " the training diverged, lower model.training.learning_rate"
+        )
+
+
 def partial_auroc(background: np.ndarray, foreground: np.ndarray, max_fpr: float) -> float:
     """Area under the ROC curve up to `max_fpr`, rescaled so that chance is 0.5 and perfection 1 (McClish 1989).
 
@@ -44,11 +53,7 @@ def partial_auroc(background: np.ndarray, foreground: np.ndarray, max_fpr: float
     if not len(background) or not len(foreground):
         raise ValueError(f"AUROC needs scores of both kinds, got {len(background)} of background and {len(foreground)} of signals")
     scores = np.concatenate([background, foreground])
-    if not np.isfinite(scores).all():
-        raise ValueError(
-            f"{(~np.isfinite(scores)).sum()} of {len(scores)} validation scores are not finite;"
-            " the training diverged, lower model.training.learning_rate"
-        )
+    require_finite(scores)
     _, rank = np.unique(scores, return_inverse=True)
     target = torch.cat([torch.zeros(len(background), dtype=torch.long), torch.ones(len(foreground), dtype=torch.long)])
     area = binary_auroc(torch.from_numpy(rank / max(rank.max(), 1)), target, max_fpr=None if max_fpr >= 1 else max_fpr)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aframe_assets.model.metric import HOUR, Injected, Pooling, efficiencies, max_pool, partial_auroc, threshold_at
+from aframe_assets.model.metric import HOUR, Injected, Pooling, efficiencies, max_pool, partial_auroc, require_finite, threshold_at
 from aframe_assets.model.ranks import ALONE, Rank
 from aframe_assets.model.samplers import STRAIN_SCALE, BackgroundFiles, Placement, read_signals
 from aframe_assets.store.ranges import Source
@@ -231,6 +231,8 @@ class Scores:
         Raises:
             ValueError: a score is not finite.
         """
+        # pooling takes NaN for a window that was not scored
+        require_finite(self.injected.scores)
         size = max(1, int(training.pool_length / training.valid_stride))
         pooled = np.concatenate([max_pool(b, size) for b in self.background])
         area = partial_auroc(pooled, self.foreground, training.max_fpr)

@@ -131,6 +131,9 @@ def test_metrics_of_scores(tiny_config):
     assert metrics["valid_efficiency"] == 0.5 and metrics["valid_background_max"] == events.max()
     assert metrics["valid_efficiency_snr_12_15"] == 1 and metrics["valid_efficiency_snr_6_8"] == 0
     assert "valid_efficiency_snr_4_6" not in metrics and metrics["valid_auroc"] > 0.7
+    injected.scores[1, 1] = np.nan
+    with pytest.raises(ValueError, match="1 of 6 validation scores are not finite"):
+        Scores(background, np.array([9.0, -9.0]), injected).metrics(training)
 
 
 def test_slides_alternate_and_never_are_simultaneous():
