@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.comparing.models import ComparisonError, kept_bundle, step_name
@@ -23,11 +25,11 @@ def make_compared_model(job: Job, sha256: str) -> Product:
     """One model: its engine, its search of every test segment, its events.
 
     Raises:
-        ComparisonError: it cannot be exported, or gives no numbers.
+        ComparisonError: it cannot be exported, gives no numbers, or the segments are too short for what it needs.
     """
     import numpy as np
 
-    from aframe_assets.comparing.evaluation import alone, part, require, same_slides, searched_rows, seen
+    from aframe_assets.comparing.evaluation import alone, part, require, require_comparable, same_slides, searched_rows, seen
     from aframe_assets.comparing.measurement import SEEN
     from aframe_assets.comparing.models import of_model
     from aframe_assets.engine.assets import make_engine, make_exported_model
@@ -49,18 +51,25 @@ def make_compared_model(job: Job, sha256: str) -> Product:
     injections = {segment: job.handle("injections", segment) for segment in rows}
     product = make_events(alone(job, config, {"inference_results": results, "injections": injections}))
     require(product, "events")
-    np.save(job.scratch / SEEN, seen(job, config, list(rows.values()), RecoveredInjectionSet.read(product.files[FOREGROUND])))
+    whole_ones = seen(job, config, list(rows.values()), RecoveredInjectionSet.read(product.files[FOREGROUND]))
+    require_comparable(product.meta["num_background"], whole_ones)
+    np.save(job.scratch / SEEN, whole_ones)
     kept = ("Tb", "rings", "num_background", "num_foreground", "num_found", "num_segments")
     meta = {k: product.meta[k] for k in kept} | {"platform": engine.meta["platform"]}
     return Product({**product.files, SEEN: job.scratch / SEEN}, meta)
 
 
-def _make_compared_model(job: Job, sha256: str) -> Product:
-    """`make_compared_model`; a model that cannot be searched with is not tried again, as a node that fails is."""
-    try:
-        return make_compared_model(job, sha256)
-    except ComparisonError as e:
-        raise refusal(str(e)) from None
+def _refusing(make: Callable[..., Product]) -> Callable[..., Product]:
+    """`make`; a model that cannot be compared is not tried again, as a node that fails is."""
+
+    @wraps(make)
+    def made(*args: Any) -> Product:
+        try:
+            return make(*args)
+        except ComparisonError as e:
+            raise refusal(str(e)) from None
+
+    return made
 
 
 def make_compared_models(job: Job, found: list[Handle]) -> Product:
@@ -117,7 +126,7 @@ def assets(config: Config) -> list[Any]:
         return []
     searched = pieced_asset(
         "compared_models",
-        _make_compared_model,
+        _refusing(make_compared_model),
         make_compared_models,
         config,
         {sha256: step_name(name, sha256) for sha256, name in config.comparison.bundles.items()},
@@ -135,7 +144,7 @@ def assets(config: Config) -> list[Any]:
     )
     compared = plain_asset(
         "comparison",
-        make_comparison,
+        _refusing(make_comparison),
         config,
         description="Models side by side: V(FAR) of all, shares of injections found, and how significant their differences are.",
         tags=resources(cpus=1, memory_gb=8, time_min=60),

@@ -79,6 +79,23 @@ def require(product: Product, what: str) -> None:
         raise ComparisonError(f"{what}: {failed[0].name}: {failed[0].description}")
 
 
+def require_comparable(num_background: int, whole: np.ndarray) -> None:
+    """Refuse, in its own step, a model that all others would be held up by.
+
+    Args:
+        num_background: events of its slides.
+        whole: of `seen`.
+
+    Raises:
+        ComparisonError: there is no background, or not one injection that it saw whole.
+    """
+    short = "test segments are too short for its conditioning and context; compare it on a run with longer ones"
+    if not num_background:
+        raise ComparisonError(f"its search has no background event: {short}")
+    if len(whole) and not whole.any():
+        raise ComparisonError(f"it sees none of {len(whole)} injections whole: {short}")
+
+
 def searched_rows(job: Job) -> dict[str, Row]:
     """Rows of the test segments whose background and injections are both there, by segment, in order of time.
 

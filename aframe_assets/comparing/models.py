@@ -49,7 +49,11 @@ def expand(names: Sequence[str]) -> list[Asked]:
         path = os.path.expanduser(name)
         matches = [] if os.path.exists(path) else sorted(m for m in glob.glob(path, recursive=True) if os.path.isdir(m))
         found += matches or [name]
-    found = list(dict.fromkeys(found))
+    once: dict[str, str] = {}
+    for path in found:
+        # a folder may be named in several ways
+        once.setdefault(path if path == PRETRAINED else os.path.realpath(os.path.expanduser(path)), path)
+    found = list(once.values())
     return [Asked(short, weights) for short, weights in zip(_short(found), found, strict=True)]
 
 

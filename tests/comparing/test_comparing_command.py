@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import io
 
+import dagster as dg
+import numpy as np
 import pytest
 from rich.console import Console
 
+from aframe_assets.comparing import assets as room
+from aframe_assets.comparing.evaluation import require_comparable
+from aframe_assets.comparing.models import ComparisonError
+from aframe_assets.config import Comparison
+from aframe_assets.config_load import build_config
 from aframe_ops.cli import comparing, running
 from aframe_ops.cli.initialise import initialise
 
@@ -63,6 +70,32 @@ def test_nothing_is_searched_with_a_broken_model_among_them(command):
     assert not command.asked and "--soft" in command.shown.getvalue()
     assert command(soft=True)
     assert command.asked[0].broken == {"gone": "not found"}
+
+
+def test_a_model_that_all_others_would_be_held_up_by_is_refused_in_its_own_step():
+    with pytest.raises(ComparisonError, match="no background event: test segments are too short"):
+        require_comparable(0, np.ones(3, bool))
+    with pytest.raises(ComparisonError, match="sees none of 3 injections whole: test segments are too short"):
+        require_comparable(9, np.zeros(3, bool))
+    require_comparable(9, np.array([True, False]))
+    # a run without any injection is told of as such, and not as of a model
+    require_comparable(9, np.zeros(0, bool))
+
+
+@pytest.mark.parametrize("maker", ["make_compared_model", "make_comparison"])
+def test_what_cannot_be_compared_is_not_tried_again(maker, monkeypatch):
+    def make(*_):
+        raise ComparisonError("too short")
+
+    monkeypatch.setattr(room, maker, make)
+    config = build_config({"preset": "demo"})
+    given = {}
+    monkeypatch.setattr(room, "pieced_asset", lambda name, make, *_, **__: given.update(make_compared_model=make) or [])
+    monkeypatch.setattr(room, "plain_asset", lambda name, make, *_, **__: given.update(make_comparison=make))
+    room.assets(config.model_copy(update={"comparison": Comparison(models=MODELS)}))
+    with pytest.raises(dg.Failure) as raised:
+        given[maker](None, "a" * 64)
+    assert raised.value.description == "too short" and not raised.value.allow_retries
 
 
 def test_none_is_left(command):

@@ -41,6 +41,10 @@ def test_globs_paths_and_names(tmp_path, monkeypatch):
     assert [a.weights for a in asked] == ["runs/a/bundle", "runs/b/bundle", "other/wide", "pretrained", "nothing/*"]
     assert [a.name for a in asked] == ["a/bundle", "b/bundle", "wide", "pretrained", "*"]
     assert [a.weights for a in expand(["runs/*"])] == ["runs/a", "runs/b"]
+    # each once, however it is written
+    (tmp_path / "latest").symlink_to(tmp_path / "runs" / "a")
+    several = ["runs/b", "runs/b/", "./runs/*", str(tmp_path / "runs" / "b"), "latest"]
+    assert [(a.name, a.weights) for a in expand(several)] == [("b", "runs/b"), ("a", "./runs/a")]
     assert step_name("a/bundle", "0123456789") == "a_bundle_012345"
     assert step_label("compared_models.make_compared_models[a_bundle_012345]") == "compared_models (make a_bundle_012345)"
 
