@@ -22,7 +22,7 @@ def preflight(config: Config) -> list[str]:
 
     Read are segment lists, gates, catalogues, geometries of detectors, files of weights, and populations that are not named ones
     alone, with draws of them; where the population or the mass pairs are not the preset's, whether the pairs lie where injections are
-    drawn. A network of another package is built and exported once, untrained.
+    drawn. A network of another package is built and exported once, untrained. The first round of a study is asked.
 
     Args:
         config: with absolute paths, as `load_config` gives it.
@@ -51,6 +51,7 @@ def preflight(config: Config) -> list[str]:
     _populations(config, look)
     _weights(config, look)
     _own_networks(config, look)
+    _study(config, look)
     lacking = not_installed(config.engine.platform)
     if lacking:
         out.append(f"engine.platform: {config.engine.platform}: {lacking}")
@@ -96,6 +97,21 @@ def _own_networks(config: Config, look: Callable[..., Any]) -> None:
             from aframe_assets.model.networks import Sky, require_usable
 
             look(f"{key}.name", architecture.name, lambda a=architecture: require_usable(a, Sky.of(config)))
+
+
+def _study(config: Config, look: Callable[..., Any]) -> None:
+    if config.model.tune is None or config.model.weights:
+        return
+
+    def first_round() -> None:
+        from aframe_assets.model.tuning import ask
+
+        try:
+            ask(config, [], 0)
+        except ModuleNotFoundError as e:
+            raise ValueError(f"{e.name} is not installed; pip install 'aframe-dagster[tune]'") from None
+
+    look("model.tune", config.model.tune.space, first_round)
 
 
 def _weights(config: Config, look: Callable[..., Any]) -> None:

@@ -20,6 +20,7 @@ _FIXED = {
     "model.training.max_epochs": "model.tune.max_epochs says how long trials are trained",
     "model.training.num_threads": "it says how a training runs, not what it gives",
     "model.training.background_livetime": "it is read once a network is trained",
+    "model.training.signals": "it decides which data are made before any training",
     **{f"model.training.{name}": _MEASURE for name in ("monitor", "max_fpr", "pool_length", "integration_length", "left_pad", "right_pad")},
 }
 _FORMS = "{low, high}, with log or step if wanted, or {choices}"
@@ -108,6 +109,8 @@ def _dimension(config: type[BaseModel], key: str, given: Mapping[str, Any]) -> D
             raise ValueError("expected with log a low above 0, and no step")
         if step is not None and not (_number(step) and step > 0):
             raise ValueError("expected a step above 0")
+        if step is not None and abs((high - low) / step - round((high - low) / step)) > 1e-6:
+            raise ValueError("expected a high that is whole steps above low")
         kinds = _inner(field.annotation) if field is not None else [float if any(isinstance(v, float) for v in (low, high, step)) else int]
         whole = int in kinds and float not in kinds
         numbers = [k for k in kinds if k in (int, float) or (typing.get_origin(k) is Annotated and typing.get_args(k)[0] is float)]
@@ -169,7 +172,8 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
         *sections, name = full_key(key).split(".")
         inner = whole
         for part in sections:
-            inner = inner[part]
+            # tables of a network of one's own may be left out
+            inner = inner.setdefault(part, {})
         inner[name] = value
     return type(config).model_validate(whole)
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _LEAST = 4
 """Trials from which on an importance says something."""
 
+_COLOURS = 64
+"""Of a picture."""
+
 
 def importances(config: Config, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """How much each setting decides the value at the first rung, as shares of 1 (PED-ANOVA, Watanabe et al. 2023, arXiv:2304.10255).
@@ -40,9 +43,11 @@ def importances(config: Config, records: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def study_plot(config: Config, records: Sequence[Mapping[str, Any]]) -> bytes:
-    """PNG, below 150 kB."""
+    """PNG, below 150 kB also of hundreds of trials with hundreds of epochs."""
+    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     trials, metric = trials_of(records), objective(config)
     good = [t for t in trials if not t.failed]
@@ -53,8 +58,10 @@ def study_plot(config: Config, records: Sequence[Mapping[str, Any]]) -> bytes:
     _curves(curves, trials, ladder(config), metric)
     _importance(importance, importances(config, records))
     _parallel(parallel, config, good, metric)
+    figure.canvas.draw()
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    # all colours would take four times as many bytes, more than an asset's page may carry
+    Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]).quantize(_COLOURS).save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 

@@ -12,15 +12,17 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
 import yaml
 
 from aframe_assets.config_load import ConfigError, build_config, resolved_text
-from aframe_assets.model.assets import assets
+from aframe_assets.model.assets import assets, tell_study
 from aframe_assets.model.search_space import dimensions, read_elsewhere, with_values
 from aframe_assets.model.trials import train_trial
 from aframe_assets.model.tuning import ask, best_trial, load_study, trials_of, tuned_experiment, write_study
 from aframe_assets.model.tuning_plots import importances, study_plot
+from aframe_assets.preflight import preflight
 from aframe_assets.store.bodies import Experiment
 from aframe_assets.store.io_managers import io_manager_for
 from aframe_assets.store.job import Job
@@ -66,6 +68,7 @@ def study(config, value=lambda params, epoch: params["learning_rate"] * epoch, f
         ({"learning_rate": {"low": -1.0, "high": 1.0}}, "-1.0: Input should be greater than 0"),
         ({"learning_rate": {"low": 0, "high": 1, "log": True}}, "a low above 0"),
         ({"batch_size": {"low": 8, "high": 16.5}}, "is a whole number"),
+        ({"batch_size": {"low": 8, "high": 21, "step": 8}}, "a high that is whole steps above low"),
         ({"precision": {"low": 1, "high": 2}}, "is no number; expected {choices}"),
         ({"precision": {"choices": ["fp32", "fp64"]}}, "fp64.*: Input should be"),
         ({"learning_rate": {"choices": [1e-3, 1e-3]}}, "different choices"),
@@ -74,6 +77,7 @@ def study(config, value=lambda params, epoch: params["learning_rate"] * epoch, f
         ({"inference.Tb": {"low": 1, "high": 2}}, "expected a key of model.training, model.architecture, conditioning"),
         ({"valid_stride": {"low": 1, "high": 2}}, "cannot be searched: it defines what trials are compared by"),
         ({"max_epochs": {"low": 1, "high": 2}}, "model.tune.max_epochs says"),
+        ({"signals": {"choices": ["stored", "generated"]}}, "which data are made before any training"),
         ({"learning_rate": RATE, "model.training.learning_rate": RATE}, "named twice"),
     ],
 )
@@ -111,6 +115,8 @@ def test_any_key_of_a_network_its_training_and_its_conditioning(tiny_config):
     assert config.model.training.patience is None and read_elsewhere(config, values) == {"conditioning.fduration": 0.5}
     with pytest.raises(ValueError, match="learning_rate"):
         with_values(config, {"learning_rate": -1.0})
+    with pytest.raises(ValueError, match="no network of your own"):
+        with_values(config, {"model.architecture.settings.block.size": 3})
     params = ask(config, [], 0)[0]["params"]
     assert params["model.architecture.layers"] in ([1, 1, 1], [2, 2, 2]) and set(params) == set(space)
 
@@ -145,6 +151,18 @@ def test_values_that_are_impossible_together_are_not_tried(tiny_config):
         ask(searching(tiny_config(), space={"model.architecture.kernel_size": {"choices": [4, 6]}}), [], 0)
 
 
+def test_a_study_that_cannot_be_asked_is_told_before_any_data_are_made(monkeypatch):
+    def lines(**space):
+        tune = {"space": {f"model.architecture.{k}": {"choices": v} for k, v in space.items()}}
+        return preflight(build_config({"preset": "demo", "model": {"tune": tune}}))
+
+    assert lines(kernel_size=[3, 4]) == []
+    (line,) = lines(kernel_size=[4, 6])
+    assert "hardly any are possible together" in line and "expected an odd number" in line
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert lines(kernel_size=[3]) == ["model.tune: optuna is not installed; pip install 'aframe-dagster[tune]'"]
+
+
 def test_a_failed_trial_is_a_result(tiny_config, tmp_path):
     config = searching(tiny_config())
     winner = best_trial(study(config)).number
@@ -164,6 +182,18 @@ def test_importance_names_the_setting_that_decides(tiny_config):
     assert found["learning_rate"] > 0.8 and sum(found.values()) == pytest.approx(1)
     assert importances(config, records[:3]) == {}
     assert study_plot(config, records).startswith(b"\x89PNG") and len(study_plot(config, records)) < 150_000
+
+
+def test_the_plot_of_a_study_of_the_real_size_fits_an_assets_page(tiny_config, tmp_path):
+    """Forty trials of which many were trained for 200 epochs, with values that never rest; a page carries 150 kB."""
+    config = searching(tiny_config(), num_rounds=5, trials_per_round=40, max_epochs=200, min_epochs=100)
+    rest = np.random.default_rng(1).random((40, 201))
+    records = study(config, lambda params, epoch: float(rest[int(1e7 * params["learning_rate"]) % 40, epoch]))
+    assert sum(len(t.curve) == 200 for t in trials_of(records)) > 20
+    assert "study" in tell_study(config, records, tmp_path).markdown
+    # all failed: there is nothing to draw, and the study goes on to say so
+    (tmp_path / "failed").mkdir()
+    assert tell_study(config, study(config, failed=range(40)), tmp_path / "failed").meta["failed_trials"] == 40
 
 
 def test_a_longer_study_keeps_the_trials_it_has(published, tiny_config):
