@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from aframe_assets.model import own_networks
+
 if TYPE_CHECKING:
     from aframe_assets.config import Config
 
@@ -97,6 +99,9 @@ def _dimension(config: type[BaseModel], key: str, given: Mapping[str, Any]) -> D
         choices = given["choices"]
         if not isinstance(choices, list) or not choices or any(c in choices[:i] for i, c in enumerate(choices)):
             raise ValueError("expected a list of different choices")
+        unknown = [c for c in choices if path == "model.architecture.name" and c not in own_networks.names()]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r}: expected one of {', '.join(own_networks.names())}")
         found = Dimension(key, path, "choice", choices=tuple(choices))
         ends: tuple[Any, ...] = found.choices
     else:

@@ -72,6 +72,7 @@ def study(config, value=lambda params, epoch: params["learning_rate"] * epoch, f
         ({"precision": {"low": 1, "high": 2}}, "is no number; expected {choices}"),
         ({"precision": {"choices": ["fp32", "fp64"]}}, "fp64.*: Input should be"),
         ({"learning_rate": {"choices": [1e-3, 1e-3]}}, "different choices"),
+        ({"model.architecture.name": {"choices": ["resnet", "resnt"]}}, "'resnt': expected one of resnet, streaming, map"),
         ({"model.architecture.lag_head": {"choices": [1]}}, "is a section; expected one of its keys encoder, channels"),
         ({"model.architecture.width.x": {"choices": [1]}}, "model.architecture.width has no keys of its own"),
         ({"inference.Tb": {"low": 1, "high": 2}}, "expected a key of model.training, model.architecture, conditioning"),
