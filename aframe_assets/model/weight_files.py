@@ -78,6 +78,12 @@ def _without_foreign_classes(data: io.BytesIO) -> Iterator[None]:
         yield
 
 
+def _reason(error: Exception) -> str:
+    """The line of `error` that says what is wrong with the file. torch puts it below advice to load the file without its restrictions."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if line.startswith(("Trying to", "Unsupported", "WeightsUnpickler"))), lines[0]).split(" Please")[0]
+
+
 def read_weight_file(path: Path | str, key: str = "model.weights") -> WeightFile:
     """The tensors in `path`, a file by torch.save, Lightning, torch.jit.save or safetensors; nothing in it is run.
 
@@ -103,7 +109,7 @@ def read_weight_file(path: Path | str, key: str = "model.weights") -> WeightFile
             "torch.save, or safetensors; copy it again, or save it anew with a torch from 1.6 on"
         ) from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError, KeyError) as e:
-        why = str(e).splitlines()[0] if str(e) else type(e).__name__
+        why = _reason(e)
         raise WeightsError(
             f"{said}: cannot be read without running what is in it, or is damaged ({why}); expected tensors by name, as torch.save of a "
             "network's state_dict() writes them"

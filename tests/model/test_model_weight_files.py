@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import os
 import pickle
 import zipfile
 from types import SimpleNamespace
@@ -50,6 +51,11 @@ class ForeignModule(lightning.LightningModule):
 class Exploit:
     def __reduce__(self):
         return exec, ("import pathlib; pathlib.Path('ran').touch()",)
+
+
+class Shell:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +158,8 @@ def test_a_file_that_cannot_be_used_is_named(foreign, experiment, tmp_path):
     assert "has no weights" in refusal({"epoch": 3})
     assert "has no weights" in refusal({"state_dict": {}})
     assert "holds list" in refusal([1, 2])
+    blocked = refusal(good | {"more": Shell()})
+    assert "posix.system" in blocked and "weights_only" not in blocked, "torch's advice is to run what is in the file"
     assert "fc.weight is not finite" in refusal(good | {"fc.weight": good["fc.weight"] * float("nan")})
     assert "no bn1.bias in the file" in refusal({k: v for k, v in good.items() if k != "bn1.bias"})
     assert "an unknown more in the file, under 'model.'" in refusal({f"model.{k}": v for k, v in (good | {"more": torch.ones(1)}).items()})
