@@ -2,14 +2,15 @@
 
 A file that torch or Lightning wrote is a pickle, and a TorchScript file also holds a program. Both are only read: tensors and plain
 values by torch's restricted reader (`weights_only`), and whatever else a file names becomes an empty object that does nothing. Of a
-TorchScript file the program is not even opened. So the network must be one of this package, or one of your own.
+TorchScript file the program is not even opened. So the network must be one of this package, or one of your own. Nor can a small file
+fill the memory: what is read of it is never larger than it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import pickle
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,12 @@ Kind = Literal["TorchScript", "checkpoint", "safetensors"]
 _PROGRAM = "constants.pkl"
 """Member of a TorchScript archive that no other archive of torch has."""
 
+_READ = ("data.pkl", "version", "byteorder")
+"""Members of an archive, beside those in data/, that torch reads tensors from."""
+
+_MOST_PARTS = 100_000
+"""Modules and attributes of a TorchScript file; ten times those of networks of a thousand layers."""
+
 _TRAINED_WITH = {
     "conditioning": ("kernel_length", "fduration", "highpass", "lowpass"),
     "model.training": ("left_pad", "right_pad"),
@@ -50,7 +57,7 @@ class WeightFile:
         path: of the file.
         kind: what wrote it.
         weights: tensors by name, as in the file.
-        settings: plain values that a Lightning checkpoint keeps of the model and its data; empty of other kinds.
+        settings: plain short values that a Lightning checkpoint keeps of the model and its data; empty of other kinds.
     """
 
     path: Path
@@ -62,8 +69,10 @@ class WeightFile:
 class _Inert:
     """Stands for every object of a class that is not torch's; holds its state and does nothing."""
 
+    state: object = None  # some are made without a call of __init__
+
     def __init__(self, *args: object, **more: object) -> None:
-        self.state: object = None
+        pass
 
     def __setstate__(self, state: object) -> None:
         self.state = state
@@ -92,15 +101,13 @@ def read_weight_file(path: Path | str, key: str = "model.weights") -> WeightFile
         key: of the experiment, for the errors.
 
     Raises:
-        WeightsError: it is none of these, it is damaged, or it has no floating-point tensor.
+        WeightsError: it is none of these, it is damaged, it would be larger in memory than it is, or it has no floating-point tensor.
     """
     path = Path(path)
     said = f"{key} = {path}"
     try:
-        if zipfile.is_zipfile(path):
-            found = _read_archive(path)
-        else:
-            found = WeightFile(path, "safetensors", load_file(path))
+        found = _read_archive(path) if zipfile.is_zipfile(path) else WeightFile(path, "safetensors", load_file(path))
+        _require_held(found.weights, path.stat().st_size)
     except OSError as e:
         raise WeightsError(f"{said}: cannot be read ({e.strerror or e})") from None
     except SafetensorError:
@@ -108,7 +115,7 @@ def read_weight_file(path: Path | str, key: str = "model.weights") -> WeightFile
             f"{said}: neither an archive of torch nor safetensors, or damaged; expected Aframe's model.pt or best.ckpt, a state dict by "
             "torch.save, or safetensors; copy it again, or save it anew with a torch from 1.6 on"
         ) from None
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError, KeyError) as e:
+    except Exception as e:  # a pickle that is damaged, or made to do harm, raises anything
         why = _reason(e)
         raise WeightsError(
             f"{said}: cannot be read without running what is in it, or is damaged ({why}); expected tensors by name, as torch.save of a "
@@ -117,29 +124,49 @@ def read_weight_file(path: Path | str, key: str = "model.weights") -> WeightFile
     weights = {name: w for name, w in found.weights.items() if w.is_floating_point()}
     if not weights:
         raise WeightsError(f"{said}: has no weights; expected tensors by name, as torch.save of a network's state_dict() writes them")
-    broken = next((name for name, w in weights.items() if not bool(torch.isfinite(w).all())), None)
+    # as the network will have it
+    broken = next((name for name, w in weights.items() if not bool(torch.isfinite(w.float()).all())), None)
     if broken:
         raise WeightsError(f"{said}: {broken} is not finite; that training went wrong, take an earlier checkpoint")
     return found
+
+
+def _require_held(weights: Mapping[str, Tensor], size: int) -> None:
+    """Refuse tensors whose values are not in a file of `size` bytes, as one number repeated a thousand million times."""
+    for name, w in weights.items():
+        if w.layout != torch.strided or w.is_meta or w.nbytes > size:
+            raise ValueError(f"{name} {list(w.shape)} does not have its values in the file, one by one")
 
 
 def _read_archive(path: Path) -> WeightFile:
     with zipfile.ZipFile(path) as archive:
         members = {name.partition("/")[2]: name for name in archive.namelist()}
         script = _PROGRAM in members
+        # a program is compressed, and not read
+        read = [m for m in archive.infolist() if not script or _is_read(m.filename.partition("/")[2])]
+        # compressed, or with bytes in common, they could be a thousand times the file
+        if any(m.compress_type != zipfile.ZIP_STORED for m in read) or sum(m.file_size for m in read) > path.stat().st_size:
+            raise ValueError("its members are compressed or overlap, and torch writes none such")
         data = io.BytesIO(_tensors_alone(archive, members) if script else path.read_bytes())
     with _without_foreign_classes(data):
         found = torch.load(data, map_location="cpu", weights_only=True)
     if script:
-        return WeightFile(path, "TorchScript", dict(_tensors_of(found, "")))
+        return WeightFile(path, "TorchScript", _tensors_of(found))
     if not isinstance(found, Mapping):
         raise ValueError(f"holds {type(found).__name__}, not tensors by name")
     state = found.get("state_dict", found)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"its state_dict is {type(state).__name__}, not tensors by name")
     weights = {str(name): w for name, w in state.items() if isinstance(w, Tensor)}
     settings: dict[str, Any] = {}
     for part in ("datamodule_hyper_parameters", "hyper_parameters"):
-        settings |= {k: v for k, v in dict(found.get(part, {})).items() if _is_plain(v)}
+        kept = found.get(part)
+        settings |= {str(k): v for k, v in kept.items() if _is_plain(v)} if isinstance(kept, Mapping) else {}
     return WeightFile(path, "checkpoint", weights, settings)
+
+
+def _is_read(name: str) -> bool:
+    return name in _READ or name.startswith("data/")
 
 
 def _tensors_alone(archive: zipfile.ZipFile, members: Mapping[str, str]) -> bytes:
@@ -147,24 +174,34 @@ def _tensors_alone(archive: zipfile.ZipFile, members: Mapping[str, str]) -> byte
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as copy:
         for name, full in members.items():
-            if name in ("data.pkl", "version", "byteorder") or name.startswith("data/"):
+            if _is_read(name):
                 copy.writestr(f"archive/{name}", archive.read(full))
     return out.getvalue()
 
 
-def _tensors_of(found: object, name: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors_of(found: object) -> dict[str, Tensor]:
     """The tensors of a module's state and of the modules in it, by their dotted names."""
-    if isinstance(found, Tensor):
-        yield name, found
-    elif isinstance(found, _Inert) and isinstance(found.state, Mapping):
-        for inner, value in found.state.items():
-            yield from _tensors_of(value, f"{name}.{inner}" if name else str(inner))
+    out: dict[str, Tensor] = {}
+    left = [("", found)]
+    # a module that is in itself, or in two others that are in two others and so on, has no end
+    for _ in range(_MOST_PARTS):
+        if not left:
+            return out
+        name, value = left.pop()
+        if isinstance(value, Tensor):
+            out[name] = value
+        elif isinstance(value, _Inert) and isinstance(value.state, Mapping):
+            left += [(f"{name}.{inner}" if name else str(inner), part) for inner, part in value.state.items()]
+    raise ValueError(f"has more than {_MOST_PARTS} modules and attributes")
 
 
 def _is_plain(value: object) -> bool:
+    """A number, a short text, or a short list of them: a list of lists may be without end, and all of it goes into a bundle."""
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+        return len(value) <= 64 and not any(isinstance(v, list | tuple) for v in value) and all(map(_is_plain, value))
+    if isinstance(value, str):
+        return len(value) <= 256
+    return value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def weights_for(file: WeightFile, network: torch.nn.Module, key: str = "model.weights") -> dict[str, Tensor]:
@@ -180,9 +217,19 @@ def weights_for(file: WeightFile, network: torch.nn.Module, key: str = "model.we
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): w for name, w in file.weights.items() if name.startswith(prefix)}
 
-    best = max(sorted(prefixes), key=lambda prefix: len(wanted.keys() & under(prefix).keys()))
+    whole = [prefix for prefix in sorted(prefixes) if mismatch(wanted, under(prefix)) is None]
+    for other in whole[1:]:
+        if not all(torch.equal(w, under(whole[0])[name]) for name, w in under(other).items()):
+            raise WeightsError(
+                f"{key} = {file.path}: has the network twice with different weights, under {whole[0]!r} and {other!r} (as an average of "
+                "weights beside them); save the state_dict() of the one that is meant"
+            )
+    best = whole[0] if whole else max(sorted(prefixes), key=lambda prefix: len(wanted.keys() & under(prefix).keys()))
     found = under(best)
     wrong = mismatch(wanted, found)
+    if not wrong:
+        kinds = ((name, w.dtype) for name, w in found.items() if w.is_floating_point() != wanted[name].is_floating_point())
+        wrong = next((f"{name} is {dtype}" for name, dtype in kinds), None)
     if wrong:
         raise WeightsError(
             f"{key} = {file.path}: weights are not those of model.architecture: {wrong} in the file"
@@ -209,7 +256,10 @@ def settings_of_file(file: WeightFile) -> dict[str, Any]:
     if isinstance(told.get("sample_rate"), int | float):
         out["sample_rate"] = float(told["sample_rate"])
     for section, names in _TRAINED_WITH.items():
-        values = {name: float(told[name]) for name in names if isinstance(told.get(name), int | float)}
+        values: dict[str, float | None] = {name: float(told[name]) for name in names if isinstance(told.get(name), int | float)}
+        # not to be told and to be told that there is none are two things
+        if "lowpass" in names and "lowpass" in told and told["lowpass"] is None:
+            values["lowpass"] = None
         node = out
         for part in section.split(".") if values else ():
             node = node.setdefault(part, {})
@@ -220,19 +270,20 @@ def settings_of_file(file: WeightFile) -> dict[str, Any]:
 def _resnet(weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], int] | None:
     """Architecture and number of detectors if these are the weights of Aframe's ResNet with group norms."""
     marker = "residual_layers.0.0.conv1.weight"
-    prefix = next((name.removesuffix(marker) for name in weights if name.endswith(marker)), None)
+    prefix = next((name.removesuffix(marker) for name, w in weights.items() if name.endswith(marker) and w.ndim == 3), None)
     stem = weights.get(f"{prefix}conv1.weight")
-    if prefix is None or stem is None or stem.ndim != 3 or f"{prefix}bn1.running_mean" in weights:
+    if prefix is None or stem is None or stem.ndim != 3 or not stem.numel() or f"{prefix}bn1.running_mean" in weights:
         return None
     blocks = {tuple(name.removeprefix(f"{prefix}residual_layers.").split(".")[:2]) for name in weights if name.startswith(f"{prefix}resid")}
     layers = [sum(stage == str(i) for stage, _ in blocks) for i in range(len({stage for stage, _ in blocks}))]
     width, last = stem.shape[0], weights.get(f"{prefix}fc.weight")
-    pooled = last.shape[1] // (width * 2 ** (len(layers) - 1)) if last is not None else 1
+    pooled = last.shape[-1] // (width * 2 ** (len(layers) - 1)) if last is not None and last.ndim else 1
     return {
         "name": "resnet",
         "layers": layers,
         "width": width,
         "kernel_size": weights[f"{prefix}{marker}"].shape[-1],
+        "norm_groups": 16,
         "stem_kernel": stem.shape[2],
         "stem_stride": 2,
         "pooling": "mean_max" if pooled == 2 else "mean",
@@ -243,13 +294,22 @@ def _resnet(weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], int] | None:
 def _s4(weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], int] | None:
     """As `_resnet`, of ml4gw's `S4Model`."""
     marker = "s4_layers.0.kernel.C"
-    prefix = next((name.removesuffix(marker) for name in weights if name.endswith(marker)), None)
-    encoder = weights.get(f"{prefix}encoder.weight")
-    if prefix is None or encoder is None or f"{prefix}stem.weight" in weights:
+    prefix = next((name.removesuffix(marker) for name, w in weights.items() if name.endswith(marker) and w.ndim == 3), None)
+    encoder, decoder = weights.get(f"{prefix}encoder.weight"), weights.get(f"{prefix}decoder.weight")
+    if prefix is None or encoder is None or encoder.ndim != 2 or f"{prefix}stem.weight" in weights:
         return None
     depth = len({name.split("s4_layers.")[1].split(".")[0] for name in weights if name.startswith(f"{prefix}s4_layers.")})
-    state = {"state": 2 * weights[f"{prefix}{marker}"].shape[1]}
-    return {"name": "s4", "layers": [depth], "width": encoder.shape[0], "s4": state, "stem_stride": 1, "context": 0.0}, encoder.shape[1]
+    width, num_ifos = encoder.shape
+    doubled = decoder is not None and decoder.shape[-1:] == (2 * width,)
+    return {
+        "name": "s4",
+        "layers": [depth],
+        "width": width,
+        "s4": {"state": 2 * weights[f"{prefix}{marker}"].shape[1]},
+        "stem_stride": 1,
+        "pooling": "mean_max" if doubled else "mean",
+        "context": 0.0,
+    }, num_ifos
 
 
 def disagreements_of_file(file: WeightFile, config: Config) -> list[str]:

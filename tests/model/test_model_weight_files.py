@@ -110,16 +110,120 @@ def test_what_a_file_tells_of_its_network(foreign, tmp_path):
         foreign, tmp_path, "checkpoint", kernel_length=1.5, fduration=1, highpass=32, left_pad=0.25, ifos=["H1", "L1"], prior=Prior()
     )
     told = settings_of_file(read_weight_file(path))
-    wanted = {"name": "resnet", "layers": [1, 1], "width": 64, "kernel_size": 3, "stem_kernel": 7, "stem_stride": 2}
+    wanted = {"name": "resnet", "layers": [1, 1], "width": 64, "kernel_size": 3, "norm_groups": 16, "stem_kernel": 7, "stem_stride": 2}
     assert told["model"]["architecture"] == wanted | {"pooling": "mean", "context": 0.0}
     assert told["conditioning"] == {"kernel_length": 1.5, "fduration": 1.0, "highpass": 32.0} and told["ifos"] == ["H1", "L1"]
     assert told["model"]["training"] == {"left_pad": 0.25} and "prior" not in read_weight_file(path).settings
     torch.save(S4Model(3, 1, 16, 8, 2).state_dict(), tmp_path / "s4.pt")
     told = settings_of_file(read_weight_file(tmp_path / "s4.pt"))
-    s4 = {"name": "s4", "layers": [2], "width": 16, "s4": {"state": 8}, "stem_stride": 1, "context": 0.0}
+    s4 = {"name": "s4", "layers": [2], "width": 16, "s4": {"state": 8}, "stem_stride": 1, "pooling": "mean", "context": 0.0}
     assert told == {"model": {"architecture": s4}, "num_ifos": 3}
     torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "other.pt")
     assert settings_of_file(read_weight_file(tmp_path / "other.pt")) == {}
+
+
+class Huge:
+    def __reduce__(self):
+        return bytearray, (1 << 62,)
+
+
+def _endless() -> list:
+    out = ["x"]
+    for _ in range(60):
+        out = [out, out]
+    return out
+
+
+class Part:
+    """Stands for a module of a TorchScript file, which is its attributes."""
+
+
+def _endless_module() -> Part:
+    out = Part()
+    for _ in range(60):
+        outer = Part()
+        outer.a = outer.b = out
+        out = outer
+    return out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"w": torch.zeros(1).expand(1 << 40)}, "w [1099511627776] does not have its values in the file, one by one"),
+        ({"w": torch.zeros(3, device="meta")}, "w [3] does not have its values in the file"),
+        ({"w": torch.eye(3).to_sparse()}, "w [3, 3] does not have its values in the file"),
+        ({"w": torch.ones(3), "more": Huge()}, "MemoryError"),
+        ({"state_dict": None}, "its state_dict is NoneType, not tensors by name"),
+    ],
+)
+def test_a_small_file_cannot_fill_the_memory(tmp_path, content, said):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(WeightsError) as e:
+        read_weight_file(tmp_path / "x.pt")
+    assert said in str(e.value)
+
+
+def test_compressed_or_endless_files_are_refused(foreign, tmp_path):
+    torch.save({"w": torch.zeros(100_000)}, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as old, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(WeightsError, match="its members are compressed or overlap"):
+        read_weight_file(tmp_path / "bomb.pt")
+    # settings without end are passed over, and what is no mapping is no setting
+    torch.save({"state_dict": {"w": torch.ones(3)}, "hyper_parameters": {"a": _endless(), "b": [1.5, "x"]}}, tmp_path / "x.pt")
+    assert read_weight_file(tmp_path / "x.pt").settings == {"b": [1.5, "x"]}
+    torch.save({"state_dict": {"w": torch.ones(3)}, "hyper_parameters": [1]}, tmp_path / "x.pt")
+    assert read_weight_file(tmp_path / "x.pt").settings == {}
+    torch.save(_endless_module(), tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt", "a") as archive:
+        archive.writestr("x/constants.pkl", b"")
+    with pytest.raises(WeightsError, match="more than 100000 modules"):
+        read_weight_file(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"residual_layers.0.0.conv1.weight": torch.tensor(1.0), "conv1.weight": torch.ones(2, 2, 2)},
+        {"residual_layers.0.0.conv1.weight": torch.ones(1, 1, 1), "conv1.weight": torch.ones(0, 2, 2), "fc.weight": torch.ones(1, 3)},
+        {"s4_layers.0.kernel.C": torch.tensor(1.0), "encoder.weight": torch.ones(3)},
+        {"s4_layers.0.kernel.C": torch.ones(2, 2, 2), "encoder.weight": torch.ones(3)},
+    ],
+)
+def test_shapes_of_no_network_tell_nothing(tmp_path, weights):
+    torch.save(weights, tmp_path / "x.pt")
+    assert settings_of_file(read_weight_file(tmp_path / "x.pt")) == {}
+
+
+def test_weights_that_only_look_right_are_refused(foreign, experiment, tmp_path):
+    good = foreign.state_dict()
+
+    def refusal(content: dict) -> str:
+        torch.save(content, tmp_path / "x.pt")
+        with pytest.raises(WeightsError) as e:
+            bundle_of_file(tmp_path / "x.pt", experiment, tmp_path / "bundle")
+        return str(e.value)
+
+    average = {f"ema.{k}": v + 0.1 for k, v in good.items()}
+    assert "has the network twice with different weights, under 'ema.' and 'model.'" in refusal(
+        {f"model.{k}": v for k, v in good.items()} | average
+    )
+    assert "fc.weight is torch.complex64 in the file" in refusal(good | {"fc.weight": good["fc.weight"].to(torch.complex64)})
+    assert "fc.weight is torch.int64 in the file" in refusal(good | {"fc.weight": good["fc.weight"].long()})
+    assert "fc.weight is not finite" in refusal(good | {"fc.weight": torch.full_like(good["fc.weight"], 1e300, dtype=torch.float64)})
+    # the same network twice is one
+    torch.save({f"{p}.{k}": v for k, v in good.items() for p in ("model", "module.model")}, tmp_path / "x.pt")
+    bundle_of_file(tmp_path / "x.pt", experiment, tmp_path / "bundle")
+
+
+def test_a_band_without_an_upper_edge_is_told(foreign, experiment, tmp_path):
+    path = written(foreign, tmp_path, "checkpoint", lowpass=None)
+    assert settings_of_file(read_weight_file(path))["conditioning"] == {"lowpass": None}
+    filtered = experiment.model_copy(update={"conditioning": experiment.conditioning.model_copy(update={"lowpass": 200.0})})
+    with pytest.raises(WeightsError, match=r"conditioning\.lowpass = 200\.0: expected None, which the imported network was trained with"):
+        bundle_of_file(path, filtered, tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("where", ["checkpoint", "script"])
