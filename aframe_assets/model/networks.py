@@ -127,7 +127,8 @@ def require_usable(architecture: Architecture, sky: Sky) -> None:
     """Refuse a network of your own that cannot be trained or exported, before it is trained.
 
     Raises:
-        ValueError: it gives something else than a logit for each window, a weight that no logit depends on, or no ``torch.export``.
+        ValueError: it gives something else than a logit for each window, a weight that no logit depends on, frames that are others in a
+            longer stretch, or no ``torch.export``.
     """
     network = build_network(architecture, sky).eval()
     x = torch.zeros(2, sky.num_ifos, sky.kernel + 2 * round(architecture.context * sky.sample_rate))
@@ -140,6 +141,8 @@ def require_usable(architecture: Architecture, sky: Sky) -> None:
     idle = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
     if idle:
         raise ValueError(f"network {architecture.name!r}: no logit depends on {idle[0]}, which cannot be trained; use it or take it away")
+    if streams(architecture):
+        _require_shared(architecture.name, network, x.shape[1:])
     try:
         torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     except Exception as e:  # what a graph breaks on is torch's and the network's own
@@ -147,6 +150,25 @@ def require_usable(architecture: Architecture, sky: Sky) -> None:
         raise ValueError(
             f"network {architecture.name!r} cannot be exported with any batch, so no engine could run it: {type(e).__name__}: {first}"
         ) from None
+
+
+@torch.no_grad()
+def _require_shared(name: str, network: nn.Module, window: torch.Size) -> None:
+    """Refuse frames that change with what is beside the window: a search would not have the scores of what was trained."""
+    size = window[-1]
+    x = torch.randn(1, window[0], 2 * size, generator=torch.Generator().manual_seed(0))
+    whole, first, last = (network.frames(part) for part in (x, x[..., :size], x[..., size:]))
+    long, many = whole.shape[-1], first.shape[-1]
+    for part, same in ((first, whole[..., :many]), (last, whole[..., long - many :])):
+        if float((part - same).abs().max()) > 1e-3 * float(part.abs().max()):
+            raise ValueError(
+                f"network {name!r}: frames of a window are not those of a longer stretch; expected enough least_context(), and nothing (as "
+                "a norm) that looks at the whole window"
+            )
+    logits = torch.cat([network(x[..., :size]), network(x[..., size:])])[:, 0]
+    found = network.slide(whole, many, long - many)[0]
+    if tuple(found.shape) != (2,) or float((found - logits).abs().max()) > 1e-3 * float(1 + logits.abs().max()):
+        raise ValueError(f"network {name!r}: slide() gives {found.tolist()} of two windows, forward {logits.tolist()}; expected the same")
 
 
 def _own(architecture: Architecture, sky: Sky, context: int) -> nn.Module:

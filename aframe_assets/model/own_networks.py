@@ -88,6 +88,8 @@ class OwnNetwork(ABC):
                 known = f"; expected some of {', '.join(cls.Settings.model_fields) or 'none'}" if error["type"] == "extra_forbidden" else ""
                 lines.append(f"{key} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}{known}")
             raise ValueError("; ".join(lines)) from None
+        except Exception as e:  # what another package's class raises is its own
+            raise ValueError(f"{cls.__module__}.{cls.__qualname__}: cannot be made ({type(e).__name__}: {e})") from e
 
     @classmethod
     def complete(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,9 +97,23 @@ class OwnNetwork(ABC):
         return cls.of(settings).settings.model_dump(mode="json")
 
 
-def _registered() -> dict[str, EntryPoint]:
+def _registered() -> dict[str, list[EntryPoint]]:
     """Entry points by name; names of this package's own networks are not given away."""
-    return {e.name: e for e in entry_points(group=GROUP) if e.name not in BUILT_IN}
+    out: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=GROUP):
+        if entry.name not in BUILT_IN:
+            out.setdefault(entry.name, []).append(entry)
+    return out
+
+
+def _entry(name: str) -> EntryPoint:
+    found = _registered().get(name)
+    if found is None:
+        raise ValueError(f"no network {name!r}; expected one of {', '.join(names())}, or install the package that registers it in {GROUP}")
+    several = sorted({f"{e.value} ({e.dist.name if e.dist else 'unknown package'})" for e in found})
+    if len(several) > 1:
+        raise ValueError(f"network {name!r} is registered in {GROUP} by {' and '.join(several)}; uninstall all but one, or rename them")
+    return found[0]
 
 
 def is_registered(name: str) -> bool:
@@ -126,12 +142,9 @@ def find(name: str) -> type[OwnNetwork]:
     """The class that is registered as `name`.
 
     Raises:
-        ValueError: there is none, it cannot be imported, or it is no `OwnNetwork`.
+        ValueError: there is none or more than one, it cannot be imported, or it is no `OwnNetwork`.
     """
-    entry = _registered().get(name)
-    if entry is None:
-        raise ValueError(f"no network {name!r}; expected one of {', '.join(names())}, or install the package that registers it in {GROUP}")
-    return _load(entry)
+    return _load(_entry(name))
 
 
 def origin(name: str) -> dict[str, str]:
@@ -140,6 +153,6 @@ def origin(name: str) -> dict[str, str]:
     Raises:
         ValueError: as `find`.
     """
-    network, entry = find(name), _registered()[name]
+    network, entry = find(name), _entry(name)
     package = {"package": entry.dist.name, "package_version": entry.dist.version} if entry.dist else {}
     return {"entry_point": entry.value, **package, "version": network.version}

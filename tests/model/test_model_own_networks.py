@@ -73,6 +73,28 @@ class Liar(Shared):
         return 32
 
 
+class Normed(Shared):
+    def build(self, sky, context):
+        class Net(Frames):
+            def frames(self, x):
+                return super().frames(x - x.mean(-1, keepdim=True) + x.amax(-1, keepdim=True))
+
+        return Net(sky, context)
+
+
+class Sliding(Shared):
+    def build(self, sky, context):
+        class Net(Frames):
+            def slide(self, frames, size, hop):
+                return super().slide(frames, size, hop) * (2 if frames.shape[-1] > size else 1)
+
+        return Net(sky, context)
+
+
+class Bare(OwnNetwork):
+    pass
+
+
 class Wordless(OwnNetwork):
     def build(self, sky, context):
         return "a network"
@@ -108,7 +130,7 @@ class Loop(OwnNetwork):
 
         return Net()
 '''
-NAMES = ("Shared", "Liar", "Wordless", "Vector", "Idle", "Loop")
+NAMES = ("Bare", "Normed", "Shared", "Sliding", "Liar", "Wordless", "Vector", "Idle", "Loop")
 
 
 @pytest.fixture
@@ -205,7 +227,8 @@ def test_its_settings_are_checked_when_the_experiment_is_read(package, tiny_conf
     [
         ("missing", "entry point missing = my_networks:Nothing of aframe.networks: cannot be imported"),
         ("function", "expected a subclass of aframe_assets.model.own_networks.OwnNetwork"),
-        ("absent", "expected one of resnet, streaming, map, wavenet, s4, function, idle, liar"),
+        ("absent", "expected one of resnet, streaming, map, wavenet, s4, bare, function, idle, liar"),
+        ("bare", "my_networks.Bare: cannot be made (TypeError: Can't instantiate abstract class Bare"),
     ],
 )
 def test_an_entry_point_that_leads_nowhere_is_named(package, tiny_config, name, said):
@@ -220,6 +243,8 @@ def test_an_entry_point_that_leads_nowhere_is_named(package, tiny_config, name, 
     [
         ("wordless", "build gave str; expected a torch.nn.Module"),
         ("liar", "its module has frames of total stride 16, and total_stride() says 32"),
+        ("normed", "frames of a window are not those of a longer stretch"),
+        ("sliding", "slide() gives"),
         ("vector", "maps (2, 2, 512) to (2, 2); expected a finite logit each, (2, 1)"),
         ("idle", "no logit depends on spare.weight, which cannot be trained"),
         ("loop", "cannot be exported with any batch, so no engine could run it"),
@@ -227,8 +252,20 @@ def test_an_entry_point_that_leads_nowhere_is_named(package, tiny_config, name, 
 )
 def test_a_network_that_could_not_be_used_is_refused_before_it_is_trained(package, tiny_config, name, said):
     package()
-    (line,) = preflight(asked(tiny_config, name=name, context=0.0625 if name == "liar" else 0))
+    (line,) = preflight(asked(tiny_config, name=name, context=0.0625 if name in ("liar", "normed", "sliding") else 0))
     assert line.startswith("model.architecture.name: ") and said in line
+
+
+def test_a_name_that_two_packages_register_is_nobodys(package, tiny_config, tmp_path, monkeypatch):
+    package()
+    info = tmp_path / "second" / "other_networks-2.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-networks\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text(f"[{own_networks.GROUP}]\nwide = other_networks:Wide\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "second"))
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match=r"by my_networks:Wide \(my-networks\) and other_networks:Wide \(other-networks\)"):
+        asked(tiny_config, name="wide")
 
 
 def test_a_name_of_this_package_is_not_given_away(package):
