@@ -289,6 +289,8 @@ def _fit_module(
 
     def fit(stopping: Stopping) -> None:
         keeper = Keeper(folder, resources.checkpoint_every, stopping, unfinished, log)
+        # a rank that left before its first step would leave another, which has begun it, waiting
+        stopping.waits = rank.size > 1
         trainer = lightning.Trainer(
             **place,
             precision=_PRECISIONS[t.precision],

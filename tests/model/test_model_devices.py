@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import pytest
 import torch
 
 from aframe_assets.config_load import build_config, resolved_text
+from aframe_assets.model import training
 from aframe_assets.model.batches import TrainingBatches
+from aframe_assets.model.checkpoints import Keeper
 from aframe_assets.model.lightning_module import Detector
 from aframe_assets.model.ranks import Rank
-from aframe_assets.model.training import newest_checkpoint, train
+from aframe_assets.model.training import _fit, newest_checkpoint, train
 from aframe_assets.model.validation import ValidationSet, score
 from aframe_assets.store.job import MakeRoom
 
@@ -148,9 +151,22 @@ def test_every_window_is_scored_by_one_rank(tiny_config, tiny_data, size):
     assert np.array_equal(np.sum([p.injected.scores for p in parts], 0), want.injected.scores)
 
 
+def late(rank, **work):
+    """`_fit`, whose second rank begins its first step after the first one has."""
+    begin = Keeper.on_train_start
+
+    def on_train_start(self, trainer, module):
+        time.sleep(5.0 * rank.index)
+        begin(self, trainer, module)
+
+    Keeper.on_train_start = on_train_start
+    _fit(rank, **work)
+
+
 @pytest.mark.slow
-def test_ranks_keep_their_state_together_when_they_are_asked_to_end(tiny_config, tiny_data, tmp_path):
+def test_ranks_keep_their_state_together_when_they_are_asked_to_end(tiny_config, tiny_data, tmp_path, monkeypatch):
     config = tiny_config(**TRAINING | {"batches_per_epoch": 30})
+    monkeypatch.setattr(training, "_fit", late)
 
     def stop(numbers, plots):
         # a batch system reaches all processes of a job, Dagster the group of the step
@@ -162,6 +178,7 @@ def test_ranks_keep_their_state_together_when_they_are_asked_to_end(tiny_config,
     assert 0 < done < 30
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     # and goes on in one process
+    monkeypatch.setattr(training, "_fit", _fit)
     again = run(config, tiny_data, tmp_path / "two")
     assert again.resumed_step == done
     run(config, tiny_data, tmp_path / "one")
