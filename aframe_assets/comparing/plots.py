@@ -28,6 +28,7 @@ def volume_png(curves: Mapping[str, Curves], unit: str, min_effective: float, ti
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as MatplotlibFigure
+    from PIL import Image
 
     targets = next(iter(curves.values())).targets[:MOST_PANELS]
     fars = np.concatenate([c.fars * UNITS[unit] for c in curves.values()])
@@ -58,8 +59,10 @@ def volume_png(curves: Mapping[str, Curves], unit: str, min_effective: float, ti
     figure.supylabel(r"sensitive volume [Gpc$^3$]", fontsize=9)
     axes[0].legend(frameon=False, fontsize=7, loc="lower right")
     figure.suptitle(title, fontsize=9)
+    figure.canvas.draw()
     out = io.BytesIO()
-    figure.savefig(out, format="png")
+    # bands of many models have so many colours that all of them would take more bytes than an asset's page may carry
+    Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]).quantize(64).save(out, "png", optimize=True)
     return out.getvalue()
 
 
