@@ -171,7 +171,7 @@ _ALL = [
     Node(
         "filter_model",
         "model",
-        "3",
+        "4",
         (*_TRAINING, "model.filter_weights", "model.filter"),
         (Input("model", optional=True), *_TRAINING_DATA),
         files=("detectors",),

@@ -149,7 +149,10 @@ def search(workspace: Workspace, scorer: Scorer, folder: Path) -> Path:
                 made.rename(folder / partition)
     aggregate_events([folder / p / BACKGROUND for p in rows], folder / BACKGROUND, inference.inference_rate)
     aggregate_foreground([folder / p / FOREGROUND for p in rows], folder / FOREGROUND)
-    aggregate_rejected([store.open_local(_complete(workspace, "injections", p), REJECTED) for p in rows], folder / REJECTED)
+    # the last file says that all are there, so it must not be there in part
+    last = folder / f"{REJECTED}~"
+    aggregate_rejected([store.open_local(_complete(workspace, "injections", p), REJECTED) for p in rows], last)
+    last.rename(folder / REJECTED)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import pickle
@@ -41,10 +42,13 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         OSError: the disk does not give it now. To begin again then would throw away what it holds.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # first all bytes: of a file that was cut short, torch asks the system for places that it does not have
+        content = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+    try:
+        return torch.load(content, map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
         logging.getLogger(__name__).warning(f"{path} is not a whole checkpoint and is passed over")
         return None
 

@@ -328,7 +328,7 @@ def test_a_disk_that_does_not_answer_is_not_taken_for_an_empty_one(tmp_path, mon
     def stale(*args, **kwargs):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    monkeypatch.setattr(torch, "load", stale)
+    monkeypatch.setattr(Path, "read_bytes", stale)
     with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
         newest_checkpoint(tmp_path)
 

@@ -132,6 +132,17 @@ def test_a_search_that_was_killed_goes_on_with_the_next_chunk(tiny_run, tmp_path
     with pytest.raises(KeyboardInterrupt):
         search(workspace, CoincidentPower.of(config), folder)
     assert len([p for p in folder.iterdir() if p.is_dir()]) == 1 and not (folder / REJECTED).exists()
+
+    def half(_, output):
+        output.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(baseline, "aggregate_rejected", half)
+        with pytest.raises(KeyboardInterrupt):
+            search(workspace, CoincidentPower.of(config), folder)
+    # it is what tells that nothing is missing
+    assert not (folder / REJECTED).exists()
     search(workspace, CoincidentPower.of(config), folder)
     chunks = [r["gps_start"] for r in workspace.rows().values() if r["role"] == "test"]
     assert asked == [chunks[0], chunks[1], *chunks[1:]] and (folder / REJECTED).is_file()
