@@ -14,7 +14,6 @@ from conftest import SITE
 from kube_cluster import KubeCluster
 from slurm_cluster import SlurmCluster
 
-
 # a training may take two days, and the partitions allow one
 DAY = SITE.replace("backend: slurm\n", "backend: slurm\n  max_time_min: 1440\n")
 
