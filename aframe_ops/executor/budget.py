@@ -68,7 +68,7 @@ class Budget:
         )
 
     def take(self, attempt: Attempt, request: Request) -> tuple[str, ...] | None:
-        """Gives `attempt` its share if it is free now: the names of its GPUs, the least used ones; None if it is not."""
+        """Gives `attempt` its share if it is free now: the names of its GPUs, the least used ones, in order; None if it is not."""
         share = self.share(request)
         cores = sum(r.cpus for r, _ in self._held.values()) + share.cpus
         memory = sum(r.memory_gb for r, _ in self._held.values()) + share.memory_gb
@@ -76,7 +76,8 @@ class Budget:
         free = sorted((g for g in self.gpus if used[g] < self._steps_per_gpu), key=lambda g: used[g]) if share.gpus else []
         if cores > self.cores or memory > self.memory_gb + 1e-9 or share.gpus > len(free):
             return None
-        names = tuple(free[: share.gpus])
+        # in the machine's order: which GPU is a step's first must not depend on what else runs
+        names = tuple(sorted(free[: share.gpus], key=lambda g: self.gpus.index(g)))
         self._held[attempt] = share, names
         return names
 

@@ -220,7 +220,9 @@ def test_a_controller_away_for_30_seconds_fails_nothing(cluster, toy):
     # once, unless a slow machine makes it silent again
     told = output.count(f"aframe: {cluster.name} does not answer")
     assert 1 <= told <= 2
-    assert output.count(f"{cluster.name}: does not answer") == output.count(f"{cluster.name}: answers again") == told
+    assert output.count(f"{cluster.name}: does not answer") == told
+    # the run may end in that second silence, since events need no controller
+    assert output.count(f"{cluster.name}: answers again") in {told, max(1, told - 1)}
     assert len(toy.notes("waiting")) == len(toy.notes("after_waiting")) == 1
 
 

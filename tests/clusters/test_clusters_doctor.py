@@ -14,6 +14,9 @@ from conftest import SITE
 from kube_cluster import KubeCluster
 from slurm_cluster import SlurmCluster
 
+# a training may take two days, and the partitions allow one
+DAY = SITE.replace("backend: slurm\n", "backend: slurm\n  max_time_min: 1440\n")
+
 
 class Doctor:
     """A run directory of the demo, and `aframe doctor` on it with the environment of a cluster."""
@@ -39,6 +42,11 @@ def texts(found: list[dict[str, str]], level: str, check: str) -> list[str]:
     return [f["text"] for f in found if f["level"] == level and f["check"] == check]
 
 
+def names(cluster: KubeCluster) -> set[str]:
+    """Of the cluster's Jobs and Secrets; tests before this one may have left some."""
+    return {o["metadata"]["name"] for kind in ("jobs", "secrets") for o in cluster.objects(kind)}
+
+
 @pytest.fixture
 def doctor(cluster, tmp_path) -> Doctor:
     return Doctor(tmp_path / "run dir", cluster)
@@ -47,10 +55,10 @@ def doctor(cluster, tmp_path) -> Doctor:
 @pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
 def test_slurm_takes_the_jobs_of_the_demo(cluster, doctor):
     before = cluster.jobs()
-    code, found = doctor(SITE)
-    assert code == 0, found
+    code, found = doctor(DAY)
+    assert code == 0, [f for f in found if f["level"] != "ok"]
     (taken,) = texts(found, "ok", "slurm")
-    assert taken.startswith("slurm takes 13 kinds of jobs, the largest: 4 cores, 8 GB, 2880 min (model): to start at")
+    assert taken.startswith("slurm takes 13 kinds of jobs, the largest: 4 cores, 8 GB, 1440 min (model): to start at")
     assert f"on nodes {cluster.host} in partition cpu" in taken
     # its one node is this machine, so the database of this machine will do
     assert any("SQLite" in text for text in texts(found, "ok", "database"))
@@ -61,8 +69,9 @@ def test_slurm_takes_the_jobs_of_the_demo(cluster, doctor):
 @pytest.mark.parametrize(
     ("site", "said"),
     [
-        (SITE + "  partition: nowhere\n", "Invalid partition name specified (change slurm.partition or slurm.gpu.partition)"),
-        (SITE + "  directives: [--constraint=moon]\n", "slurm refuses 4 cores"),
+        (SITE, "would wait for ever: the default partition allows 1440 min; set executor.max_time_min: 1440"),
+        (DAY + "  partition: nowhere\n", "Invalid partition name specified (change slurm.partition or slurm.gpu.partition)"),
+        (DAY + "  directives: [--constraint=moon]\n", "slurm refuses 4 cores"),
         ("executor: {backend: slurm}\nslurm: {command: [/no/ssh, login]}\n", "/no/ssh: No such file or directory; slurm.command = "),
     ],
 )
@@ -110,6 +119,7 @@ def test_a_controller_that_is_away(cluster, doctor):
 
 @pytest.mark.parametrize("cluster", ["htcondor"], indirect=True)
 def test_htcondor(cluster, doctor):
+    before = cluster.active()
     code, found = doctor(CondorPool.site)
     assert any(t.startswith("htcondor takes 13 kinds of jobs, the largest: 4 cores") for t in texts(found, "ok", "htcondor")), found
     assert any("1 machines are large enough for 4 cores" in t for t in texts(found, "ok", "htcondor"))
@@ -122,11 +132,12 @@ def test_htcondor(cluster, doctor):
     finally:
         cluster.slot()
     assert any("no machine of the pool is large enough for 4 cores, 8 GB" in t for t in texts(found, "error", "htcondor")), found
-    assert not cluster.active()
+    assert cluster.active() <= before
 
 
 @pytest.mark.parametrize("cluster", ["kubernetes"], indirect=True)
 def test_kubernetes(cluster, doctor):
+    before = names(cluster)
     code, found = doctor(KubeCluster.site)
     assert any(t.startswith("kubernetes takes 13 kinds of jobs, the largest: 4 cores") for t in texts(found, "ok", "kubernetes")), found
     assert not texts(found, "error", "kubernetes")
@@ -145,4 +156,4 @@ def test_kubernetes(cluster, doctor):
         finally:
             cluster.cluster.faults.clear()
         assert code == 1 and any(said in t for t in texts(found, "error", "kubernetes")), found
-    assert not cluster.objects("jobs") and not [s for s in cluster.objects("secrets") if "doctor" in json.dumps(s)]
+    assert names(cluster) <= before

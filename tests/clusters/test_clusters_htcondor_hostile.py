@@ -32,6 +32,7 @@ MACROS = [
 """What the submit language itself would expand or take for an end."""
 
 
+@pytest.mark.timeout(1800)
 def test_200_hostile_strings_as_arguments_and_paths(htcondor, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", htcondor.env["PATH"])
     marker = tmp_path / "marker"
@@ -55,7 +56,7 @@ def test_200_hostile_strings_as_arguments_and_paths(htcondor, tmp_path, monkeypa
             ), text
             id, refused = scheduler.submit(job_for(tmp_path, number, argv, **changes)), refused + 1
         submitted[id] = (text, str(folder))
-    wait_until(lambda: not htcondor.active(), 500, "all jobs to end")
+    wait_until(lambda: not htcondor.active(), 1500, "all jobs to end")
     states = scheduler.poll(list(submitted))
     assert {s.phase for s in states.values()} == {Phase.ENDED} and len(submitted) == 200
     for number, (text, folder) in enumerate(submitted.values()):

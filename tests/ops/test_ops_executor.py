@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from aframe_ops.executor.base import Attempt, Request, RunFiles, RunSetup
-from aframe_ops.executor.budget import machine_gpus
+from aframe_ops.executor.budget import Budget, machine_gpus
 from aframe_ops.executor.executor import HANDLERS
 from aframe_ops.site import SiteConfig
 
@@ -155,6 +155,13 @@ def test_gpus_are_handed_out_by_name(toy, per_gpu):
         assert all(held.count(g) <= per_gpu for g in held), held
     assert {notes[f"on_gpu_{c}"]["gpus"] for c in "abc"} == {"0", "GPU-7e"}
     assert "1 of 2 GPUs" in output
+
+
+def test_which_gpu_is_first_does_not_depend_on_what_else_runs():
+    budget = Budget(4, 4, ["0", "GPU-7e"], steps_per_gpu=2)
+    assert budget.take(Attempt("run", "one", 0), Request(gpus=1)) == ("0",)
+    assert budget.take(Attempt("run", "two", 0), Request(gpus=2)) == ("0", "GPU-7e")
+    assert budget.take(Attempt("run", "three", 0), Request(gpus=1)) == ("GPU-7e",), "the least used one"
 
 
 def test_gpus_of_this_machine(monkeypatch, tmp_path):
