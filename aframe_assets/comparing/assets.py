@@ -7,6 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.comparing.models import ComparisonError, kept_bundle, step_name
+from aframe_assets.inference.assets import search_tags
 from aframe_assets.store.bodies import plain_asset, plot_markdown
 from aframe_assets.store.fanout import pieced_asset
 from aframe_assets.store.io_managers import refusal
@@ -133,13 +134,7 @@ def assets(config: Config) -> list[Any]:
         compared_parts,
         makes("compared_models", "models"),
         description="The same test data and injections searched with each model of a comparison, a step each.",
-        tags=resources(
-            cpus=1,
-            memory_gb=max(4, config.inference.memory_gb + 2),
-            gpus=int(config.engine.device == "cuda"),
-            time_min=1440,
-            disk_gb=8,
-        ),
+        tags=search_tags(config, time_min=1440, disk_gb=8),
         kinds={"hdf5"},
     )
     compared = plain_asset(

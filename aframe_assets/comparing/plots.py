@@ -10,7 +10,7 @@ import numpy as np
 
 from aframe_assets.comparing.summary import rates
 from aframe_assets.sensitivity.curves import Curves
-from aframe_assets.sensitivity.plots import COLOURS, UNITS, Figure, make_figure
+from aframe_assets.sensitivity.plots import COLOURS, UNITS, Figure, add_band, make_figure
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _LINES = ("-", "--", ":", "-.")
@@ -82,17 +82,7 @@ def volume_figures(curves: Mapping[str, Curves], unit: str, min_effective: float
             colour, dash = _style(j, _DASHES)
             good = c.curves[i].found_samples >= min_effective
             far, volume, error = (x[good] for x in (c.fars * UNITS[unit], c.curves[i].volume, c.curves[i].error))
-            figure.add_scatter(
-                x=np.concatenate([far, far[::-1]]),
-                y=np.concatenate([volume + error, (volume - error)[::-1]]),
-                fill="toself",
-                fillcolor=colour,
-                opacity=0.15,
-                line={"width": 0},
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=name,
-            )
+            add_band(figure, far, volume, error, name=name, colour=colour)
             figure.add_scatter(
                 x=far,
                 y=volume,

@@ -247,6 +247,12 @@ def make_events(job: Job) -> Product:
     return Product(files, meta, checks, {"statistics": plot_markdown("Events", statistics_plot(*stats, background.Tb))})
 
 
+def search_tags(config: Config, *, time_min: int, disk_gb: float) -> dict[str, str]:
+    """Op tags of a step that searches with one engine, a chunk at a time."""
+    memory_gb, gpus = max(4, config.inference.memory_gb + 2), int(config.engine.device == "cuda")
+    return resources(cpus=1, memory_gb=memory_gb, gpus=gpus, time_min=time_min, disk_gb=disk_gb)
+
+
 def assets(config: Config) -> list[Any]:
     """Definitions of this room."""
     return [
@@ -255,13 +261,7 @@ def assets(config: Config) -> list[Any]:
             make_inference_results,
             config,
             description="Zero-lag, background and foreground events of all slides of this segment, with their livetime.",
-            tags=resources(
-                cpus=1,
-                memory_gb=max(4, config.inference.memory_gb + 2),
-                gpus=int(config.engine.device == "cuda"),
-                time_min=480,
-                disk_gb=4,
-            ),
+            tags=search_tags(config, time_min=480, disk_gb=4),
             kinds={"hdf5"},
             checks=RESULT_CHECKS + (CASCADE_RESULT_CHECKS if config.model.filter else []),
             services=(RESOURCE,) if config.inference.mode == "triton" else (),

@@ -61,7 +61,28 @@ def pool_windows(x: Tensor, size: int, hop: int, pooling: Pooling) -> Tensor:
     return torch.cat([mean, nn.functional.max_pool1d(nn.functional.max_pool1d(x, piece), many, step)], 1)
 
 
-class StreamingNet(Trunk):
+class PooledFrames:
+    """What networks of frames have in common whose logit is that of one linear layer, `fc`, of a window's pooled frames.
+
+    Beside those of `FrameNetwork` it reads the attributes `fc` and `pooling`.
+    """
+
+    def kernel_frames(self, z: Tensor) -> Tensor:
+        """Of all frames those of the kernel: without those of the context."""
+        crop = self.context // self.stride
+        return z[..., crop : z.shape[-1] - crop]
+
+    def slide(self, frames: Tensor, size: int, hop: int) -> Tensor:
+        """See `FrameNetwork.slide`."""
+        return self.fc(pool_windows(frames, size, hop, self.pooling).transpose(1, 2))[..., 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, num_ifos, kernel + 2 context), whitened strain of unit variance; returns logits (batch, 1)."""
+        z = self.frames(x)
+        return self.slide(z, z.shape[-1], 1)
+
+
+class StreamingNet(PooledFrames, Trunk):
     """The joint network on all detectors, in streaming form.
 
     Args:
@@ -90,15 +111,4 @@ class StreamingNet(Trunk):
 
     def frames(self, x: Tensor) -> Tensor:
         """See `FrameNetwork.frames`."""
-        crop = self.context // self.stride
-        z = self.stages(x)[-1]
-        return z[..., crop : z.shape[-1] - crop]
-
-    def slide(self, frames: Tensor, size: int, hop: int) -> Tensor:
-        """See `FrameNetwork.slide`."""
-        return self.fc(pool_windows(frames, size, hop, self.pooling).transpose(1, 2))[..., 0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (batch, num_ifos, kernel + 2 context), whitened strain of unit variance; returns logits (batch, 1)."""
-        z = self.frames(x)
-        return self.slide(z, z.shape[-1], 1)
+        return self.kernel_frames(self.stages(x)[-1])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from aframe_assets.model.streaming import Pooling, pool_windows
+from aframe_assets.model.streaming import PooledFrames, Pooling
 
 
 class GatedLayer(nn.Module):
@@ -37,7 +37,7 @@ class GatedLayer(nn.Module):
         return x + residual, skip
 
 
-class WaveNet(nn.Module):
+class WaveNet(PooledFrames, nn.Module):
     """A strided convolution, blocks of gated layers, and a head on the sum of their skips; it follows `FrameNetwork`.
 
     It has no norms, so neither the batch nor the window changes a frame. A frame is the mean over `stride` samples.
@@ -83,15 +83,4 @@ class WaveNet(nn.Module):
             total = skip if total is None else total + skip
         # so that the sum's size does not grow with depth
         z = torch.relu(self.join(torch.relu(total * len(self.layers) ** -0.5)))
-        z = nn.functional.avg_pool1d(z, self.averaged)
-        crop = self.context // self.stride
-        return z[..., crop : z.shape[-1] - crop]
-
-    def slide(self, frames: Tensor, size: int, hop: int) -> Tensor:
-        """See `FrameNetwork.slide`."""
-        return self.fc(pool_windows(frames, size, hop, self.pooling).transpose(1, 2))[..., 0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (batch, num_ifos, kernel + 2 context), whitened strain of unit variance; returns logits (batch, 1)."""
-        z = self.frames(x)
-        return self.slide(z, z.shape[-1], 1)
+        return self.kernel_frames(nn.functional.avg_pool1d(z, self.averaged))

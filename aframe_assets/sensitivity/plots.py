@@ -28,6 +28,25 @@ MAX_POINTS = 3000
 UNITS = {"1/h": 3600.0, "1/yr": SECONDS_PER_YEAR}
 
 
+def add_band(figure: Any, x: np.ndarray, y: np.ndarray, error: np.ndarray, *, name: str, colour: str) -> None:
+    """Adds to a plotly figure the band of one `error` about `y`, shown and hidden with the curve `name`.
+
+    Args:
+        x, y, error: shape (point,); a gap in them is filled across.
+    """
+    figure.add_scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([y + error, (y - error)[::-1]]),
+        fill="toself",
+        fillcolor=colour,
+        opacity=0.18,
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=name,
+    )
+
+
 @dataclass(frozen=True)
 class Figure:
     """An interactive figure: `plotly` is its JSON text."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from aframe_assets.config import SECONDS_PER_YEAR
 from aframe_assets.sensitivity.comparators import Published, of_pairs
-from aframe_assets.sensitivity.plots import COLOURS, UNITS, Figure, make_figure
+from aframe_assets.sensitivity.plots import COLOURS, UNITS, Figure, add_band, make_figure
 
 if TYPE_CHECKING:
     from aframe_assets.sensitivity.curves import Curves
@@ -109,17 +109,7 @@ def volume_figure(curves: Curves, unit: str, min_effective: float, published: Se
         name, colour = f"{target.mass_1:g} + {target.mass_2:g} M☉", COLOURS[i % len(COLOURS)]
         # a gap in the data would be filled across, so the band is drawn only where the points are good
         x = far[good]
-        figure.add_scatter(
-            x=np.concatenate([x, x[::-1]]),
-            y=np.concatenate([(volume + error)[good], (volume - error)[good][::-1]]),
-            fill="toself",
-            fillcolor=colour,
-            opacity=0.18,
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=name,
-        )
+        add_band(figure, x, volume[good], error[good], name=name, colour=colour)
         figure.add_scatter(
             x=x,
             y=volume[good],

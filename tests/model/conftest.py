@@ -24,6 +24,13 @@ class TinyData:
     training: Path
     validation: Path
 
+    def train(self, config: Config, workdir: Path, **changes):
+        """A training of `config` on these data."""
+        from aframe_assets.model.training import train
+
+        files = {"background": self.background, "training_signals": self.training, "validation_signals": self.validation}
+        return train(config, workdir=workdir, **({"seed": 3} | files | changes))
+
 
 def make_config(**training) -> Config:
     values = {

@@ -217,21 +217,12 @@ def test_memory_of_pools_is_what_is_said(tiny_config, tiny_data):
 
 
 def test_training_from_a_remote_store_is_that_from_files(tiny_config, tiny_data, tmp_path, bucket):
-    from aframe_assets.model.training import train
-
     store = open_store(f"s3://{bucket[1]}/run", cache_dir=tmp_path / "cache")
     roles = {role: stored(store, *paths) for role, paths in tiny_data.background.items()}
     signals = stored(store, tiny_data.training, tiny_data.validation)
     config = tiny_config(max_epochs=1)
-    one = train(
-        config,
-        background=tiny_data.background,
-        training_signals=tiny_data.training,
-        validation_signals=tiny_data.validation,
-        workdir=tmp_path / "one",
-        seed=3,
-    )
-    two = train(config, background=roles, training_signals=signals[0], validation_signals=signals[1], workdir=tmp_path / "two", seed=3)
+    one = tiny_data.train(config, tmp_path / "one")
+    two = tiny_data.train(config, tmp_path / "two", background=roles, training_signals=signals[0], validation_signals=signals[1])
     assert one.history == two.history
     for a, b in zip(one.network.state_dict().values(), two.network.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -273,13 +264,10 @@ def test_generated_signals_are_those_that_a_file_would_hold(generating, tmp_path
 
 
 def test_training_with_generated_signals_needs_no_training_waveforms(generating, tiny_config, tiny_data, tmp_path):
-    from aframe_assets.model.training import train
-
-    files = {"training_signals": None, "validation_signals": tiny_data.validation}
-    result = train(generating, background=tiny_data.background, workdir=tmp_path / "a", seed=3, **files)
+    result = tiny_data.train(generating, tmp_path / "a", training_signals=None)
     assert np.isfinite(result.metrics["train_loss"])
     with pytest.raises(ValueError, match=r"model\.training\.signals is 'stored': expected a file"):
-        train(tiny_config(max_epochs=1), background=tiny_data.background, workdir=tmp_path / "b", seed=3, **files)
+        tiny_data.train(tiny_config(max_epochs=1), tmp_path / "b", training_signals=None)
     graph = lineage.graph(generating)
     assert "training_waveforms" not in graph and "training_waveforms" not in lineage.deps(graph["model"])
     assert "waveforms.prior" in graph["model"].config and "waveforms.prior" in graph["model"].files

@@ -18,7 +18,7 @@ from aframe_assets.model.batches import TrainingBatches
 from aframe_assets.model.checkpoints import Keeper
 from aframe_assets.model.lightning_module import Detector
 from aframe_assets.model.ranks import Rank
-from aframe_assets.model.training import _fit, newest_checkpoint, train
+from aframe_assets.model.training import _fit, newest_checkpoint
 from aframe_assets.model.validation import ValidationSet, score
 from aframe_assets.store.job import MakeRoom
 
@@ -28,8 +28,7 @@ TRAINING = {"batch_size": 13, "max_epochs": 2, "batches_per_epoch": 4, "swap_pro
 
 
 def run(config, data, workdir: Path, **more):
-    files = {"background": data.background, "training_signals": data.training, "validation_signals": data.validation}
-    return train(config, **files, workdir=workdir, seed=3, **more)
+    return data.train(config, workdir, **more)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import subprocess
 import sys
 import tomllib
@@ -24,7 +23,6 @@ from aframe_assets.engine.signature import Signature
 from aframe_assets.model import own_networks
 from aframe_assets.model.bundle import BundleError, load_bundle, save_bundle
 from aframe_assets.model.networks import Sky, build_network
-from aframe_assets.model.training import train
 from aframe_assets.preflight import preflight
 from aframe_assets.store.workspace import Workspace
 
@@ -172,15 +170,7 @@ def test_the_pages_network_is_trained_exported_and_searched_with(package, tiny_c
     package()
     config = asked(tiny_config, name="wide", settings={"width": 8})
     assert config.model.architecture.settings == {"width": 8, "kernel": 63} and preflight(config) == []
-    done = train(
-        config,
-        background=tiny_data.background,
-        training_signals=tiny_data.training,
-        validation_signals=tiny_data.validation,
-        workdir=tmp_path / "work",
-        seed=3,
-        log=logging.getLogger("test"),
-    )
+    done = tiny_data.train(config, tmp_path / "work")
     folder = save_bundle(tmp_path / "bundle", done.network, config, metrics=done.metrics, provenance={})
     bundle = load_bundle(folder)
     wanted = {"entry_point": "my_networks:Wide", "package": "my-networks", "package_version": "0.1", "version": "1"}

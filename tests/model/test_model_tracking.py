@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from aframe_assets.config_tracking import Tracking
 from aframe_assets.model import tracking
-from aframe_assets.model.training import train
 from aframe_assets.store.files import collect
 
 SECRETS = {
@@ -29,8 +28,7 @@ def tracked(config, **values):
 
 
 def run(config, data, workdir: Path, **more):
-    files = {"training_signals": data.training, "validation_signals": data.validation}
-    return train(config, background=data.background, workdir=workdir, seed=3, **files, **more)
+    return data.train(config, workdir, **more)
 
 
 @pytest.fixture

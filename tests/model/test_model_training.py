@@ -13,12 +13,10 @@ import torch
 
 from aframe_assets.model.checkpoints import newest_checkpoint
 from aframe_assets.model.lightning_module import Detector, learning_rate
-from aframe_assets.model.training import train
 
 
 def run(config, data, workdir: Path, **changes):
-    arguments = {"training_signals": data.training, "validation_signals": data.validation, "seed": 3} | changes
-    return train(config, background=data.background, workdir=workdir, **arguments)
+    return data.train(config, workdir, **changes)
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:

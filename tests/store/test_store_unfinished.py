@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from aframe_assets.store.unfinished import Unfinished
 
 
@@ -48,5 +46,8 @@ def test_a_lost_try_that_goes_on_takes_nothing_from_the_one_after_it(store, make
 
 def test_an_artifact_that_kept_nothing_is_asked_nothing_at_its_end(store, make, monkeypatch):
     unfinished = Unfinished(store, make("model", None))
-    monkeypatch.setattr(type(store), "_remove", lambda *_: pytest.fail("asked"))
+    asked = []
+    for name in ("_remove", "_read", "_versions"):
+        monkeypatch.setattr(type(store), name, lambda *words: asked.append(words))
     unfinished.drop()
+    assert asked == []
