@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aframe_assets.comparing.models import ComparisonError, kept_bundle, step_name
 from aframe_assets.inference.assets import search_tags
-from aframe_assets.store.bodies import plain_asset, plot_markdown
+from aframe_assets.store.bodies import plain_asset
 from aframe_assets.store.fanout import pieced_asset
 from aframe_assets.store.io_managers import refusal
 from aframe_assets.store.job import Job, Product
@@ -116,7 +116,7 @@ def make_comparison(job: Job) -> Product:
     write_json(out / RESULT, table)
     meta = {"num_models": len(handles), "num_broken": len(asked.broken), "num_injections": table["num_injections"]}
     names = (RESULT, PAGE, "comparison.png")
-    return Product({n: out / n for n in names}, meta, comparison_checks(table), {"volumes": plot_markdown("V(FAR) of all models", png)})
+    return Product({n: out / n for n in names}, meta, comparison_checks(table), {"volumes": lambda: png})
 
 
 def assets(config: Config) -> list[Any]:

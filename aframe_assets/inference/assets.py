@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aframe_assets.inference.checks import CASCADE_EVENT_CHECKS, CASCADE_RESULT_CHECKS, EVENT_CHECKS, RESULT_CHECKS
 from aframe_assets.inference.remote.server import RESOURCE
-from aframe_assets.store.bodies import plain_asset, plot_markdown
+from aframe_assets.store.bodies import plain_asset
 from aframe_assets.store.fanout import partitioned_asset
 from aframe_assets.store.job import Job, Product
 from aframe_assets.tags import resources
@@ -244,7 +244,7 @@ def make_events(job: Job) -> Product:
         checks += [loss, share]
         meta["cascade"], meta["thresholds"] = {**loss.metadata, **share.metadata}, thresholds
     files = {name: out / name for name in (BACKGROUND, ZERO_LAG, FOREGROUND, REJECTED)}
-    return Product(files, meta, checks, {"statistics": plot_markdown("Events", statistics_plot(*stats, background.Tb))})
+    return Product(files, meta, checks, {"statistics": lambda: statistics_plot(*stats, background.Tb)})
 
 
 def search_tags(config: Config, *, time_min: int, disk_gb: float) -> dict[str, str]:

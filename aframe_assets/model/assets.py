@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.store.bodies import plain_asset, plot_markdown
+from aframe_assets.store.bodies import plain_asset
 from aframe_assets.store.job import Job, Product
+from aframe_assets.store.plots import plot_markdown
 from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
@@ -161,8 +162,9 @@ def _trained(job: Job, config: Config) -> Product:
         # it may be a network of a cascade, here or elsewhere
         scored = add_background_scores(folder, config, background_files(job)["validation"], job.ranges(*VALIDATION_SIGNALS))
         meta["background_livetime"] = scored
-    markdown = {"learning_curve": plot_markdown("learning curve", learning_curve(result.history))}
-    return Product(folder, meta, metric_checks(result.metrics), markdown, result.logs)
+    return Product(
+        folder, meta, metric_checks(result.metrics), {"learning_curve": lambda: learning_curve(result.history)}, logs=result.logs
+    )
 
 
 def make_trial(job: Job, record: Mapping[str, Any]) -> Product:
@@ -183,7 +185,7 @@ def tell_study(config: Config, records: Sequence[Mapping[str, Any]], folder: Pat
     if meta["failed_trials"] < len(trials):
         best = best_trial(records)
         meta |= {"best_trial": best.number, "best_value": best.value, "best_epochs": best.epochs}
-    return Product({p.name: p for p in made}, meta, markdown={"study": plot_markdown("study", made[-1].read_bytes())})
+    return Product({p.name: p for p in made}, meta, plots={"study": made[-1].read_bytes})
 
 
 def finish_tuning(job: Job, records: Sequence[Mapping[str, Any]]) -> Product:
@@ -196,8 +198,7 @@ def finish_tuning(job: Job, records: Sequence[Mapping[str, Any]]) -> Product:
     made = [*write_study(job.config, records, job.scratch), write_plot(job.config, records, job.scratch / "study.png")]
     found = best.records[-1]["meta"]
     meta = {"num_trials": len(trials_of(records)), "num_trainings": len(records), "best": dict(best.params), **numbers(found)}
-    markdown = {"study": plot_markdown("study", made[-1].read_bytes())}
-    return Product({p.name: p for p in made}, meta, metric_checks(found)[:1], markdown)
+    return Product({p.name: p for p in made}, meta, metric_checks(found)[:1], {"study": made[-1].read_bytes})
 
 
 def assets(config: Config) -> list:

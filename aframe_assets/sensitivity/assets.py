@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.sensitivity.checks import CANDIDATE_CHECKS, VOLUME_CHECKS
-from aframe_assets.store.bodies import plain_asset, plot_markdown
+from aframe_assets.store.bodies import plain_asset
 from aframe_assets.store.job import Job, Product
 from aframe_assets.tags import resources
 
@@ -78,7 +78,7 @@ def make_sensitive_volume(job: Job) -> Product:
     write_hdf5(out / "sensitive_volume.h5", m)
     write_p_astro(out / "p_astro.json", m.p_astro)
     names = ("sensitive_volume.h5", "sensitive_volume.html", "sensitive_volume.png", "sensitive_volume.json", "p_astro.json", FIGURES)
-    return Product({n: out / n for n in names}, meta, volume_checks(m), {"volume": plot_markdown("sensitive volume", png)})
+    return Product({n: out / n for n in names}, meta, volume_checks(m), {"volume": lambda: png})
 
 
 def make_candidates(job: Job) -> Product:

@@ -3,7 +3,6 @@
 Rooms give a function ``make(job) -> Product`` and say what it needs; everything that Dagster wants is done here, once.
 """
 
-import base64
 import os
 import resource
 import socket
@@ -19,9 +18,10 @@ import dagster as dg
 from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.partitions import SEGMENTS
-from aframe_assets.store import open_store
+from aframe_assets.store import open_store, plots
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import Handle
+from aframe_assets.store.io_managers import address
 from aframe_assets.store.job import Check, Job, MakeRoom, Product
 from aframe_assets.store.unfinished import Unfinished
 from aframe_assets.store.work import makes
@@ -101,7 +101,8 @@ def produce(
     log: Any,
     services: Mapping[str, Any] | None = None,
     observe: Callable[[Mapping[str, Any], Mapping[str, str]], None] | None = None,
-) -> tuple[Handle, Product]:
+) -> tuple[Handle, dict[str, str]]:
+    """Make, publish and draw one artifact; returns its handle and what its page shows, as markdown by title."""
     store, parts = workspace.store, wanted.parts
     start, cpu = time.time(), time.process_time()
     unfinished = Unfinished(store, parts)
@@ -127,9 +128,11 @@ def produce(
                 **({"code": code} if (code := os.environ.get(CODE_VARIABLE)) else {}),
             },
         )
+        shown = plots.rendered(product, log)
+        plots.keep(store, parts, shown, scratch / "page")
     with suppress(StoreError, OSError):  # what is left takes space and harms nobody
         unfinished.drop()
-    return handle, product
+    return handle, shown
 
 
 def _check_record(check: Check, blocking: Mapping[str, bool]) -> dict[str, Any]:
@@ -154,25 +157,17 @@ def check_result(record: Mapping[str, Any]) -> dg.AssetCheckResult:
     )
 
 
-def metadata_of(handle: Handle, product: Product | None) -> dict[str, Any]:
+def metadata_of(handle: Handle, made: bool, shown: Mapping[str, str]) -> dict[str, Any]:
+    """What an asset's page shows of `handle`: where it is, its small values, and `shown`, markdown by title."""
     out: dict[str, Any] = {
-        "uri": dg.MetadataValue.text(handle.uri),
-        "nbytes": sum(f.nbytes for f in handle.files),
-        "made": product is not None,
+        **address(handle),
+        "nbytes": handle.nbytes,
+        "made": made,
     }
     for key, value in handle.meta.items():
         if isinstance(value, bool | int | float | str):
             out[key] = value
-    if product:
-        out |= {k: dg.MetadataValue.md(v) for k, v in product.markdown.items()}
-    return out
-
-
-def plot_markdown(title: str, png: bytes) -> str:
-    """A PNG as markdown for an asset's page. Raises ValueError above 200 kB, which the event database would carry."""
-    if len(png) > 150_000:
-        raise ValueError(f"plot '{title}' has {len(png)} bytes; expected at most 150000, lower its resolution")
-    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+    return out | {k: dg.MetadataValue.md(v) for k, v in shown.items()}
 
 
 def _register(context: Any, handle: Handle) -> None:
@@ -213,18 +208,20 @@ def plain_asset(
     def body(context):
         workspace = context.resources.experiment.workspace()
         wanted = wanted_or_refuse(workspace, name)
-        handle, product = workspace.store.complete(wanted.parts), None
-        if handle is None:
+        handle = workspace.store.complete(wanted.parts)
+        made = handle is None
+        if made:
             with making_room(config):
-                handle, product = produce(workspace, wanted, make, blocking, context.run_id, context.log, observe=observer(context, name))
+                handle, shown = produce(workspace, wanted, make, blocking, context.run_id, context.log, observe=observer(context, name))
         else:
+            shown = plots.kept(workspace.store, handle)
             context.log.info(f"{name} is complete (key {handle.key[:16]}); nothing to do")
         if name == "segments":
             _register(context, handle)
         manifest = workspace.store.manifest(name)
         return dg.MaterializeResult(
             value=handle,
-            metadata=metadata_of(handle, product),
+            metadata=metadata_of(handle, made, shown),
             data_version=dg.DataVersion(handle.key),
             check_results=[check_result(c) for c in manifest.checks if c["name"] in blocking],
         )

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dagster as dg
@@ -12,9 +13,13 @@ from aframe_assets.partitions import SEGMENTS
 from aframe_assets.store.bodies import GLUE, Make, check_result, metadata_of, produce, tell_user, wanted_or_refuse
 from aframe_assets.store.handle import Handle, KeyParts
 from aframe_assets.store.job import Job, Product
+from aframe_assets.store.plots import kept
 from aframe_assets.store.work import makes, shard_parts
 from aframe_assets.store.workspace import Wanted
 from aframe_assets.tags import resources
+
+SHOWN = 500
+"""Partitions of one run whose plots are written to Dagster's database; those of more are in the store alone."""
 
 
 def graph_asset(name: str, config: Config, compose: Callable[..., Any], *, description: str, kinds: set[str], partitioned: bool) -> Any:
@@ -101,20 +106,20 @@ def partitioned_asset(
 
     def make_one(context, keys):
         workspace = context.resources.experiment.workspace()
-        done = []
+        few, done = len(workspace.partitions()) <= SHOWN, []
         for key in keys:
             wanted = wanted_or_refuse(workspace, name, key)
             if workspace.store.complete(wanted.parts) is not None:
                 continue
             try:
                 given = {s: getattr(context.resources, s) for s in services}
-                handle, product = produce(workspace, wanted, make, blocking, context.run_id, context.log, given)
+                handle, shown = produce(workspace, wanted, make, blocking, context.run_id, context.log, given)
             except Exception as e:  # one bad segment must not sink the others
                 context.log.error(f"{name} of segment {key} failed: {e}", exc_info=True)
                 workspace.store.record_failure(wanted.parts, f"{type(e).__name__}: {e}")
                 continue
             done.append(key)
-            context.log_event(dg.AssetMaterialization(name, partition=key, metadata=metadata_of(handle, product)))
+            context.log_event(dg.AssetMaterialization(name, partition=key, metadata=metadata_of(handle, True, shown if few else {})))
         return done
 
     def collect_all(context, made):
@@ -129,8 +134,11 @@ def partitioned_asset(
                 raise dg.Failure(description=f"{name} failed for {len(failed)} segments: {text}", allow_retries=False)
             context.log.warning(f"{name} goes on without {len(failed)} segments: {text}")
         fresh = {k for chunk in made for k in chunk}
+        first = sorted(handles, key=lambda k: k not in fresh)[:SHOWN]
+        with ThreadPoolExecutor(8) as pool:
+            shown = dict(zip(first, pool.map(lambda k: kept(workspace.store, handles[k]), first), strict=True))
         for key, handle in handles.items():
-            context.add_asset_metadata(metadata_of(handle, None) | {"made": key in fresh}, asset_key=name, partition_key=key)
+            context.add_asset_metadata(metadata_of(handle, key in fresh, shown.get(key, {})), asset_key=name, partition_key=key)
         return handles
 
     furniture = {"description": description, "kinds": kinds, "partitioned": True}
@@ -241,16 +249,19 @@ def pieced_asset(
     def collect_all(context, made):
         workspace = context.resources.experiment.workspace()
         wanted = wanted_or_refuse(workspace, name)
-        handle, product = workspace.store.complete(wanted.parts), None
-        if handle is None:
+        handle = workspace.store.complete(wanted.parts)
+        made_now = handle is None
+        if made_now:
             found = [workspace.store.complete(parts_of(wanted.parts, p)) for p in pieces]
             if None in found:
                 raise dg.Failure(description=f"{name}: piece {found.index(None) + 1} of {len(found)} was not made; run again")
-            handle, product = produce(workspace, wanted, lambda job: merge(job, found), blocking, context.run_id, context.log)
+            handle, shown = produce(workspace, wanted, lambda job: merge(job, found), blocking, context.run_id, context.log)
+        else:
+            shown = kept(workspace.store, handle)
         failed = [c for c in workspace.store.manifest(name).checks if c["blocking"] and not c["passed"]]
         if failed:
             raise dg.Failure(description=f"{name}: check {failed[0]['name']} failed: {failed[0]['description']}", allow_retries=False)
-        context.add_asset_metadata(metadata_of(handle, product), asset_key=name)
+        context.add_asset_metadata(metadata_of(handle, made_now, shown), asset_key=name)
         return handle
 
     furniture = {"description": description, "kinds": kinds, "partitioned": False}

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
+from urllib.request import url2pathname
 
 import dagster as dg
 
@@ -183,7 +184,16 @@ class ArtifactIOManager(dg.ConfigurableIOManager):
 
 
 def _shown(handle: Handle) -> dict[str, Any]:
-    return {"uri": dg.MetadataValue.text(handle.uri), "sha256": handle.sha256, "nbytes": handle.nbytes, "key": handle.key}
+    return {**address(handle), "sha256": handle.sha256, "nbytes": handle.nbytes, "key": handle.key}
+
+
+def address(handle: Handle) -> dict[str, Any]:
+    """Where `handle` is, as Dagster's page links it; of a local store also the folder, as a path to copy."""
+    # Dagster's own name for it: the page of the asset shows it in its head too
+    out: dict[str, Any] = {"dagster/uri": dg.MetadataValue.url(handle.uri)}
+    if handle.uri.startswith("file://"):
+        out["folder"] = dg.MetadataValue.path(url2pathname(handle.uri.removeprefix("file://")))
+    return out
 
 
 def _listed(problems: Mapping[str | None, str]) -> str:

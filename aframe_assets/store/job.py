@@ -42,14 +42,16 @@ class Product:
 
     `logs` is a folder of what the making wrote about itself (times, process ids). It is published beside the artifact, as
     ``{asset}_logs`` with the same key, so that equal artifacts have equal content.
-    `markdown` is shown on the asset's page (a plot: ``![x](data:image/png;base64,...)``, below 200 kB).
+    `plots` and `markdown` are shown on the asset's page, by title (letters, digits, ``_ -``): functions that give a PNG, called once the
+    artifact is safe, and text, as a table. See `aframe_assets.store.plots`.
     """
 
     files: Path | Mapping[str, Path]
     meta: Mapping[str, Any] = field(default_factory=dict)
     checks: Sequence[Check] = ()
-    markdown: Mapping[str, str] = field(default_factory=dict)
+    plots: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     logs: Path | None = None
+    markdown: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Job:
         scratch: private folder, gone afterwards.
         workdir: folder of this key that survives a kill; for checkpoints.
         services: what the asset asked for by name, as an inference server.
-        observe: shows numbers, and markdown as that of a Product, on the asset's page while it is being made.
+        observe: shows numbers, and markdown by title, on the asset's page while it is being made.
         unfinished: keeps work in progress in the store; dropped once the artifact is published. None outside of Dagster.
     """
 

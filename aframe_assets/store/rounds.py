@@ -13,6 +13,7 @@ from aframe_assets.store.bodies import GLUE, making_room, metadata_of, produce, 
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.fanout import check_of_whole, graph_asset
 from aframe_assets.store.job import Job, Product
+from aframe_assets.store.plots import kept, rendered
 from aframe_assets.store.work import makes, reported_trials, trial_parts
 from aframe_assets.store.workspace import Wanted
 from aframe_assets.tags import resources
@@ -44,7 +45,7 @@ def rounds_asset(
         ask: (config, records of earlier rounds, round) -> what this round's trials are, as tables.
         make_trial: (job, record) -> product; its meta becomes part of the record. ``job.services["report"]`` takes plain data that
             is kept in the store until the trial is made; see `aframe_assets.store.work.reported_trials`.
-        tell: (config, records so far, an empty folder) -> product, whose meta and markdown are observed.
+        tell: (config, records so far, an empty folder) -> product, whose meta, plots and markdown are observed.
         finish: (job, all records) -> the asset's product.
         checks: (name, blocking) of each check that `finish` reports.
 
@@ -136,7 +137,11 @@ def rounds_asset(
                 with store.scratch() as folder:
                     product = tell(workspace.config, known, folder)
                     handle = store.publish(parts, product.files, product.meta, provenance={"run_id": context.run_id})
-                context.log_event(dg.AssetObservation(asset_key=name, metadata=metadata_of(handle, product) | {"round": number}))
+                context.log_event(
+                    dg.AssetObservation(
+                        asset_key=name, metadata=metadata_of(handle, True, rendered(product, context.log)) | {"round": number}
+                    )
+                )
             return known
 
         return op
@@ -144,14 +149,16 @@ def rounds_asset(
     @dg.op(name=f"finish_{name}", ins={"records": dg.In(list)}, tags={**glue, **makes(name)}, **needs)
     def finishing(context: dg.AssetExecutionContext, records):
         workspace, wanted, handle = open_wanted(context)
-        product = None
-        if handle is None:
-            handle, product = refusing(
+        made = handle is None
+        if made:
+            handle, shown = refusing(
                 lambda: produce(workspace, wanted, lambda job: finish(job, records), blocking, context.run_id, context.log)
             )
+        else:
+            shown = kept(workspace.store, handle)
         # of trials that were published by a step that was killed before it could take its report back
         reported_trials(workspace.store, name).clear()
-        context.add_asset_metadata(metadata_of(handle, product), asset_key=name)
+        context.add_asset_metadata(metadata_of(handle, made, shown), asset_key=name)
         return handle
 
     steps = [(asking(r), trying(r), telling(r)) for r in range(num_rounds)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.lineage import ROLES, combined
-from aframe_assets.store.bodies import plain_asset, plot_markdown
+from aframe_assets.store.bodies import plain_asset
 from aframe_assets.store.fanout import partitioned_asset
 from aframe_assets.store.job import Check, Job, Product
 from aframe_assets.strain.checks import BACKGROUND_CHECKS, INDEX_CHECKS, PSD_CHECKS
@@ -14,6 +16,7 @@ from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.strain.background_file import Background
     from aframe_assets.strain.background_index import Chunk
     from aframe_assets.strain.psd import Choice, Spectrum
 
@@ -23,10 +26,11 @@ def make_background(job: Job) -> Product:
     import numpy as np
 
     from aframe_assets.strain.background_file import background_name, write_background
-    from aframe_assets.strain.checks import background_checks
+    from aframe_assets.strain.checks import DESIGN_CURVE, background_checks
     from aframe_assets.strain.fetch import fetch_background
     from aframe_assets.strain.plots import asd_plot
     from aframe_assets.strain.psd import inspiral_range, reference_spectrum
+    from aframe_assets.strain.simulated import read_curve
 
     config, start, stop = job.config, job.row["gps_start"], job.row["gps_stop"]
     strain = fetch_background(config, start, stop)
@@ -49,7 +53,7 @@ def make_background(job: Job) -> Product:
         {name: job.scratch / name},
         meta,
         background_checks(strain, start, config.sample_rate),
-        {"asd": plot_markdown("ASD", asd_plot(spectra, title))},
+        {"asd": lambda: asd_plot(spectra, title, (DESIGN_CURVE, *read_curve(DESIGN_CURVE)))},
     )
 
 
@@ -106,7 +110,7 @@ def make_psd(job: Job) -> Product:
     config = job.config
     index = BackgroundIndex.read(job.path("background_index", INDEX_FILE))
     before = _previous_choices(job)
-    spectra, attributes, meta, stds, markdown, exceeded, doubted = {}, {}, {}, {}, {}, {}, {}
+    spectra, attributes, meta, stds, plots, exceeded, doubted = {}, {}, {}, {}, {}, {}, {}
     for role in ROLES:
         chunks = {c.partition: c for c in index.of(role)}
         if not chunks:
@@ -148,13 +152,13 @@ def make_psd(job: Job) -> Product:
             job.log.info("%s most sensitive PSD from %s: %s", role, c.partition, c.reason)
         design = (DESIGN_CURVE, *read_curve(DESIGN_CURVE))
         drawn = spectra[role] | {f"{ifo} most sensitive": s for ifo, s in spectra[role + MOST_SENSITIVE].items()}
-        markdown[f"{role}_asd"] = plot_markdown(f"{role} ASD", asd_plot(drawn, f"{role}: {choice.partition}", design))
-        markdown[f"{role}_whitened"] = plot_markdown(f"{role} whitened", _whitened_picture(background, config, role))
+        plots[f"{role}_asd"] = partial(asd_plot, drawn, f"{role}: {choice.partition}", design)
+        plots[f"{role}_whitened"] = partial(_whitened_picture, _first_seconds(background, config), config, role)
     write_psd(job.scratch / "psd.hdf5", spectra, attributes)
     c = config.conditioning
     band = (c.highpass or 0.0, min(c.lowpass or config.sample_rate, config.sample_rate / 2))
     found = [*psd_checks(spectra, stds, band), most_sensitive_check(exceeded, doubted, len(meta))]
-    return Product({"psd.hdf5": job.scratch / "psd.hdf5"}, {"roles": meta, "whitened_std": stds}, found, markdown)
+    return Product({"psd.hdf5": job.scratch / "psd.hdf5"}, {"roles": meta, "whitened_std": stds}, found, plots)
 
 
 def _kept(old: dict[str, Any], chunks: dict[str, Chunk]) -> Choice | None:
@@ -190,7 +194,14 @@ def _previous_choices(job: Job) -> dict[str, Any]:
     return manifest.handle.meta["roles"] if manifest is not None and manifest.handle is not None else {}
 
 
-def _whitened_picture(background: Any, config: Config, role: str) -> bytes:
+def _first_seconds(background: Background, config: Config) -> Background:
+    """What whitening needs to give its first two seconds; a copy, so that the whole chunk need not stay in memory."""
+    c, size = config.conditioning, config.sample_rate
+    seconds = min(c.psd_length + c.fduration + 2, background.duration)
+    return replace(background, strain={ifo: x[: round(seconds * size)].copy() for ifo, x in background.strain.items()})
+
+
+def _whitened_picture(background: Background, config: Config, role: str) -> bytes:
     """The first two seconds that whitening gives, with the PSD of what precedes them."""
     import torch
 

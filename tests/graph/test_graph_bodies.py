@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
@@ -41,17 +44,19 @@ class Toy:
     def background(self, job):
         if job.partition in self.bad:
             raise ValueError(f"NaN in H1 at GPS {job.row['gps_start']}")
-        return Product(self._file(job, f"{job.partition} {job.seed()}"), {}, [Check("finite", self.check_passes, description="toy")])
+        checks = [Check("finite", self.check_passes, description="toy")]
+        return Product(self._file(job, f"{job.partition} {job.seed()}"), {}, checks, {"spectrum": lambda: job.partition.encode()})
 
     def index(self, job):
-        return Product(self._file(job, " ".join(sorted(job.inputs["background"]))), {"count": len(job.inputs["background"])})
+        keys = sorted(job.inputs["background"])
+        return Product(self._file(job, " ".join(keys)), {"count": len(keys)}, plots={"range": lambda: b"a plot"}, markdown={"list": "|a|"})
 
     def shard(self, job, index):
         return Product(self._file(job, str(index)), {})
 
     def merge(self, job, shards):
         text = "".join(job.store.open_local(h, "x.txt").read_text() for h in shards)
-        return Product(self._file(job, text), {"text": text})
+        return Product(self._file(job, text), {"text": text}, plots={"snr": lambda: b"merged"})
 
     def run(self, select=None, keys=tuple(ROWS), raise_on_error=True, **overrides):
         config = build_config({"preset": "demo", "execution": {"segments_per_step": 2, "max_retries": 1}, **overrides})
@@ -94,6 +99,32 @@ def test_the_whole_range_in_one_run_and_nothing_redone(toy):
     toy.made.clear()
     assert toy.run().success
     assert toy.made == []
+
+
+def test_the_newest_event_of_an_asset_has_its_plots_and_address_whether_made_or_found(toy):
+    for _ in range(2):
+        toy.run()
+        for key in ROWS:
+            (newest,) = toy.instance.fetch_materializations(
+                dg.AssetRecordsFilter(asset_key=dg.AssetKey("background"), asset_partitions=[key]), limit=1
+            ).records
+            shown = newest.asset_materialization.metadata
+            assert base64.b64encode(key.encode()).decode() in shown["spectrum"].md_str, "each partition has its own"
+            assert shown["dagster/uri"].url == toy.store().manifest("background", key).handle.uri
+            assert (Path(shown["folder"].path) / "x.txt").read_text().startswith(key)
+        for asset, titles in {"background_index": ["range", "list"], "training_waveforms": ["snr"]}.items():
+            shown = toy.instance.get_latest_materialization_event(dg.AssetKey(asset)).asset_materialization.metadata
+            assert [k for k, v in shown.items() if isinstance(v, dg.MarkdownMetadataValue)] == titles
+
+
+def test_of_very_many_partitions_only_some_write_plots_to_the_database(toy, monkeypatch):
+    from aframe_assets.store import fanout
+
+    monkeypatch.setattr(fanout, "SHOWN", 2)
+    toy.run()
+    events = toy.instance.fetch_materializations(dg.AssetKey("background"), limit=100).records
+    drawn = {e.partition_key for e in events if "spectrum" in e.asset_materialization.metadata}
+    assert len(drawn) == 2 and {e.partition_key for e in events} == set(ROWS)
 
 
 def test_only_what_reads_a_changed_key_is_made_again(toy):

@@ -158,7 +158,7 @@ def test_metrics_csv_has_a_row_per_epoch(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("shape", [(64, 3, 3072), (64, 2, 2048), (64, 1, 49152)])
 def test_an_example_batch_fits_on_an_assets_page(shape):
-    """Noise is what a PNG packs worst; above 150 kB it would be refused (see `plot_markdown`)."""
+    """Noise is what a PNG packs worst; above 150 kB it would lose pixels (see `small`)."""
     from aframe_assets.model.progress import example_batch
 
     x, signals = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.arange(64)[:, None] % 3 == 0

@@ -191,7 +191,7 @@ def test_the_plot_of_a_study_of_the_real_size_fits_an_assets_page(tiny_config, t
     rest = np.random.default_rng(1).random((40, 201))
     records = study(config, lambda params, epoch: float(rest[int(1e7 * params["learning_rate"]) % 40, epoch]))
     assert sum(len(t.curve) == 200 for t in trials_of(records)) > 20
-    assert "study" in tell_study(config, records, tmp_path).markdown
+    assert "study" in tell_study(config, records, tmp_path).plots
     # all failed: there is nothing to draw, and the study goes on to say so
     (tmp_path / "failed").mkdir()
     assert tell_study(config, study(config, failed=range(40)), tmp_path / "failed").meta["failed_trials"] == 40
