@@ -1,4 +1,4 @@
-"""`aframe-init`, as Aframe's users know it.
+"""`aframe-init`, as users of Aframe know it, whether by law (`offline`) or by Snakemake (`snakemake`).
 
 Of Aframe's variables those that say where things are keep their meaning: ``AFRAME_TRAIN_BACKGROUND_DIR`` and
 ``AFRAME_TEST_BACKGROUND_DIR`` (strain to read), ``AFRAME_RESULTS_DIR`` (where results are kept); ``LIGO_USERNAME`` and
@@ -23,6 +23,7 @@ MODES = {"sandbox": "o3", "tune": "tune", "review": "review"}
 """Aframe's modes and the presets that hold their values."""
 
 Mode = StrEnum("Mode", {name: name for name in MODES})
+Preset = StrEnum("Preset", {name: name for name in ("o3", "review", "small")})
 
 app = typer.Typer(
     name="aframe-init",
@@ -48,17 +49,40 @@ def offline(
     weights_dir: Annotated[Path | None, typer.Option(help="Trained model to use instead of training.", show_default=False)] = None,
 ) -> None:
     """An analysis of recorded data."""
-    from aframe_ops.cli.initialise import initialise, overrides_of
-
     if s3_bucket is not None and not s3_bucket.startswith("s3://"):
         raise ConfigError(f"--s3-bucket {s3_bucket}: expected an address that begins with s3://")
-    overrides = merge(overrides_of(None, str(weights_dir) if weights_dir else None, MODES[mode.value]), strain_of(os.environ))
-    store = s3_bucket or os.environ.get("AFRAME_RESULTS_DIR") or None
-    run, new = initialise(directory, MODES[mode.value], overrides=overrides, store=store)
+    _make(directory, MODES[mode.value], s3_bucket, str(weights_dir) if weights_dir else None)
+
+
+@app.command(epilog="Example: aframe-init snakemake -d runs/small --preset small")
+@command
+def snakemake(
+    directory: Annotated[Path, typer.Option("-d", "--directory", help="Directory to make.", show_default=False)],
+    preset: Annotated[Preset, typer.Option(help="Which analysis.")] = Preset.o3,  # type: ignore[attr-defined]
+) -> None:
+    """An analysis of recorded data, as Aframe's Snakemake pipeline names it."""
+    _make(directory, preset.value, None, None)
+
+
+@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@command
+def online() -> None:
+    """Refused: there is no online search."""
+    raise ConfigError(
+        "online: there is no online search here; `aframe detect` searches files, `aframe-init offline` makes an analysis of recorded data"
+    )
+
+
+def _make(directory: Path, preset: str, store: str | None, weights: str | None) -> None:
+    """Makes the run directory that Aframe's command and variables ask for, and says what comes next."""
+    from aframe_ops.cli.initialise import initialise, overrides_of
+
+    overrides = merge(overrides_of(None, weights, preset), strain_of(os.environ))
+    run, new = initialise(directory, preset, overrides=overrides, store=store or os.environ.get("AFRAME_RESULTS_DIR") or None)
     if new:
         keep_identity(run.path / "env.sh", os.environ)
     out = console()
-    out.print(f"{run.path}: {'new run directory' if new else 'is this experiment already'} (preset {MODES[mode.value]})", soft_wrap=True)
+    out.print(f"{run.path}: {'new run directory' if new else 'is this experiment already'} (preset {preset})", soft_wrap=True)
     out.print(f"next: {shlex.quote(str(run.path / 'run.sh'))}", soft_wrap=True)
 
 

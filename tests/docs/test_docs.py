@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import os
 import re
 import shlex
@@ -20,16 +19,15 @@ import h5py
 import pytest
 import typer.main
 import yaml
+from doc_names import SHIPPED, problem, subcommands
 from doc_pages import LANGUAGES, Block, Command, Page, prints
 from moto.server import ThreadedMotoServer
-from pydantic import BaseModel
 
 from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.config_load import build_config, preset_names
 from aframe_assets.model.importing import is_shipped
 from aframe_ops.cli import main as cli
-from aframe_ops.cli import upstream_init
 from aframe_ops.site import SiteConfig
 
 REPO = Path(__file__).resolve().parents[2]
@@ -260,19 +258,6 @@ def test_every_page_can_be_reached_and_is_short():
     assert not long
 
 
-FILE = re.compile(r"[\w.*-]+\.(hdf5|h5|json|csv|txt|html|png|yaml|yml|sh|onnx|pt|pt2|ckpt|safetensors|pbtxt|py|md|mako)")
-AFRAMES = {"model.pt", "best.ckpt", "batch.hdf5", "timeseries.hdf5", "train.yaml", "tune.yaml", "background-START-DURATION.hdf5"}
-"""Files that a page names because Aframe has them."""
-
-SHIPPED = {"CARD.md", "efficiency.svg", "search.json"}
-"""Files that the shipped model has beside its bundle."""
-
-OTHER_RUNS = {"audit.hdf5"}
-"""Files that the demo does not make."""
-
-FOREIGN = {"DAGSTER_HOME", "DAGSTER_MODULE_NAME", "OMP_NUM_THREADS"}
-
-
 @pytest.fixture(scope="module")
 def files(tiny_run) -> set[str]:
     """Names of all files of a finished run, and of the HDF5 datasets in them."""
@@ -284,78 +269,6 @@ def files(tiny_run) -> set[str]:
                 with h5py.File(path) as f:
                     f.visit(out.add)
     return out
-
-
-def _is_config_key(dotted: str) -> bool:
-    model: type = Config
-    for part in dotted.split("."):
-        fields = getattr(model, "model_fields", {})
-        if part not in fields:
-            return False
-        kinds = [k for k in (fields[part].annotation, *getattr(fields[part].annotation, "__args__", ())) if isinstance(k, type)]
-        model = next((k for k in kinds if issubclass(k, BaseModel)), object)
-    return True
-
-
-def _importable(dotted: str) -> bool:
-    parts = dotted.split(".")
-    for n in range(len(parts), 0, -1):
-        try:
-            found = importlib.import_module(".".join(parts[:n]))
-        except ModuleNotFoundError:
-            continue
-        for attribute in parts[n:]:
-            if not hasattr(found, attribute):
-                return False
-            found = getattr(found, attribute)
-        return True
-    return False
-
-
-def _subcommands(command: Any) -> dict[str, Any]:
-    # typer's groups are not of the installed click's classes
-    return getattr(command, "commands", {})
-
-
-def _is_command(words: list[str], command: Any) -> bool:
-    """Whether `words` (after the program's name) are subcommands and options that exist."""
-    while words and words[0] in _subcommands(command):
-        command = _subcommands(command)[words.pop(0)]
-    known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
-    unknown = _subcommands(command) and words and not words[0].startswith("-")
-    return not unknown and all(w.split("=")[0] in known for w in words if w.startswith("-"))
-
-
-def _problem(name: str, page: str, files: set[str], source: str) -> str | None:
-    """What is wrong with a name in backticks, if it is of a kind that can be looked up."""
-    words = name.split()
-    if words[0] in ("aframe", "aframe-init", "dagster") and len(words) > 1:
-        from dagster._cli import create_dagster_cli
-
-        roots = {"aframe": lambda: typer.main.get_command(cli.app), "aframe-init": lambda: typer.main.get_command(upstream_init.app)}
-        root = roots.get(words[0], create_dagster_cli)()
-        return None if _is_command(words[1:], root) else "no such command"
-    if words[0] == "make" and len(words) == 2:
-        return None if re.search(rf"^{words[1]}:", (REPO / "Makefile").read_text(), re.MULTILINE) else "no such target of make"
-    if len(words) > 1:
-        return None
-    if name.startswith(("aframe_assets", "aframe_ops", "tests/")) and "/" in name:
-        return None if list(REPO.glob(name)) else "no such file"
-    if name.startswith(("aframe_assets.", "aframe_ops.")) and not FILE.fullmatch(name):
-        return None if _importable(name) else "cannot be imported"
-    if name.startswith("AFRAME__"):
-        return None if name == "AFRAME__" or _is_config_key(name[8:].lower().replace("__", ".")) else "no such key"
-    if page == "from-aframe.md" and (name.startswith(("AFRAME_", "LIGO_")) or name in AFRAMES):
-        return None
-    if re.fullmatch(r"(AFRAME|AWS|LIGO)_\w+", name):
-        return None if name in source else "no such variable in the source"
-    if re.fullmatch(r"(parameters|waveforms)/\w+", name) or FILE.fullmatch(name):
-        own = {p.name for p in REPO.glob("*")} | {p.name for p in (REPO / "aframe_assets").rglob("*")}
-        return None if name in files | own | OTHER_RUNS else "no such file or dataset in a finished run"
-    root = name.split(".")[0]
-    if re.fullmatch(r"\w+(\.\w+)+", name) and root in Config.model_fields:
-        return None if _is_config_key(name) else "no such setting"
-    return None
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -374,7 +287,7 @@ def test_what_is_named_exists(name, files):
         "tuning.md": {"best.json", "best.yaml", "study.json", "study.png"},
     }
     files = files | others.get(name, set())
-    wrong = {n: problem for n in set(PAGES[name].names) if (problem := _problem(n, name, files, source))}
+    wrong = {n: found for n in set(PAGES[name].own_names) if (found := problem(n, name, files, source))}
     assert not wrong
 
 
@@ -382,8 +295,8 @@ def test_what_is_named_exists(name, files):
 
 
 def _leaves(command: Any, path: str) -> list[str]:
-    subcommands = _subcommands(command)
-    return [leaf for name, sub in subcommands.items() for leaf in _leaves(sub, f"{path} {name}")] if subcommands else [path]
+    below = subcommands(command)
+    return [leaf for name, sub in below.items() for leaf in _leaves(sub, f"{path} {name}")] if below else [path]
 
 
 def test_every_command_is_described():

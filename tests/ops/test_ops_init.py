@@ -215,6 +215,18 @@ def test_upstream_spelling(tmp_path, mode, preset):
     assert call("offline", "--mode", mode, "-d", run, "--s3-bucket", "s3://b/x", program=upstream).exit_code == 0
 
 
+@pytest.mark.parametrize(("options", "preset"), [((), "o3"), (("--preset", "small"), "small"), (("--preset", "review"), "review")])
+def test_snakemakes_spelling(tmp_path, options, preset):
+    run = tmp_path / "run"
+    assert call("snakemake", "-d", run, *options, program=upstream).exit_code == 0
+    assert load_config(run / "aframe.yaml", env={}).preset == preset and (run / "run.sh").exists()
+
+
+def test_the_online_search_is_refused_whatever_its_options(tmp_path):
+    result = call("online", "-d", tmp_path / "run", "--weights-dir", "x", program=upstream)
+    assert result.exit_code == 2 and "no online search here" in result.output and not (tmp_path / "run").exists()
+
+
 def test_upstream_variables(tmp_path, monkeypatch):
     for name in ("train", "test", "results"):
         (tmp_path / name).mkdir()

@@ -53,6 +53,15 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table: the title above it, its columns and rows of cells."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Page:
     path: Path
     text: str
@@ -84,7 +93,36 @@ class Page:
     @property
     def names(self) -> Iterator[str]:
         """What stands in backticks outside of blocks."""
-        yield from re.findall(r"`([^`\n]+)`", self.prose)
+        yield from names(self.prose)
+
+    @property
+    def tables(self) -> list[Table]:
+        out, title, lines = [], "", []
+        for line in [*self.prose.splitlines(), ""]:
+            if line.startswith("|"):
+                lines.append(tuple(cell.strip() for cell in line.strip()[1:-1].split("|")))
+            elif lines:
+                head, rule, *rows = lines
+                assert set("".join(rule)) <= set("-| "), f"{self.path.name}: a table without a rule below {head}"
+                assert all(len(row) == len(head) for row in rows), f"{self.path.name}: rows of unlike length below {head}"
+                out.append(Table(title, head, tuple(rows)))
+                lines = []
+            if line.startswith("#"):
+                title = line.lstrip("# ")
+        return out
+
+    @property
+    def own_names(self) -> Iterator[str]:
+        """As `names`, without those that a table says are another program's: the columns before one that is headed "here"."""
+        yield from names(re.sub(r"^\|.*", "", self.prose, flags=re.MULTILINE))
+        for table in self.tables:
+            for row in table.rows:
+                yield from names(" ".join(row[table.columns.index("here") if "here" in table.columns else 0 :]))
+
+
+def names(text: str) -> list[str]:
+    """What stands in backticks in `text`."""
+    return re.findall(r"`([^`\n]+)`", text)
 
 
 def prints(wanted: tuple[str, ...], got: str) -> bool:
