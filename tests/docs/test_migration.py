@@ -19,7 +19,8 @@ from aframe_ops.executor.batch_options import PASSED
 from aframe_ops.site import SiteConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-NAMES: dict[str, dict[str, list[str]]] = yaml.safe_load(Path(__file__).with_name("aframe_names.yaml").read_text())
+NAMES: dict[str, dict[str, list]] = yaml.safe_load(Path(__file__).with_name("aframe_names.yaml").read_text())
+THREADS = NAMES.pop("faq.md")
 PAGES = {name: Page.read(DOCS / name) for name in NAMES}
 VALUE = "in `o3`"
 ABSENT = re.compile(r"(none|not yet): \S+ \S+")
@@ -38,6 +39,13 @@ def test_everything_that_aframe_has_is_in_a_table(name):
     said = {n for _, row in rows(PAGES[name]) for n in names(row[0])}
     wanted = {f"{group}: {n}" for group, some in NAMES[name].items() for n in some if n not in said}
     assert not wanted, f"{name} does not say what became of these"
+
+
+def test_what_users_have_asked_is_answered():
+    text = (DOCS / "faq.md").read_text()
+    asked = {(repository, number) for repository, numbers in THREADS.items() for number in numbers}
+    answered = {(r, int(n)) for r, n in re.findall(r"https://github\.com/([\w-]+/[\w-]+)/(?:issues|pull)/(\d+)\)", text)}
+    assert answered == asked
 
 
 def _exists(name: str, assets: set[str]) -> bool:
