@@ -34,9 +34,10 @@ demo: install
 	$(BIN)/aframe init runs/demo --preset demo
 	$(BIN)/aframe run runs/demo
 
+# a worker that dies ends the tests: with another in its place pytest-xdist's loadscope waits for ever at the end
 test: install-dev
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 0
 
 test-slow: install-dev
 	$(BIN)/python -m pytest -m slow

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,18 @@ from aframe_assets.engine.runners import How, Platform, Runner, require_file
 from aframe_assets.engine.support import Device, not_installed
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+@functools.cache
+def _core() -> Any:
+    """The process's only one, never released.
+
+    OpenVINO gives the thread that first compiles a stack for signals and takes it back with the core, whichever thread
+    lets that go: the first thread's next signal then ended the process by a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVinoRunner:
@@ -22,8 +36,6 @@ class OpenVinoRunner:
     """
 
     def __init__(self, path: Path, how: How) -> None:
-        import openvino
-
         self.threads = how.settled().threads
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[how.precision],
@@ -33,7 +45,7 @@ class OpenVinoRunner:
             "ENABLE_CPU_PINNING": False,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+        self._request = _core().compile_model(str(path), "CPU", settings).create_infer_request()
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """See `Runner`."""

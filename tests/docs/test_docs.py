@@ -307,6 +307,7 @@ def test_what_is_named_exists(name, files):
         "htcondor.md": {"STEP.ATTEMPT.json"},
         "offline-nodes.md": {"wheelhouse.json"},
         "comparing.md": {"models.json", "comparison.json", "comparison.html", "comparison.png"},
+        "networks.md": {"best.ckpt", "model.pt"},
         "tuning.md": {"best.json", "best.yaml", "study.json", "study.png"},
     }
     files = files | others.get(name, set())

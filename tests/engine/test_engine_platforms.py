@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -75,6 +79,29 @@ def test_equal_networks_make_equal_files_without_paths_of_this_machine(network, 
     assert (tmp_path / ONNX_FILE).read_bytes() == (exported / ONNX_FILE).read_bytes()
     for name in (ONNX_FILE, TORCH_FILE):
         assert b".py" not in (exported / name).read_bytes()
+
+
+RELEASED = """
+import os, signal, sys, threading
+from pathlib import Path
+from aframe_assets.engine.openvino_platform import OpenVinoRunner
+from aframe_assets.engine.runners import How
+
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+kept = [OpenVinoRunner(Path(sys.argv[1]), How())]
+thread = threading.Thread(target=kept.clear)
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_an_engine_was_released_in_another_thread_is_handled(exported):
+    """As a batch system's SIGTERM to a step whose engine a pool's thread, or its garbage collection, has let go."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", RELEASED, str(exported / ONNX_FILE)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
