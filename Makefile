@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = ./.ci/install.sh "$(PYTHON)" $(VENV)
 
-.PHONY: help install install-dev demo test test-slow test-calibration test-clusters test-clusters-quick test-containers test-triton test-tensorrt lint clean
+.PHONY: help settings-pages install install-dev demo test test-slow test-calibration test-clusters test-clusters-quick test-containers test-triton test-tensorrt lint clean
 
 help:
 	@echo "make demo       install, then the whole graph on simulated data: runs/demo"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-containers  as root: installs podman from Debian, builds the images' recipes and the cpu image (20 GB of disk)"
 	@echo "make test-triton  installs NVIDIA's Triton server from PyPI and tests searches on it"
 	@echo "make test-tensorrt  installs NVIDIA's TensorRT-RTX (95 MB) and has its parser and builder accept the networks"
+	@echo "make settings-pages  writes the generated part of docs/settings.md and docs/site-settings.md"
 	@echo "make lint       ruff"
 	@echo "make clean      removes .venv and runs/demo"
 
@@ -66,6 +67,12 @@ test-triton: install-dev
 test-tensorrt: install-dev
 	$(BIN)/python -m pip install -q --no-deps --target .tensorrt-rtx --upgrade tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
 	PYTHONPATH=.tensorrt-rtx OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m tensorrt -rP -p no:logging tests/engine
+
+settings-pages: install
+	sed -i '/^<!-- generated/q' docs/settings.md
+	sed -i '/^<!-- generated/q' docs/site-settings.md
+	(echo; $(BIN)/aframe config keys --markdown) >> docs/settings.md
+	(echo; $(BIN)/aframe config keys --site --markdown) >> docs/site-settings.md
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -10,15 +10,13 @@ environment variables ``AFRAME__SECTION__KEY``.
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from aframe_assets.config_execution import Execution, TrainingResources
 from aframe_assets.config_model import Architecture, LagHead, Model, StateSpace, Training, Tune
 from aframe_assets.config_quantities import SECONDS_PER_YEAR, Hertz, Seconds, Section, in_key
-from aframe_assets.config_tracking import Tracking
-from aframe_assets.tags import resources
 
 __all__ = [
     "SECONDS_PER_YEAR",
@@ -52,18 +50,20 @@ __all__ = [
 class Segments(Section):
     """Which times are analysed (reference 2.1)."""
 
-    source: Literal["gwosc", "dqsegdb", "files", "fixed", "strain_files"] = "gwosc"
+    source: Literal["gwosc", "dqsegdb", "files", "fixed", "strain_files"] = Field(
+        default="gwosc", description="who knows when detectors were in science mode"
+    )
     flags: list[str] = Field(default_factory=list, description="default: '{ifo}_DATA' of each ifo")
-    segment_server: str = "https://segments.igwn.org"
+    segment_server: str = Field(default="https://segments.igwn.org", description="DQSegDB server, of source 'dqsegdb' and of veto flags")
     host: str | None = Field(default=None, description="GWOSC server; None is gwosc.org")
     files: dict[str, str] = Field(default_factory=dict, description="source 'files': ifo -> segment list")
     fixed: list[tuple[float, float]] = Field(default_factory=list, description="source 'fixed': science segments [start, stop)")
-    train_start: float | None = None
-    train_stop: float | None = None
-    test_start: float | None = None
-    test_stop: float | None = None
-    train_min_duration: Seconds = Field(default=1024, gt=0)
-    test_min_duration: Seconds = Field(default=128, gt=0)
+    train_start: float | None = Field(default=None, description="GPS time; training and validation data begin here")
+    train_stop: float | None = Field(default=None, description="GPS time; they end here")
+    test_start: float | None = Field(default=None, description="GPS time; what is searched begins here")
+    test_stop: float | None = Field(default=None, description="GPS time; it ends here")
+    train_min_duration: Seconds = Field(default=1024, gt=0, description="shorter stretches are not trained on")
+    test_min_duration: Seconds = Field(default=128, gt=0, description="shorter stretches are not searched")
     max_duration: Seconds = Field(default=20000, description="longest chunk; -1 never cuts")
     min_valid_duration: Seconds = Field(
         default=15000, ge=0, description="training chunks are given to validation, latest first, until this much"
@@ -104,19 +104,21 @@ class Simulated(Section):
     asd: dict[str, str] = Field(
         default_factory=dict, description="ifo -> name of a packaged noise curve of bilby (as 'aLIGO_O4_high_asd.txt') or a file"
     )
-    lines: list[Hertz] = Field(default=[36.0, 60.0, 500.0, 1000.0])
+    lines: list[Hertz] = Field(default=[36.0, 60.0, 500.0, 1000.0], description="frequencies of spectral lines")
     line_snr: float = Field(default=30.0, ge=0, description="amplitude of a line over the noise in one second")
     glitch_rate: float = Field(default=20.0, ge=0, description="glitches per hour and detector")
-    glitch_snr: tuple[float, float] = (5.0, 100.0)
+    glitch_snr: tuple[float, float] = Field(default=(5.0, 100.0), description="SNRs between which glitches are drawn")
 
 
 class Strain(Section):
     """Where strain comes from (reference 2.2)."""
 
-    source: Literal["gwosc", "frames", "files", "simulated"] = "gwosc"
+    source: Literal["gwosc", "frames", "files", "simulated"] = Field(
+        default="gwosc", description="who has strain; 'frames' is GWDataFind or NDS"
+    )
     channels: dict[str, str] = Field(default_factory=dict, description="source 'frames': ifo -> channel name")
     files: list[str] = Field(default_factory=list, description="source 'files': files, folders or globs")
-    host: str | None = None
+    host: str | None = Field(default=None, description="server of 'gwosc' or 'frames'; None is the usual one")
     min_dq: str = Field(default="DATA", description="data-quality bit that must be set for a second to count as science data")
     simulated: Simulated = Simulated()
 
@@ -124,42 +126,46 @@ class Strain(Section):
 class Conditioning(Section):
     """One whitening definition for training, export and inference (reference 2.6; DESIGN decision 6)."""
 
-    kernel_length: Seconds = Field(default=1.5, gt=0)
-    psd_length: Seconds = Field(default=64, gt=0)
-    fduration: Seconds = Field(default=1, gt=0)
-    fftlength: Seconds = Field(default=2, gt=0, le=2)
-    highpass: Hertz | None = Field(default=32, gt=0)
-    lowpass: Hertz | None = Field(default=None, gt=0)
+    kernel_length: Seconds = Field(default=1.5, gt=0, description="whitened data that the network sees at once")
+    psd_length: Seconds = Field(default=64, gt=0, description="data before a block from which its PSD is estimated")
+    fduration: Seconds = Field(default=1, gt=0, description="length of the whitening filter; half of it is lost at each end")
+    fftlength: Seconds = Field(default=2, gt=0, le=2, description="length of the stretches of which Welch's method takes the median")
+    highpass: Hertz | None = Field(default=32, gt=0, description="lower edge of the band of whitened data and SNRs; None: no edge")
+    lowpass: Hertz | None = Field(default=None, gt=0, description="upper edge of the same band; None: no edge")
 
 
 class Waveforms(Section):
     """Training and validation signals (reference 2.3, 2.4)."""
 
     prior: str = Field(default="end_o3_ratesandpops", description="a named prior or a bilby prior file")
-    validation_prior: str | None = None
-    approximant: str = "IMRPhenomPv2"
-    duration: Seconds = Field(default=8, gt=0)
-    minimum_frequency: Hertz = Field(default=20, gt=0)
-    reference_frequency: Hertz = Field(default=50, gt=0)
-    right_pad: Seconds = Field(default=2, ge=0)
-    snr_threshold: float = Field(default=4, ge=0)
-    max_num_samples: int = Field(default=3000, ge=1)
-    num_training_signals: int = Field(default=100_000, ge=1)
-    num_training_jobs: int = Field(default=10, ge=1)
-    num_validation_signals: int = Field(default=20_000, ge=1)
-    num_validation_jobs: int = Field(default=10, ge=1)
+    validation_prior: str | None = Field(default=None, description="population of validation signals; None: that of `prior`")
+    approximant: str = Field(default="IMRPhenomPv2", description="waveform model")
+    duration: Seconds = Field(default=8, gt=0, description="length of a signal's window")
+    minimum_frequency: Hertz = Field(default=20, gt=0, description="gravitational-wave frequency at which signals begin")
+    reference_frequency: Hertz = Field(default=50, gt=0, description="frequency at which spins are given")
+    right_pad: Seconds = Field(default=2, ge=0, description="from the merger to the end of the window")
+    snr_threshold: float = Field(
+        default=4, ge=0, description="validation signals and injections below this network SNR are rejected, and counted"
+    )
+    max_num_samples: int = Field(default=3000, ge=1, description="signals that are made at once, at most")
+    num_training_signals: int = Field(default=100_000, ge=1, description="size of the training set")
+    num_training_jobs: int = Field(default=10, ge=1, description="steps in which it is made")
+    num_validation_signals: int = Field(default=20_000, ge=1, description="size of the validation set")
+    num_validation_jobs: int = Field(default=10, ge=1, description="steps in which it is made")
 
 
 class Injections(Section):
     """Signals placed in slid test data (reference 2.5)."""
 
-    prior: str = "end_o3_ratesandpops"
-    num_signals: int = Field(default=500_000, ge=0)
+    prior: str = Field(
+        default="end_o3_ratesandpops", description="population that the volume is measured with: a named prior or a bilby prior file"
+    )
+    num_signals: int = Field(default=500_000, ge=0, description="placed in all test chunks together")
     spacing: Seconds = Field(
         default=16, description="seconds between the end of one waveform and the start of the next; may be negative down to -duration"
     )
-    buffer: Seconds = Field(default=16, ge=0)
-    jitter: Seconds = Field(default=0.1, ge=0)
+    buffer: Seconds = Field(default=16, ge=0, description="seconds at each end of a chunk without an injection")
+    jitter: Seconds = Field(default=0.1, ge=0, description="injections are moved by up to this, either way")
 
 
 class Engine(Section):
@@ -173,8 +179,8 @@ class Engine(Section):
     parity_tolerance: float | None = Field(
         default=None,
         gt=0,
-        description="largest accepted |difference| of logits between engine and torch model; by default 1e-3 for fp32, 2e-2 for tf32, "
-        "5e-2 for fp16 and 0.5 for bf16",
+        description="largest accepted difference of logits, either way, between engine and torch model; by default 1e-3 for fp32, 2e-2 for "
+        "tf32, 5e-2 for fp16 and 0.5 for bf16",
     )
     parity_rank: float = Field(
         default=0.99, ge=0, le=1, description="least accepted rank correlation of logits between engine and torch model"
@@ -202,28 +208,32 @@ class Cascade(Section):
 class Inference(Section):
     """Timeslides (reference 2.5, 2.11)."""
 
-    inference_rate: Hertz = Field(default=4, gt=0)
+    inference_rate: Hertz = Field(default=4, gt=0, description="windows per second")
     batch_size: int = Field(
         default=128, ge=1, description="windows per engine call; also the PSD block, batch_size / inference_rate seconds"
     )
-    integration_window_length: Seconds = Field(default=1.5, gt=0)
-    cluster_window_length: Seconds = Field(default=8, gt=0)
+    integration_window_length: Seconds = Field(
+        default=1.5, gt=0, description="the detection statistic is the network's output averaged over this"
+    )
+    cluster_window_length: Seconds = Field(default=8, gt=0, description="of the events in this, the loudest is kept")
     Tb: Seconds = Field(default=31_536_000, ge=0, description="background livetime wanted; sets the number of slides")
     num_slides: int | None = Field(default=None, ge=0, description="overrides Tb")
     shifts: list[float] = Field(default=[0, 1], description="seconds each detector is shifted by in slide 1; slide i uses i times this")
-    slide_mode: Literal["linear", "ring"] = "linear"
+    slide_mode: Literal["linear", "ring"] = Field(default="linear", description="'ring' shifts round inside a chunk, for short stretches")
     psd_source: Literal["preceding", "segment"] = Field(
         default="preceding",
         description="'preceding': each block is whitened with the psd_length before it; 'segment': one PSD of the whole chunk",
     )
-    zero_lag: bool = True
+    zero_lag: bool = Field(default=True, description="whether unshifted data are searched too")
     exclude_catalog: str | None = Field(
         default=None, description="event catalogue (CSV with GPS column); slid outputs that touch a merger are dropped"
     )
     exclude_pad: Seconds = Field(default=0.5, ge=0, description="seconds around a catalogue merger that an output may not touch")
     merger_time_rate: Hertz = Field(default=64, gt=0, description="rate at which a candidate is re-scored to find merger_time")
     recovery_window: Seconds = Field(default=1.0, gt=0, description="an injection is recovered by the loudest event within this time of it")
-    event_time_convention: Literal["right_edge", "upstream_v1"] = "right_edge"
+    event_time_convention: Literal["right_edge", "upstream_v1"] = Field(
+        default="right_edge", description="'upstream_v1' gives times as Aframe 1 did, one output earlier"
+    )
     memory_gb: float = Field(
         default=2,
         gt=0,
@@ -242,18 +252,20 @@ class Inference(Section):
 class Sensitivity(Section):
     """FAR, sensitive volume, p_astro, candidates (reference 2.13, 2.14)."""
 
-    mass_combos: list[tuple[float, float]] = [(35, 35), (35, 20), (20, 20), (20, 10)]
-    target_sigma: float = Field(default=0.1, gt=0)
+    mass_combos: list[tuple[float, float]] = Field(
+        default=[(35, 35), (35, 20), (20, 20), (20, 10)], description="source-frame masses at which V is given"
+    )
+    target_sigma: float = Field(default=0.1, gt=0, description="width of the log-normal masses about each of them")
     max_far: float | None = Field(default=None, gt=0, description="per year; None: up to the highest the background allows")
     fars_per_hour: list[float] = Field(default=[], description="FARs at which V is printed")
-    fars_per_year: list[float] = Field(default=[1.0, 12.0, 365.25])
-    min_effective_samples: float = Field(default=10, gt=0)
-    snr_max: float = Field(default=1e4, gt=0)
+    fars_per_year: list[float] = Field(default=[1.0, 12.0, 365.25], description="FARs at which V is printed")
+    min_effective_samples: float = Field(default=10, gt=0, description="with fewer found injections, effectively, V is an upper limit")
+    snr_max: float = Field(default=1e4, gt=0, description="louder injections are left out")
     merger_rate: float = Field(default=28.0, gt=0, description="of binary black holes, Gpc^-3 yr^-1, for p_astro; an input, not measured")
     merger_rate_interval: tuple[float, float] = Field(
         default=(17.9, 44.0), description="90 % interval of merger_rate, Gpc^-3 yr^-1 (default: GWTC-3, arXiv:2111.03634, at z = 0.2)"
     )
-    aframe_compatible: bool = False
+    aframe_compatible: bool = Field(default=False, description="volumes and errors as Aframe 1 computes them, for comparison")
     exercise: bool = Field(default=False, description="label V an exercise, not a measurement")
     catalog: str | list[str] | None = Field(
         default=None, description="event catalogues that candidates are matched with: a file, 'packaged', or a list of them"
@@ -279,73 +291,6 @@ class Comparison(Section):
         return out
 
 
-class TrainingResources(Section):
-    """What one training asks of the machine or cluster that it runs on: `model`, `filter_model`, and each trial of `tuned_model`."""
-
-    gpus: int = Field(default=0, ge=0, description="GPUs of one training, on one machine; a batch is shared out among them")
-    devices: list[Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]+)?)$")]] | None = Field(
-        default=None,
-        min_length=1,
-        description="devices of one training, of those that its step sees, instead of the first `gpus`: [cpu, cpu] is two processes",
-    )
-    cpus_per_gpu: int = Field(default=4, ge=1, description="cores for each GPU, and as many without one")
-    memory_per_cpu: float = Field(default=2, gt=0, description="GB for each core")
-    min_gpu_memory: float = Field(default=0, ge=0, description="GB of a GPU that is large enough; 0: any")
-    time: Seconds = Field(
-        default=172_800, ge=60, description="time limit; a training that comes near it keeps its state and is tried again"
-    )
-    max_restarts: int = Field(
-        default=20, ge=0, description="how often a training is tried again that came near its time limit or had to make room for others"
-    )
-    checkpoint_every: Seconds = Field(
-        default=600, gt=0, description="the state is kept, here and in the store, so often, also within an epoch; what a kill can cost"
-    )
-    observe_every: Seconds = Field(default=300, ge=0, description="least time between two looks at the training on the asset's page")
-    deterministic: bool = Field(default=False, description="on a GPU: the same weights at every repetition, at the cost of speed")
-    compile: bool = Field(
-        default=False, description="compile the network (torch.compile): minutes at the start, faster steps; needs a C++ compiler"
-    )
-    tracking: Tracking = Tracking()
-
-    @field_validator("devices")
-    @classmethod
-    def _of_one_kind(cls, devices: list[str] | None) -> list[str] | None:
-        if devices and len({d.partition(":")[0] for d in devices}) > 1:
-            raise ValueError("expected CPUs or GPUs, not both")
-        return devices
-
-    @model_validator(mode="after")
-    def _enough(self) -> TrainingResources:
-        asked = {d for d in self.devices or () if d != "cpu"}
-        if len(asked) > self.gpus:
-            raise ValueError(f"devices names {len(asked)} GPUs; expected gpus to ask for as many, it is {self.gpus}")
-        return self
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Op tags of a training."""
-        cpus = self.cpus_per_gpu * max(1, self.gpus)
-        return resources(
-            cpus=cpus,
-            memory_gb=cpus * self.memory_per_cpu,
-            gpus=self.gpus,
-            gpu_memory_gb=self.min_gpu_memory if self.gpus else 0,
-            time_min=math.ceil(self.time / 60),
-            disk_gb=10,
-            container="gpu" if self.gpus else "cpu",
-        )
-
-
-class Execution(Section):
-    """How work is cut into steps; never part of a result's identity."""
-
-    segments_per_step: int = Field(default=10, ge=1)
-    min_segment_fraction: float = Field(default=1.0, gt=0, le=1)
-    max_retries: int = Field(default=1, ge=0)
-    waveform_processes: int = Field(default=1, ge=1, description="processes in which a step makes lalsimulation's signals")
-    training: TrainingResources = TrainingResources()
-
-
 _ABSENT: Any = {}
 
 
@@ -361,14 +306,14 @@ def _at(values: dict[str, Any], parts: list[str]) -> Any:
 class Config(Section):
     """An experiment. See `load_config`."""
 
-    preset: str = "o3"
-    name: str = Field(default="aframe", pattern=r"^[A-Za-z0-9_.-]+$")
-    seed: int = Field(default=1122, ge=0)
-    ifos: list[str] = Field(default=["H1", "L1"], min_length=1)
+    preset: str = Field(default="o3", description="the set of values that this experiment starts from")
+    name: str = Field(default="aframe", pattern=r"^[A-Za-z0-9_.-]+$", description="of the experiment; in messages and reports")
+    seed: int = Field(default=1122, ge=0, description="of all data that are drawn; a training has one more, `model.training.seed`")
+    ifos: list[str] = Field(default=["H1", "L1"], min_length=1, description="detectors that are searched together")
     detectors: dict[str, str] = Field(
         default={}, description="ifo -> file of its geometry, in bilby's .interferometer format; H1, L1, V1 and K1 need none"
     )
-    sample_rate: Hertz = Field(default=2048, gt=0)
+    sample_rate: Hertz = Field(default=2048, gt=0, description="of all strain and signals")
     segments: Segments = Segments()
     vetoes: Vetoes = Vetoes()
     strain: Strain = Strain()

@@ -45,8 +45,8 @@ class Architecture(Section):
         default=0, ge=0, description="whitened data on each side of the kernel that the network sees too; 'resnet' and 's4' need none"
     )
     lag_head: LagHead = LagHead()
-    stem_kernel: int = Field(default=7, ge=1)
-    stem_stride: int = Field(default=2, ge=1)
+    stem_kernel: int = Field(default=7, ge=1, description="samples of the first convolution")
+    stem_stride: int = Field(default=2, ge=1, description="step of the first convolution, in samples")
     pooling: Literal["mean", "mean_max"] = Field(
         default="mean", description="over time, before the last layer; 'mean_max' adds the maximum, so that a loud signal is not diluted"
     )
@@ -66,42 +66,46 @@ class Architecture(Section):
 class Training(Section):
     """Augmentation, optimiser and validation (reference 2.7, 2.8)."""
 
-    batch_size: int = Field(default=384, ge=2)
-    batches_per_epoch: int = Field(default=3700, ge=1)
-    max_epochs: int = Field(default=200, ge=1)
-    learning_rate: float = Field(default=5.85e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    pct_lr_ramp: float = Field(default=0.115, gt=0, lt=1)
+    batch_size: int = Field(default=384, ge=2, description="kernels of a step, over all devices")
+    batches_per_epoch: int = Field(default=3700, ge=1, description="steps of an epoch")
+    max_epochs: int = Field(default=200, ge=1, description="epochs, unless `patience` ends it earlier")
+    learning_rate: float = Field(default=5.85e-4, gt=0, description="the largest of the schedule, whatever the number of devices")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    pct_lr_ramp: float = Field(default=0.115, gt=0, lt=1, description="share of all steps in which the learning rate rises")
     gradient_clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient of a step")
-    waveform_prob: float = Field(default=0.277, ge=0, le=1)
-    swap_prob: float = Field(default=0.014, ge=0, le=1)
-    mute_prob: float = Field(default=0.055, ge=0, le=1)
+    waveform_prob: float = Field(default=0.277, ge=0, le=1, description="share of kernels with a signal")
+    swap_prob: float = Field(
+        default=0.014, ge=0, le=1, description="share of kernels with two different signals in their detectors, which do not count as one"
+    )
+    mute_prob: float = Field(
+        default=0.055, ge=0, le=1, description="share of kernels with a signal in all detectors but one, which does not count"
+    )
     glitch_prob: float = Field(
         default=0.0, ge=0, le=1, description="simulated single-detector glitches added to this share of kernels, per detector"
     )
     psd_block: Seconds = Field(
         default=32, gt=0, description="background whitened with one PSD, that of the psd_length before it, as in inference"
     )
-    left_pad: Seconds = 0.25
-    right_pad: Seconds = 0.05
+    left_pad: Seconds = Field(default=0.25, description="least time from the left edge of a kernel to its merger")
+    right_pad: Seconds = Field(default=0.05, description="least time from the merger to the right edge")
     signals: Literal["stored", "generated"] = later(
         "stored",
         description="the asset training_waveforms, or new draws of `waveforms.prior` for each 500 steps, made on the training device",
     )
-    min_snr: float = Field(default=4, gt=0)
-    max_snr: float = Field(default=100, gt=0)
-    snr_alpha: float = -3.0
+    min_snr: float = Field(default=4, gt=0, description="lowest network SNR of a training signal")
+    max_snr: float = Field(default=100, gt=0, description="highest network SNR of a training signal")
+    snr_alpha: float = Field(default=-3.0, description="training SNRs follow SNR to this power")
     snr_start: float | None = Field(default=None, description="curriculum: lowest SNR at the first step, falling to min_snr")
-    snr_decay_steps: int = Field(default=989, ge=1)
-    valid_stride: Seconds = Field(default=0.5, gt=0)
-    valid_livetime: Seconds = Field(default=57_600, gt=0)
+    snr_decay_steps: int = Field(default=989, ge=1, description="steps in which `snr_start` falls to `min_snr`")
+    valid_stride: Seconds = Field(default=0.5, gt=0, description="between validation windows")
+    valid_livetime: Seconds = Field(default=57_600, gt=0, description="slid validation background that is scored after each epoch")
     background_livetime: Seconds = Field(
         default=57_600,
         gt=0,
         description="slid validation background that a 'streaming' or 'map' network scores once trained: sets the thresholds of a cascade",
     )
-    valid_views: int = Field(default=5, ge=1)
-    max_fpr: float = Field(default=1e-3, gt=0, le=1)
+    valid_views: int = Field(default=5, ge=1, description="places of a signal in its kernel over which `valid_auroc` averages")
+    max_fpr: float = Field(default=1e-3, gt=0, le=1, description="false-positive rate up to which `valid_auroc` looks")
     pool_length: Seconds = Field(
         default=8, gt=0, description="validation scores are pooled, and their events clustered, as with inference.cluster_window_length"
     )
@@ -118,7 +122,7 @@ class Training(Section):
         "efficiency", description="validation metric that decides which epoch is kept, and when `patience` ends"
     )
     patience: int | None = Field(default=None, ge=1, description="end after so many epochs without a better one; None: never")
-    num_threads: int | None = Field(default=None, ge=1)
+    num_threads: int | None = Field(default=None, ge=1, description="of a training on a CPU; None: the cores of its step")
     schedule: Literal["one_cycle", "cosine"] = later(
         "one_cycle",
         description="learning rate by step: up to learning_rate during the share pct_lr_ramp, then down; 'one_cycle' starts at 1/25 of it "
@@ -142,7 +146,7 @@ class Training(Section):
 class Tune(Section):
     """A study: trials of settings in fixed rounds (DESIGN `tuned_model`)."""
 
-    num_rounds: int = Field(default=4, ge=1)
+    num_rounds: int = Field(default=4, ge=1, description="rounds of trials, one after the other")
     trials_per_round: int = Field(default=2, ge=1, description="trainings of a round, side by side where there is room")
     max_epochs: int = Field(default=50, ge=1, description="of a trial; learning rates are made for as many")
     min_epochs: int | None = later(

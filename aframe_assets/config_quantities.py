@@ -30,8 +30,12 @@ def _quantity(table: dict[str, float], kind: str):
     return BeforeValidator(parse)
 
 
-Seconds = Annotated[float, _quantity(_SECONDS, "time")]
-Hertz = Annotated[float, _quantity(_HERTZ, "frequency")]
+class Unit(str):
+    """Marks a number in an annotation as one of this unit."""
+
+
+Seconds = Annotated[float, _quantity(_SECONDS, "time"), Unit("s")]
+Hertz = Annotated[float, _quantity(_HERTZ, "frequency"), Unit("Hz")]
 
 
 class Section(BaseModel):

@@ -209,6 +209,19 @@ def config_prior(
     typer.echo("\n".join(files) if name is None else files[name].read_text(), nl=name is None)
 
 
+@config_app.command("keys", epilog="Example: aframe config keys conditioning\n\nExample: aframe config keys memory --site")
+@command
+def config_keys(
+    part: Annotated[str | None, typer.Argument(help="A section or a piece of a key; default: all.", show_default=False)] = None,
+    site: Annotated[bool, typer.Option("--site", help="Those of site.yaml, not of aframe.yaml.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As tables.")] = False,
+) -> None:
+    """Says of every setting what it may be, its default without a preset, and what it decides."""
+    from aframe_ops.cli.settings import show_keys
+
+    show_keys(part, site=site, markdown=markdown)
+
+
 @app.command(epilog="Example: aframe detect --model pretrained H-H1_LOSC_4_V2-1126259446-32.hdf5 L-L1_LOSC_4_V2-1126259446-32.hdf5")
 @command
 def detect(

@@ -25,8 +25,10 @@ class KubernetesToleration(Part):
     """A taint that pods put up with, in Kubernetes' words."""
 
     key: _KubeKey | None = Field(default=None, description="None with operator Exists: every taint")
-    operator: Literal["Exists", "Equal"] = "Exists"
-    value: _KubeValue | None = None
+    operator: Literal["Exists", "Equal"] = Field(
+        default="Exists", description="whether a taint of this key is enough, or its value must be equal"
+    )
+    value: _KubeValue | None = Field(default=None, description="value of the taint, with operator Equal")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(default=None, description="None: every effect")
 
     @model_validator(mode="after")
@@ -41,12 +43,12 @@ class KubernetesToleration(Part):
 class KubernetesVolume(Part):
     """Something that pods see at `path`: a PersistentVolumeClaim, a Secret or an empty folder of their own."""
 
-    path: _PodPath
+    path: _PodPath = Field(description="where pods see it")
     claim: _KubeName | None = Field(default=None, description="PersistentVolumeClaim")
     secret: _KubeName | None = Field(default=None, description="Secret whose keys are files there")
     empty_gb: float | None = Field(default=None, gt=0, description="empty folder on the node's disk with at most so much in it, GB")
     sub_path: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", description="folder of the claim")
-    read_only: bool = False
+    read_only: bool = Field(default=False, description="whether pods may not write to it")
 
     @model_validator(mode="after")
     def _one_source(self) -> KubernetesVolume:
@@ -63,8 +65,8 @@ class KubernetesPool(Part):
     """Where in the cluster a pod goes."""
 
     node_selector: dict[_KubeKey, _KubeValue] = Field(default={}, description="labels that its node has")
-    tolerations: list[KubernetesToleration] = []
-    priority_class: _KubeName | None = None
+    tolerations: list[KubernetesToleration] = Field(default=[], description="taints that pods put up with")
+    priority_class: _KubeName | None = Field(default=None, description="PriorityClass of the pods")
     image: _Image | None = Field(default=None, description="image with this project in it")
 
 
@@ -130,13 +132,15 @@ class KubernetesSite(KubernetesPool):
     context: str | None = Field(default=None, description="context of the kubeconfig; None: its current one")
     namespace: _KubeName | None = Field(default=None, description="None: that of the context")
     images: dict[str, _Image] = Field(default={}, description="image by the step's `container`: cpu, gpu, triton; before `image`")
-    pull_secrets: list[_KubeName] = []
-    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    pull_secrets: list[_KubeName] = Field(default=[], description="Secrets with which images are pulled")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        default=None, description="when images are pulled; None: as Kubernetes decides by their tag"
+    )
     python: _Program = Field(default="python", description="interpreter in the image")
     service_account: _KubeName | None = Field(default=None, description="its token is mounted; None: none is")
     user: int | None = Field(default=None, ge=1, description="uid and gid of the step's process; None: the image's")
     secrets: list[_KubeName] = Field(default=[], description="Secrets whose keys are variables of the step, such as S3 credentials")
-    volumes: list[KubernetesVolume] = []
+    volumes: list[KubernetesVolume] = Field(default=[], description="claims, Secrets and empty folders that pods see")
     shm_gb: float | None = Field(default=None, gt=0, description="size of /dev/shm, GB, out of the step's memory; None: up to all of it")
     labels: dict[_KubeKey, _KubeValue] = Field(default={}, description="labels of Jobs and pods, such as a queue's")
     limit_cpus: bool = Field(default=True, description="whether the cores that a step asks for are also its limit")

@@ -44,9 +44,9 @@ def _directive(text: str) -> str:
 class SlurmQueue(Part):
     """Where in SLURM a job goes. None leaves it to the cluster."""
 
-    partition: Word | None = None
-    account: Word | None = None
-    qos: Word | None = None
+    partition: Word | None = Field(default=None, description="queue of the jobs")
+    account: Word | None = Field(default=None, description="account that they are charged to")
+    qos: Word | None = Field(default=None, description="quality of service")
     directives: list[Annotated[str, AfterValidator(_directive)]] = Field(default=[], description="further #SBATCH lines: --option=value")
 
 

@@ -26,8 +26,10 @@ from moto.server import ThreadedMotoServer
 from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.config_load import build_config, preset_names
+from aframe_assets.config_reference import as_markdown, settings
 from aframe_assets.model.importing import is_shipped
 from aframe_ops.cli import main as cli
+from aframe_ops.cli.settings import NOT_SET
 from aframe_ops.site import SiteConfig
 
 REPO = Path(__file__).resolve().parents[2]
@@ -276,8 +278,9 @@ def test_the_glossary_is_in_order_and_says_each_word_once():
 def test_every_page_can_be_reached_and_is_short():
     index = {link.partition("#")[0] for link in PAGES["index.md"].links}
     assert index == {n for n in PAGES if n not in ("README.md", "index.md")}
-    # science.md is looked up by section, not read through: it has every estimator in one place
-    long = {n: p.text.count("\n") for n, p in PAGES.items() if p.text.count("\n") >= (480 if n == "science.md" else 150)}
+    # these are looked up by section, not read through: every estimator, every setting
+    looked_up = {"science.md": 480, "settings.md": 300, "site-settings.md": 200}
+    long = {n: p.text.count("\n") for n, p in PAGES.items() if p.text.count("\n") >= looked_up.get(n, 150)}
     assert not long
 
 
@@ -326,6 +329,14 @@ def _leaves(command: Any, path: str) -> list[str]:
 def test_every_command_is_described():
     text = "\n".join(p.text for p in PAGES.values())
     assert [c for c in _leaves(typer.main.get_command(cli.app), "aframe") if c not in text] == []
+
+
+@pytest.mark.parametrize(("name", "model"), [("settings.md", Config), ("site-settings.md", SiteConfig)])
+def test_pages_of_settings_are_generated(name, model):
+    found = settings(model, NOT_SET if model is SiteConfig else ())
+    assert [s.key for s in found if not s.meaning] == [], "settings without a description"
+    written = re.split(r"^<!-- generated.*\n\n", PAGES[name].text, flags=re.MULTILINE)[1]
+    assert written == as_markdown(found), f"docs/{name} is not what `make settings-pages` writes"
 
 
 def test_presets_and_sections_are_described():
