@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class Replaced:
 
 REPLACED = (
     Replaced("make demo", "installs from PyPI and then runs for a quarter of an hour", f"make -C {REPO} -n demo"),
+    Replaced("make install", "installs from PyPI", f"make -C {REPO} -n install"),
     Replaced("make test", "installs from PyPI and would run this test again", f"make -C {REPO} -n test"),
     Replaced("make test-clusters-quick", "needs root and SLURM's packages", f"make -C {REPO} -n test-clusters-quick"),
     Replaced("make test-clusters", "installs Debian packages", f"make -C {REPO} -n test-clusters"),
@@ -337,6 +339,11 @@ def test_pages_of_settings_are_generated(name, model):
     assert [s.key for s in found if not s.meaning] == [], "settings without a description"
     written = re.split(r"^<!-- generated.*\n\n", PAGES[name].text, flags=re.MULTILINE)[1]
     assert written == as_markdown(found), f"docs/{name} is not what `make settings-pages` writes"
+
+
+def test_every_extra_is_described():
+    told = {n for row in PAGES["installing.md"].tables[0].rows for n in re.findall(r"`(\w+)`", row[0])}
+    assert told == set(tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
 def test_presets_and_sections_are_described():

@@ -89,7 +89,7 @@ def problem(name: str, page: str, files: set[str], source: str) -> str | None:
         return None if importable(name) else "cannot be imported"
     if name.startswith("AFRAME__"):
         return None if name == "AFRAME__" or is_key(name[8:].lower().replace("__", ".")) else "no such key"
-    if (page.startswith("from-") or page == "networks.md") and name in AFRAMES:
+    if page.startswith("from-") and name in AFRAMES:
         return None
     if re.fullmatch(r"(AFRAME|AWS|LIGO)_\w+", name):
         return None if name in source else "no such variable in the source"
