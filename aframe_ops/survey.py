@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +59,20 @@ def survey(workspace: Workspace) -> dict[str, AssetState]:
         keys: list[str | None] = list(workspace.partitions())
     except MissingArtifact:
         keys = []
-    return {node.name: _state(workspace, node, keys if node.partitioned else [None]) for node in workspace.graph.values()}
+    with _no_collection():
+        return {node.name: _state(workspace, node, keys if node.partitioned else [None]) for node in workspace.graph.values()}
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's cycle collector would go through all manifests, which have no cycles, again and again: half the time of 10,000 segments."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _state(workspace: Workspace, node: Node, partitions: list[str | None]) -> AssetState:
@@ -68,9 +83,10 @@ def _state(workspace: Workspace, node: Node, partitions: list[str | None]) -> As
             wanted[partition] = workspace.wanted(node.name, partition).parts
         except MissingArtifact as e:
             state.why[partition] = f"waits for {e.asset}"
-    there = workspace.store.complete_many(wanted.values()) if wanted else {}
+    manifests = {p: m for p in wanted if (m := workspace.manifest(node.name, p)) is not None}
+    there = workspace.store.complete_many(wanted.values(), manifests) if manifests else {}
     for partition, parts in wanted.items():
-        manifest = workspace.manifest(node.name, partition)
+        manifest = manifests.get(partition)
         if partition in there:
             state.complete.append(partition)
             state.nbytes += there[partition].nbytes
@@ -84,7 +100,7 @@ def why_incomplete(manifest: Manifest | None, wanted: KeyParts) -> str:
     """Why the artifact that a manifest records is not the wanted one, naming the first part of its key that differs."""
     if manifest is None:
         return "never made"
-    if manifest.parts.key != wanted.key:
+    if (manifest.handle or manifest.parts).key != wanted.key:
         return first_difference(manifest.parts, wanted)
     if manifest.status != "ok":
         return f"failed: {(manifest.error or 'no reason recorded').strip().splitlines()[0]}"

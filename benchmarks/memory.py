@@ -10,20 +10,10 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 from benchmarks.slide_networks import METHODS, Size
-from benchmarks.table import cpu_seconds, show
+from benchmarks.table import cpu_seconds, peak_gb, show
 from benchmarks.timeslides import Method
-
-
-def peak_gb() -> float:
-    """Most memory that this process has held, GB of 1e9 bytes.
-
-    Not ru_maxrss, which begins with that of the process that started this one.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
 
 
 def search(method: str, size: Size, slides: int, seconds: float, memory_gb: float | None) -> dict[str, float]:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,15 @@ def cpu_seconds() -> float:
     """CPU seconds of this process and its ended children, user and system. Wall time says nothing on a shared machine."""
     children = os.times()
     return time.process_time() + children.children_user + children.children_system
+
+
+def peak_gb() -> float:
+    """Most memory that this process has held, GB of 1e9 bytes.
+
+    Not ru_maxrss, which begins with that of the process that started this one.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
 
 
 def show(

@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from aframe_assets.store import index
 from aframe_assets.store.errors import ArtifactGone, StoreError, redact
 from aframe_assets.store.files import collect, remove_dead, sealed_entry, stamp
 from aframe_assets.store.handle import FileEntry, Handle, KeyParts, Manifest, check_name, check_word, content_sha256, plain
@@ -36,7 +37,6 @@ from aframe_assets.store.ranges import Source, ranges_of
 
 log = logging.getLogger(__name__)
 
-INDEX = "_index.json"
 ORPHAN_S = 3600.0
 """Version folders that no manifest names may belong to a publish in progress: they are left alone for this long."""
 _PARALLEL = 16
@@ -273,17 +273,18 @@ class ArtifactStore(ABC):
         data = self._read(f"{where}.json")
         return None if data is None else self._parse(data, f"{where}.json")
 
-    def _parse(self, data: bytes | str | dict, path: str) -> Manifest | None:
+    def _parse(self, data: bytes | Mapping[str, Any] | None, path: str) -> Manifest | None:
+        found = index.plain_manifest(data) if isinstance(data, bytes) else data
         try:
-            found = Manifest.model_validate(data) if isinstance(data, dict) else Manifest.loads(data)
-        except ValueError:
+            handle = (found or {}).get("handle")
+            if handle:
+                # the store may have been moved or mounted elsewhere since: the folder is where the manifest is
+                where, version = path.removesuffix(".json"), handle["uri"].rsplit("/", 1)[-1]
+                found = {**found, "handle": {**handle, "uri": self.uri(f"{where}/{version}")}}
+            return Manifest.model_validate(found)
+        except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("%s is not a manifest; the artifact counts as missing", self.uri(path))
             return None
-        if found.handle is None:
-            return found
-        # the store may have been moved or mounted elsewhere since: the folder is where the manifest is
-        where, version = path.removesuffix(".json"), found.handle.uri.rsplit("/", 1)[-1]
-        return found.model_copy(update={"handle": found.handle.model_copy(update={"uri": self.uri(f"{where}/{version}")})})
 
     def manifests(self, asset: str) -> dict[str | None, Manifest]:
         """The records of all partitions, sorted (None is the key of an unpartitioned artifact).
@@ -292,53 +293,43 @@ class ArtifactStore(ABC):
         read one by one and the index is rewritten.
         """
         check_word(asset, "asset name")
-        listed = {e.name: e.stamp for e in self._list(asset) if e.name.endswith(".json") and e.name != INDEX}
-        known = self._index(asset)
-        stale = [name for name, mark in listed.items() if known.get(name, {}).get("stamp") != mark]
-        read: dict[str, bytes | None] = {}
+        listed = {e.name: e.stamp for e in self._list(asset) if e.name.endswith(".json") and e.name != index.NAME}
+        known = index.loads(self._read(f"{asset}/{index.NAME}"), self.uri(f"{asset}/{index.NAME}"))
+        stale = [name for name, mark in listed.items() if name not in known or known[name].stamp != mark]
+        fresh = not stale and known.keys() == listed.keys()
         if stale:
             with ThreadPoolExecutor(min(_PARALLEL, len(stale))) as pool:
-                read = dict(zip(stale, pool.map(lambda name: self._read(f"{asset}/{name}"), stale), strict=True))
+                for name, data in zip(stale, pool.map(lambda name: self._read(f"{asset}/{name}"), stale), strict=True):
+                    known[name] = index.Entry(listed[name], index.plain_manifest(data))
         out: dict[str | None, Manifest] = {}
-        entries: dict[str, Any] = {}
         for name in sorted(listed):
-            raw = read.get(name) if name in read else known[name]["manifest"]
-            found = None if raw is None else self._parse(raw, f"{asset}/{name}")
-            if found is None:
-                continue
-            stem = name.removesuffix(".json")
-            out[None if stem == "_" else stem] = found
-            entries[name] = {"stamp": listed[name], "manifest": json.loads(raw) if isinstance(raw, bytes) else raw}
-        if stale or set(known) - set(listed):
+            found = self._parse(known[name].manifest, f"{asset}/{name}")
+            if found is not None:
+                stem = name.removesuffix(".json")
+                out[None if stem == "_" else stem] = found
+        if not fresh:
             with suppress(StoreError, OSError):  # a reader without write access still reads
-                self._write(f"{asset}/{INDEX}", json.dumps({"version": 1, "entries": entries}).encode())
+                self._write(f"{asset}/{index.NAME}", index.dumps({name: known[name] for name in sorted(listed)}))
         return out
-
-    def _index(self, asset: str) -> dict[str, Any]:
-        data = self._read(f"{asset}/{INDEX}")
-        if data is None:
-            return {}
-        try:
-            index = json.loads(data)
-            return {name: entry for name, entry in index["entries"].items() if isinstance(entry["manifest"], dict) and entry["stamp"]}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            log.info("%s is damaged and is rebuilt", self.uri(f"{asset}/{INDEX}"))
-            return {}
 
     def complete(self, parts: KeyParts) -> Handle | None:
         """The artifact of exactly this key, if it is whole and no blocking check of it failed (DESIGN, decision 1)."""
         found = self.manifest(parts.asset, parts.partition)
         return found.handle if self._wanted(found, parts) and not self._damage(found.handle) else None
 
-    def complete_many(self, wanted: Iterable[KeyParts]) -> dict[str | None, Handle]:
+    def complete_many(self, wanted: Iterable[KeyParts], known: Mapping[str | None, Manifest] | None = None) -> dict[str | None, Handle]:
         """`complete` for many partitions of one asset: one index and one listing instead of a request for each file.
 
         Partitions that are not complete are left out.
+
+        Args:
+            wanted: key parts.
+            known: the manifests, where they have just been read.
         """
         wanted = list(wanted)
         out: dict[str | None, Handle] = {}
         for asset in {p.asset for p in wanted}:
-            records = self.manifests(asset)
+            records = self.manifests(asset) if known is None else known
             sizes = self._stats(asset)
             for parts in (p for p in wanted if p.asset == asset):
                 found = records.get(parts.partition)

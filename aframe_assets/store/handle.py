@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -116,11 +117,26 @@ class KeyParts(BaseModel, frozen=True):
     def _partition(cls, value: str | None) -> str | None:
         return value if value is None else check_word(value, "partition key")
 
-    @property
+    @cached_property
     def key(self) -> str:
         """sha256 (hex) of the canonical JSON of all parts."""
-        fields = {name: getattr(self, name) for name in ("asset", "code_version", "partition", "config", "inputs")}
-        return hashlib.sha256(canonical_json(fields).encode()).hexdigest()
+        # the text of `config`, by far the longest, is that of thousands of partitions: it is made once for all copies
+        texts = {name: canonical_json(getattr(self, name)) for name in ("asset", "code_version", "inputs", "partition")}
+        texts["config"] = self._config_text
+        return hashlib.sha256(("{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}").encode()).hexdigest()
+
+    @cached_property
+    def _config_text(self) -> str:
+        return canonical_json(self.config)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values; its key is its own."""
+        _ = self._config_text
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("key", None)
+        if update and "config" in update:
+            copy.__dict__.pop("_config_text", None)
+        return copy
 
 
 class Handle(BaseModel, frozen=True):

@@ -138,12 +138,16 @@ class LocalStore(ArtifactStore):
             return None
 
     def _stats(self, folder: str) -> dict[str, Stat]:
-        out = {}
-        for base, _, names in os.walk(self.root / folder):
-            inside = Path(base).relative_to(self.root).as_posix()
-            for name in names:
-                with suppress(FileNotFoundError):
-                    out[f"{inside}/{name}"] = Stat(os.stat(os.path.join(base, name)).st_size)
+        out, todo = {}, [folder]
+        while todo:
+            inside = todo.pop()
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{self.root}/{inside}") as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(f"{inside}/{entry.name}")
+                    else:
+                        with suppress(FileNotFoundError):
+                            out[f"{inside}/{entry.name}"] = Stat(entry.stat().st_size)
         return out
 
     def _place(self, folder: str, files: Mapping[str, Path], entries: Sequence[FileEntry]) -> list[FileEntry]:

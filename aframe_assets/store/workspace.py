@@ -26,12 +26,16 @@ class MissingArtifact(RuntimeError):
     """An upstream artifact that is absent or out of date; the message names it and the command that makes it."""
 
     def __init__(self, asset: str, partition: str | None, reason: str, wanted_by: str):
-        self.asset, self.partition, self.wanted_by = asset, partition, wanted_by
+        self.asset, self.partition, self.reason, self.wanted_by = asset, partition, reason, wanted_by
         what = f"{asset} of segment {partition}" if partition else asset
         super().__init__(
             f"{wanted_by} needs {what}, which is {reason}; make it with `aframe run --until {asset}`"
             f" (or `dagster asset materialize --select '*{asset}'{' --partition-range FIRST...LAST' if asset != 'segments' else ''}`)"
         )
+
+    def anew(self) -> MissingArtifact:
+        """The same without a traceback, which would keep alive all that its frames hold."""
+        return MissingArtifact(self.asset, self.partition, self.reason, self.wanted_by)
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,10 @@ class Workspace:
 
     config: Config
     store: ArtifactStore
-    _manifests: dict[str, dict[str | None, Manifest]] = field(default_factory=dict, repr=False)
-    _wanted: dict[tuple[str, str | None], Wanted] = field(default_factory=dict, repr=False)
+    _manifests: dict[str, dict[str | None, Manifest | None]] = field(default_factory=dict, repr=False)
+    _wanted: dict[tuple[str, str | None], Wanted | MissingArtifact] = field(default_factory=dict, repr=False)
+    _common: dict[str, KeyParts] = field(default_factory=dict, repr=False)
+    _rows: dict[str, Mapping[str, Any]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.graph = lineage.graph(self.config)
@@ -65,14 +71,16 @@ class Workspace:
         known = self._manifests.setdefault(asset, {})
         if partition is not None and None not in known and partition not in known:
             known.update(self.store.manifests(asset))
-            known.setdefault(partition, None)  # type: ignore[arg-type]
+            known.setdefault(partition, None)
         if partition not in known:
-            known[partition] = self.store.manifest(asset, partition)  # type: ignore[assignment]
+            known[partition] = self.store.manifest(asset, partition)
         return known[partition]
 
     def rows(self) -> dict[str, Mapping[str, Any]]:
         """The segments table by partition, sorted by time. Raises MissingArtifact without one."""
-        return dict(sorted(self._current("segments", None, "segments table").meta["rows"].items()))
+        if self._rows is None:
+            self._rows = dict(sorted(self._current("segments", None, "segments table").meta["rows"].items()))
+        return self._rows
 
     def partitions(self, *roles: str) -> list[str]:
         """Partition keys of the wanted roles (all by default), sorted by time."""
@@ -86,11 +94,10 @@ class Workspace:
             raise MissingArtifact(asset, partition, "missing", wanted_by)
         if manifest.status != "ok" or manifest.handle is None:
             raise MissingArtifact(asset, partition, f"failed ({manifest.error})", wanted_by)
-        if manifest.parts.key != self.wanted(asset, partition).parts.key:
+        if manifest.handle.key != self.wanted(asset, partition).parts.key:
             raise MissingArtifact(asset, partition, "out of date", wanted_by)
-        failed = [c["name"] for c in manifest.checks if c.get("blocking") and not c["passed"] and c.get("severity") == "error"]
-        if failed:
-            raise MissingArtifact(asset, partition, f"held back by its check {', '.join(failed)}", wanted_by)
+        if manifest.blocked:
+            raise MissingArtifact(asset, partition, f"held back by its check {', '.join(manifest.blocked)}", wanted_by)
         return manifest.handle
 
     def wanted(self, asset: str, partition: str | None = None) -> Wanted:
@@ -101,8 +108,14 @@ class Workspace:
         """
         memo = (asset, partition)
         if memo not in self._wanted:
-            self._wanted[memo] = self._resolve(asset, partition)
-        return self._wanted[memo]
+            try:
+                self._wanted[memo] = self._resolve(asset, partition)
+            except MissingArtifact as e:
+                self._wanted[memo] = e.anew()
+        found = self._wanted[memo]
+        if isinstance(found, MissingArtifact):
+            raise found.anew()
+        return found
 
     def _resolve(self, asset: str, partition: str | None) -> Wanted:
         node = self.graph[asset]
@@ -132,20 +145,19 @@ class Workspace:
                         identities[f"{i.asset}.{r}"] = {"key": value["key"], "sha256": value["sha256"]}
                 else:
                     identities[i.asset] = handle.identity
-        for name, identity in self._external(asset).items():
-            identities[name] = identity
-        parts = KeyParts(
-            asset=asset,
-            code_version=node.code_version,
-            partition=partition,
-            config=self.config.select(node.config, node.free),
-            inputs=identities,
-        )
+        common = self._same_for_all(asset)
+        parts = common.model_copy(update={"partition": partition, "inputs": identities | common.inputs})
         return Wanted(parts, inputs, row)
 
-    def _external(self, asset: str) -> dict[str, dict[str, str]]:
-        """Identities of things outside the store that `asset` reads."""
-        return self._named_files(asset) | self._sources(asset)
+    def _same_for_all(self, asset: str) -> KeyParts:
+        """What the key parts of all partitions of `asset` share: its code, its settings, and things outside the store that it reads."""
+        if asset not in self._common:
+            node = self.graph[asset]
+            outside = self._named_files(asset) | self._sources(asset)
+            self._common[asset] = KeyParts(
+                asset=asset, code_version=node.code_version, config=self.config.select(node.config, node.free), inputs=outside
+            )
+        return self._common[asset]
 
     def _named_files(self, asset: str) -> dict[str, dict[str, str]]:
         out: dict[str, dict[str, str]] = {}

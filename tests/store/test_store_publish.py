@@ -99,16 +99,16 @@ def test_many_partitions_and_index(store, make, monkeypatch):
     reads.clear()
     assert store.manifests("background")[keys[3]].parts.config == {"rate": 1}
     assert reads == ["background/_index.json", f"background/{keys[3]}.json"]
-    for bad_index in (b"{not json", b'{"entries": {"1126259446-32.json": {"stamp": 1}}}', b"[]", None):
+    for bad_index in (b"{not json", b'{"records": {"1126259446-32.json": {"stamp": 1}}}', b'{"entries": {}}', b"[]", None):
         if bad_index is None:
             store._remove("background/_index.json")
         else:
             store._write("background/_index.json", bad_index)
         assert store.manifests("background").keys() == set(keys)
-        assert len(json.loads(original(store, "background/_index.json"))["entries"]) == 20
+        assert len(json.loads(original(store, "background/_index.json"))["records"]) == 20
     store._remove(f"background/{keys[0]}.json")
     assert store.manifests("background").keys() == set(keys[1:])
-    assert f"{keys[0]}.json" not in json.loads(original(store, "background/_index.json"))["entries"]
+    assert f"{keys[0]}.json" not in json.loads(original(store, "background/_index.json"))["records"]
 
 
 def test_complete_is_about_key_size_and_checks(store, make, damage):
