@@ -78,4 +78,7 @@ class Execution(Section):
     )
     max_retries: int = Field(default=1, ge=0, description="how often a step that failed is tried again")
     waveform_processes: int = Field(default=1, ge=1, description="processes in which a step makes lalsimulation's signals")
+    report_pages: int = Field(
+        default=10, ge=0, description="loudest candidates with a page of their own in the report; as many more where a catalogue has them"
+    )
     training: TrainingResources = TrainingResources()

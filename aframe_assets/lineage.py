@@ -226,7 +226,7 @@ _ALL = [
     Node(
         "report",
         "sensitivity",
-        "2",
+        "3",
         ("name", "preset"),
         (
             Input("segments"),

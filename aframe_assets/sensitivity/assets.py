@@ -11,6 +11,7 @@ from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.sensitivity.far import Background
 
 FIGURES = "figures.json"
 
@@ -89,13 +90,10 @@ def make_candidates(job: Job) -> Product:
     from aframe_assets.sensitivity import plots
     from aframe_assets.sensitivity.candidates import find_candidates, write_csv
     from aframe_assets.sensitivity.checks import candidate_checks
-    from aframe_assets.sensitivity.far import Background
     from aframe_assets.sensitivity.measurement import read_p_astro, write_json
     from aframe_assets.waveforms.ledger import EventSet
 
-    slides = EventSet.read(job.path("events", "background.hdf5"))
-    rings = job.handle("events").meta.get("rings", ())
-    background = Background.of_slides(slides, job.config.inference.cluster_window_length, rings)
+    background = _background(job)
     zero = EventSet.read(job.path("events", "0lag.hdf5"))
     s, ifos = job.config.sensitivity, job.config.ifos
     found = find_candidates(
@@ -135,37 +133,54 @@ def make_report(job: Job) -> Product:
 
     from aframe_assets import lineage
     from aframe_assets.segments.catalog import catalogs
+    from aframe_assets.sensitivity.examination import chosen, examinations
     from aframe_assets.sensitivity.plots import Figure
     from aframe_assets.sensitivity.report import Material, render
 
-    config = job.config
+    config, graph = job.config, lineage.graph(job.config)
     rows = job.handle("segments").meta["rows"]
     manifests = {}
-    for asset, node in lineage.graph(config).items():
+    for asset, node in graph.items():
         if asset == "report":
             continue
         kept = {p: x for p, x in job.store.manifests(asset).items() if (p in rows if node.partitioned else p is None)}
         if kept:
             manifests[asset] = kept
     text = {name: job.path(name, FIGURES).read_text() for name in ("sensitive_volume", "candidates")}
-    held = {f.name for f in job.handle("model").files}
+    held, vetoes = {f.name for f in job.handle("model").files}, _vetoes(job)
+    candidates = json.loads(job.path("candidates", "candidates.json").read_text())
+    background, found = _background(job), candidates["candidates"]
+    seen = examinations(job, chosen(found, config.execution.report_pages), vetoes)
     page = render(
         Material(
             config=config,
             **{a: job.handle(a).meta for a in ("segments", "background_index", "psd", "model", "engine", "events")},
             volume=json.loads(job.path("sensitive_volume", "sensitive_volume.json").read_text()),
-            candidates=json.loads(job.path("candidates", "candidates.json").read_text()),
+            candidates=candidates,
             metrics_csv=job.path("model", "metrics.csv").read_text() if "metrics.csv" in held else None,
             figures=[Figure(**f) for t in text.values() for f in json.loads(t)],
             manifests=manifests,
             catalog=catalogs(config.sensitivity.catalog) if config.sensitivity.catalog else None,
-            vetoes=_vetoes(job),
+            vetoes=vetoes,
+            seen=seen,
+            far_errors={c["rank"]: float(background.independence.relative_error(c["num_louder"])) for c in found if c["num_louder"]},
+            graph=graph,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
     path = job.scratch / "report.html"
     path.write_text(page)
-    return Product({"report.html": path}, {"exercise": config.sensitivity.exercise, "num_bytes": len(page.encode())})
+    meta = {"exercise": config.sensitivity.exercise, "num_bytes": len(page.encode()), "num_pages": len(seen)}
+    return Product({"report.html": path}, meta)
+
+
+def _background(job: Job) -> Background:
+    """Slid events of the search, with the number of independent ones among them."""
+    from aframe_assets.sensitivity.far import Background
+    from aframe_assets.waveforms.ledger import EventSet
+
+    slides = EventSet.read(job.path("events", "background.hdf5"))
+    return Background.of_slides(slides, job.config.inference.cluster_window_length, job.handle("events").meta.get("rings", ()))
 
 
 def assets(config: Config) -> list[Any]:
@@ -194,8 +209,8 @@ def assets(config: Config) -> list[Any]:
             "report",
             make_report,
             config,
-            description="The search on one static page: volumes, candidates, data, training, checks, provenance.",
-            tags=resources(cpus=1, memory_gb=2, time_min=15),
+            description="The search on one static page: volumes, candidates with a page each, data, training, checks, time, provenance.",
+            tags=resources(cpus=1, memory_gb=4, time_min=30),
             kinds={"html"},
         ),
     ]

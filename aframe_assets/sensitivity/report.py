@@ -9,28 +9,34 @@ from dataclasses import dataclass, field
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
+from aframe_assets.provenance.citations import SOFTWARE, data_sources, statement
 from aframe_assets.sensitivity.plots import COLOURS, Figure, embed, make_figure, plotly_script
+from aframe_assets.sensitivity.report_events import event_pages, page_id
+from aframe_assets.sensitivity.report_provenance import artifact_rows, graph_svg, step_rows, timeline_figure, total_text
 from aframe_assets.sensitivity.report_results import (
     candidate_row,
     cards,
     catalog_rows,
     comparator_rows,
     duration,
+    livetime_rows,
     low_snr_text,
     volume_row,
     zero_lag_text,
 )
-from aframe_assets.sensitivity.summary import caveats
+from aframe_assets.sensitivity.summary import caveats, gps_date
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.lineage import Node
     from aframe_assets.segments.catalog import Merger
     from aframe_assets.segments.vetoes import Veto
+    from aframe_assets.sensitivity.examination import Examination
     from aframe_assets.store.handle import Manifest
 
 PACKAGES = ("aframe-dagster", "dagster", "torch", "lightning", "ml4gw", "bilby", "gwpy", "numpy", "scipy", "astropy", "onnxruntime")
-SHOWN = 25
-"""Candidates in the report's table; the artifact `candidates` holds more."""
+SHOWN = 100
+"""Candidates in the report's table, besides those in a catalogue; the artifact `candidates` holds more."""
 
 SECTIONS = (
     ("volume", "Sensitive volume"),
@@ -39,6 +45,7 @@ SECTIONS = (
     ("data", "Data"),
     ("training", "Training"),
     ("checks", "Checks"),
+    ("resources", "Time"),
     ("provenance", "Provenance"),
 )
 
@@ -56,6 +63,9 @@ class Material:
         manifests: asset -> partition (None where there are none) -> manifest.
         catalog: known mergers, None when no catalogue is configured.
         vetoes: vetoed time of the search.
+        seen: what there is to see at some candidates, loudest first.
+        far_errors: rank of a candidate -> relative error of its background count.
+        graph: the experiment's assets (`aframe_assets.lineage.graph`).
         made: when, as text.
     """
 
@@ -73,6 +83,9 @@ class Material:
     manifests: Mapping[str, Mapping[str | None, Manifest]]
     catalog: Sequence[Merger] | None = None
     vetoes: Sequence[Veto] = ()
+    seen: Sequence[Examination] = ()
+    far_errors: Mapping[int, float] = field(default_factory=dict)
+    graph: Mapping[str, Node] = field(default_factory=dict)
     made: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
 
@@ -97,13 +110,20 @@ def render(m: Material) -> str:
 
     folder = resources.files("aframe_assets.sensitivity")
     env = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    figures = {f.id: embed(f) for f in (*m.figures, *_training_figure(m.metrics_csv))}
-    for id in ("volume", "mass", "zero-lag", "background", "efficiency", "found-missed", "training"):
+    figures = {f.id: embed(f) for f in (*m.figures, *_training_figure(m.metrics_csv), *timeline_figure(m.manifests))}
+    for id in ("volume", "mass", "zero-lag", "background", "efficiency", "found-missed", "training", "timeline"):
         figures.setdefault(id, "")
-    config = m.config
+    config, unit, found = m.config, m.candidates["far_unit"], m.candidates["candidates"]
+    sources = data_sources(config, [(r["gps_start"], r["gps_stop"]) for r in m.segments["rows"].values()])
+    pages = {e.rank: page_id(e.rank) for e in m.seen}
+    shown = [c for i, c in enumerate(found) if i < SHOWN or c["matches"]]
+    checks = _checks(m)
     return env.from_string((folder / "report.html.j2").read_text()).render(
         style=(folder / "report.css").read_text(),
         plotly=plotly_script(),
+        script=(folder / "report.js").read_text(),
+        package=f"aframe-dagster {m.versions.get('aframe-dagster', '')}".strip(),
+        failed=_failed_text(checks),
         name=config.name,
         preset=config.preset,
         ifos=config.ifos,
@@ -119,14 +139,19 @@ def render(m: Material) -> str:
         comparator_rows=comparator_rows(m),
         comparator_note=m.volume["comparators"]["note"],
         figures=figures,
-        unit=m.candidates["far_unit"],
+        unit=unit,
         zero_lag_text=zero_lag_text(m),
-        candidates=[candidate_row(c, m.candidates["far_unit"]) for c in m.candidates["candidates"][:SHOWN]],
+        candidates=[candidate_row(c, unit, m.far_errors.get(c["rank"]), pages.get(c["rank"], "")) for c in shown],
+        more=f"{len(found) - len(shown):,} fainter ones are in candidates.csv." if len(found) > len(shown) else "",
+        events=event_pages(found, m.seen, unit, m.far_errors, duration(m.events["T0"])),
         low_snr_text=low_snr_text(m),
-        catalog_rows=None if m.catalog is None else catalog_rows(m),
+        catalog_rows=None if m.catalog is None else catalog_rows(m, pages),
         catalog_names=", ".join(sorted({x.catalog for x in m.catalog or ()})),
         match_window=f"{config.sensitivity.match_window:g}",
         roles=_roles(m),
+        strain_source=config.strain.source,
+        livetimes=livetime_rows(m),
+        sources=sources,
         stretches=[
             {"key": k, "role": r["role"], "start": f"{r['gps_start']:.10g}", "stop": f"{r['gps_stop']:.10g}"}
             for k, r in sorted(m.segments["rows"].items(), key=lambda x: x[1]["gps_start"])
@@ -134,21 +159,16 @@ def render(m: Material) -> str:
         training_text=_training_text(m),
         metrics=_metrics(m),
         warnings=_warnings(m),
-        checks=_checks(m),
-        provenance=_provenance(m),
+        checks=checks,
+        steps=step_rows(m.manifests),
+        total_text=total_text(m.manifests),
+        artifacts=artifact_rows(m.graph, m.manifests),
+        graph=graph_svg(m.graph, m.manifests),
+        software=SOFTWARE,
         versions=list(m.versions.items()),
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120),
-        credit="Real detector data: Gravitational Wave Open Science Center (gwosc.org), CC BY 4.0. Strain source of this run: "
-        + config.strain.source
-        + ".",
+        credit=statement(config, sources),
     )
-
-
-def gps_date(gps: float) -> str:
-    """UTC of a GPS time, to the second."""
-    from astropy.time import Time
-
-    return Time(gps, format="gps").utc.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _roles(m: Material) -> list[dict[str, Any]]:
@@ -218,7 +238,7 @@ def _warnings(m: Material) -> list[str]:
     return out
 
 
-def _checks(m: Material) -> list[dict[str, str]]:
+def _checks(m: Material) -> list[dict[str, Any]]:
     grouped: dict[tuple[str, str], list[tuple[str | None, Mapping[str, Any]]]] = {}
     for asset, records in m.manifests.items():
         for partition, manifest in records.items():
@@ -231,38 +251,16 @@ def _checks(m: Material) -> list[dict[str, str]]:
         outcome = "passed" if not bad else "warning" if warn else "failed"
         if len(found) > 1:
             outcome += f" ({len(found) - len(bad)} of {len(found)} stretches passed)" if bad else f" ({len(found)} stretches)"
-        notes = [f"{p}: {c['description']}" if p else c["description"] for p, c in bad[:3]]
-        kind = "pass" if not bad else "warned" if warn else "fail"
-        out.append({"asset": asset, "name": name.replace("_", " "), "outcome": outcome, "kind": kind, "note": "; ".join(notes)})
-    rank = {"fail": 0, "warned": 1, "pass": 2}
-    return sorted(out, key=lambda c: rank[c["kind"]])
+        # of one that holds everywhere the first says what was asked, with its numbers
+        notes = [f"{p}: {c['description']}" if p else c["description"] for p, c in bad[:3]] or [found[0][1]["description"]]
+        rank, kind = (2, "pass") if not bad else (1, "warned") if warn else (0, "fail")
+        row = {"asset": asset, "name": name.replace("_", " "), "outcome": outcome, "kind": kind}
+        out.append({**row, "note": "; ".join(n for n in notes if n), "sort": rank})
+    return sorted(out, key=lambda c: c["sort"])
 
 
-def _provenance(m: Material) -> list[dict[str, str]]:
-    out = []
-    for asset, records in m.manifests.items():
-        done = {p: x for p, x in records.items() if x.handle is not None}
-        if not done:
-            continue
-        one = next(iter(done.values())).handle if None in done else None
-        wall = sum(x.provenance.get("wall_s", 0) for x in done.values())
-        memory = max(x.provenance.get("max_rss_mb", 0) for x in done.values())
-        out.append(
-            {
-                "label": asset if one else f"{asset}, {len(done)} stretches",
-                "key": one.key[:16] if one else "one each",
-                "sha256": one.sha256[:16] if one else "one each",
-                "size": _size(sum(x.handle.nbytes for x in done.values())),
-                "wall": duration(wall),
-                "memory": f"{memory / 1024:.2f} GB" if memory else "",
-            }
-        )
-    return out
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000 or unit == "GB":
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return ""
+def _failed_text(checks: Sequence[Mapping[str, Any]]) -> str:
+    failed, warned = (sum(c["kind"] == kind for c in checks) for kind in ("fail", "warned"))
+    if not failed and not warned:
+        return ""
+    return f"Of {len(checks)} checks {failed} failed and {warned} warned."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aframe_assets.segments.vetoes import vetoes_at
 from aframe_assets.sensitivity.candidates import analysed
-from aframe_assets.sensitivity.summary import far_text, match_text, p_astro_text, published_text, volume_text
+from aframe_assets.sensitivity.summary import candidate_far_text, far_text, match_text, p_astro_text, published_text, volume_text
 
 if TYPE_CHECKING:
     from aframe_assets.sensitivity.report import Material
@@ -48,7 +48,7 @@ def cards(m: Material) -> list[dict[str, str]]:
     ]
 
 
-def volume_row(r: Mapping[str, Any]) -> dict[str, str]:
+def volume_row(r: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the table of volumes."""
     measured = r["status"] == "measured"
     return {
@@ -62,10 +62,15 @@ def volume_row(r: Mapping[str, Any]) -> dict[str, str]:
         "found": f"{r['num_found']:,}" if "num_found" in r else "",
         "note": r["note"],
         "status": r["status"],
+        # what a column is sorted by, where the text is no number
+        "far_sort": r["far"],
+        "volume_sort": r["volume"] if measured else r.get("upper_limit", ""),
+        "distance_sort": r["sensitive_distance"] if measured else "",
+        "found_sort": r.get("num_found", ""),
     }
 
 
-def comparator_rows(m: Material) -> list[dict[str, str]]:
+def comparator_rows(m: Material) -> list[dict[str, Any]]:
     """Published volumes of the run's mass pairs, each beside ours at the same rate where that was measured."""
     yearly = {
         (r["mass_1"], r["mass_2"]): r for r in m.volume["rows"] if (r["far"], r["far_unit"], r["status"]) == (1.0, "1/yr", "measured")
@@ -78,6 +83,7 @@ def comparator_rows(m: Material) -> list[dict[str, str]]:
                 "pair": f"{p['mass_1']:g} + {p['mass_2']:g}",
                 "pipeline": p["pipeline"],
                 "volume": f"{p['volume']:.3g} ± {p['error']:.1g}",
+                "volume_sort": p["volume"],
                 "far": "the catalogue's own" if p["far_per_year"] is None else f"{p['far_per_year']:g} /yr",
                 "ratio": f"{ours['volume'] / p['volume']:.2f}" if ours and p["far_per_year"] == 1 else "",
                 "source": f"{p['data']}; {p['source']}",
@@ -87,27 +93,63 @@ def comparator_rows(m: Material) -> list[dict[str, str]]:
 
 
 def _far(c: Mapping[str, Any], unit: str) -> str:
-    value = c["far_per_hour"] if unit == "1/h" else c["far_per_year"]
-    return f"{'< ' if c['far_is_limit'] else ''}{value:.3g}"
+    return candidate_far_text(c, unit, None)
 
 
-def candidate_row(c: Mapping[str, Any], unit: str) -> dict[str, Any]:
-    """A row of the table of candidates."""
+def candidate_row(c: Mapping[str, Any], unit: str, far_error: float | None = None, page: str = "") -> dict[str, Any]:
+    """A row of the table of candidates.
+
+    Args:
+        c: a row of candidates.json.
+        unit: of FARs.
+        far_error: relative error of the background count.
+        page: anchor of the event's page, if it has one.
+    """
+    p = c["p_astro_low"] if c["p_astro_is_limit"] else c["p_astro"]
     return {
         "rank": c["rank"],
+        "page": page,
         "time": f"{c['detection_time']:.3f}",
         "statistic": f"{c['detection_statistic']:.3f}",
-        "far": _far(c, unit),
+        "far": candidate_far_text(c, unit, far_error),
+        "far_sort": c["far"],
         "ifar": f"{'> ' if c['far_is_limit'] else ''}{c['ifar_years']:.3g}",
+        "ifar_sort": c["ifar_years"],
         "fap": f"{'< ' if c['far_is_limit'] else ''}{c['false_alarm_probability']:.2g}",
+        "fap_sort": c["false_alarm_probability"],
         "p_astro": p_astro_text(c),
+        "p_astro_sort": "" if p is None else p,
         "flags": ", ".join(c["flags"]),
         "catalog": match_text(c),
     }
 
 
-def catalog_rows(m: Material) -> list[dict[str, str]]:
-    """Every catalogue event inside the test stretches: what its catalogue says, and what became of it here."""
+def livetime_rows(m: Material) -> list[dict[str, str]]:
+    """What was searched: zero lag, slides, injections."""
+    e = m.events
+    vetoed = e.get("vetoed_livetime", {})
+
+    def row(label: str, kind: str, live: str, events: str) -> dict[str, str]:
+        lost = vetoed.get(kind, 0.0)
+        return {"label": label, "livetime": live, "vetoed": duration(lost) if lost else "none", "events": events}
+
+    rows = [
+        row("zero lag", "zero_lag", duration(e["T0"]), f"{m.candidates['num_zero_lag']:,}"),
+        row("slid background", "background", duration(e["Tb"]), f"{e['num_background']:,}"),
+    ]
+    if "num_foreground" in e:
+        found = f", {e['num_found']:,} with an event" if "num_found" in e else ""
+        rows.append({"label": "injections", "livetime": "", "vetoed": "", "events": f"{e['num_foreground']:,}{found}"})
+    return rows
+
+
+def catalog_rows(m: Material, pages: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Every catalogue event inside the test stretches: what its catalogue says, and what became of it here.
+
+    Args:
+        m: all of the report.
+        pages: rank -> anchor of a candidate's page.
+    """
     stretches = [(r["gps_start"], r["gps_stop"]) for r in m.segments["rows"].values() if r["role"] == "test"]
     unit = m.candidates["far_unit"]
     found = {(x["name"], x["catalog"]): (c, x) for c in m.candidates["candidates"] for x in c["matches"]}
@@ -119,6 +161,8 @@ def catalog_rows(m: Material) -> list[dict[str, str]]:
             "catalog": merger.catalog,
             "gps": f"{merger.gps:.1f}" + (f" ± {merger.accuracy:g}" if merger.accuracy else ""),
             "published": published_text(published),
+            "gps_sort": merger.gps,
+            "page": "",
             "outcome": "none near it",
             "statistic": "",
             "far": "",
@@ -129,6 +173,7 @@ def catalog_rows(m: Material) -> list[dict[str, str]]:
         if c:
             row |= {
                 "outcome": f"rank {c['rank']}, {x['offset']:+.2f} s",
+                "page": pages.get(c["rank"], ""),
                 "statistic": f"{c['detection_statistic']:.3f}",
                 "far": f"{_far(c, unit)} {unit.removeprefix('1')}",
                 "p_astro": p_astro_text(c),

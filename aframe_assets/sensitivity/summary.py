@@ -133,3 +133,32 @@ def published_text(match: Mapping[str, Any]) -> str:
     """What a catalogue says of an event: 'FAR 1e-07 /yr, p_astro 1, SNR 26'; empty where it says nothing."""
     parts = (("FAR {:.3g} /yr", "far_per_year"), ("p_astro {:.3g}", "p_astro"), ("SNR {:.3g}", "snr"))
     return ", ".join(text.format(match[key]) for text, key in parts if match[key] is not None)
+
+
+def candidate_far_text(candidate: Mapping[str, Any], unit: str, relative_error: float | None) -> str:
+    """FAR of a candidate with the error of its background count, or the limit that holds where nothing is as loud.
+
+    Args:
+        candidate: a row of candidates.json.
+        unit: '1/h' or '1/yr'.
+        relative_error: of the count (`independence.Independence.relative_error`).
+    """
+    value = candidate["far_per_hour"] if unit == "1/h" else candidate["far_per_year"]
+    if candidate["far_is_limit"]:
+        return f"< {value:.3g}"
+    if relative_error is None:
+        return f"{value:.3g}"
+    import math
+
+    # more digits than the error has would be noise
+    digits = max(0, 1 - math.floor(math.log10(value * relative_error)))
+    if digits > 4 or value >= 1e5:
+        return f"{value:.3g} ± {value * relative_error:.2g}"
+    return f"{value:.{digits}f} ± {value * relative_error:.{digits}f}"
+
+
+def gps_date(gps: float) -> str:
+    """UTC of a GPS time, to the second."""
+    from astropy.time import Time
+
+    return Time(gps, format="gps").utc.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from aframe_assets.strain.background_file import background_name
 
 if TYPE_CHECKING:
+    from aframe_assets.store.handle import Handle
     from aframe_assets.store.job import Job
 
 INDEX_FILE = "background_index.json"
@@ -63,8 +64,8 @@ class BackgroundIndex:
         return cls(tuple(Chunk(**c) for c in data["chunks"]), data["missing"])
 
 
-def open_chunk(job: Job, chunk: Chunk) -> Path:
-    """Local path of a chunk's file.
+def require_chunk(job: Job, chunk: Chunk) -> Handle:
+    """A chunk's artifact.
 
     Raises:
         RuntimeError: the chunk was made anew since the index was; names it.
@@ -75,14 +76,19 @@ def open_chunk(job: Job, chunk: Chunk) -> Path:
             f"background of segment {chunk.partition} is not the one that background_index lists; run `aframe "
             "run --until background_index` again"
         )
-    return job.store.open_local(manifest.handle, chunk.file_name)
+    return manifest.handle
+
+
+def open_chunk(job: Job, chunk: Chunk) -> Path:
+    """Local path of a chunk's file. Raises as `require_chunk`."""
+    return job.store.open_local(require_chunk(job, chunk), chunk.file_name)
 
 
 def open_chunks(job: Job, *roles: str) -> dict[str, Path]:
     """Background files of `roles` (all by default) for a job that reads `background_index`: partition -> local path, by time.
 
     Raises:
-        RuntimeError: as `open_chunk`.
+        RuntimeError: as `require_chunk`.
     """
     index = BackgroundIndex.read(job.path("background_index", INDEX_FILE))
     return {c.partition: open_chunk(job, c) for c in index.of(*roles)}

@@ -50,7 +50,7 @@ def write_events(folder, config, seed=1, num_draws=30_000, num_slides=30, live=4
         folder / "rejected-parameters.hdf5"
     )
     counts = {"num_background": n, "num_foreground": m, "num_rejected": num_draws - m}
-    return {"Tb": Tb, "T0": live, **counts, "merger_time_calibration": {"offset": 0.0, "width90": 0.1, "num": 10}}
+    return {"Tb": Tb, "T0": live, **counts, "merger_time_calibration": {"offset": 0.0, "width90": 0.1, "num": 10, "edge": "last"}}
 
 
 class Room:

@@ -42,7 +42,7 @@ TINY = {
     # chosen by a clock otherwise, and the platforms differ in the last digits
     "engine": {"platform": "onnxruntime"},
     "inference": {"num_slides": 3},
-    "execution": {"segments_per_step": 2},
+    "execution": {"segments_per_step": 2, "report_pages": 2},
 }
 
 

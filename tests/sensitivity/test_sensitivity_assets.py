@@ -45,7 +45,8 @@ def made(tmp_path_factory):
     }
     failed = [{"name": "livetime", "passed": False, "severity": "warn", "description": "validation has 0 s", "blocking": False}]
     r.publish("segments", r.text("segments.csv"), {"rows": ROWS, "roles": roles}, failed)
-    r.publish("background_index", r.text("background_index.json"), {"roles": roles, "missing": {"train": [], "test": []}})
+    index = json.dumps({"chunks": [], "missing": {}})
+    r.publish("background_index", r.text("background_index.json", index), {"roles": roles, "missing": {"train": [], "test": []}})
     psd = {
         "train": {"partition": "1240600000-900", "reason": "median range"},
         "test": {"partition": "1240610000-4000", "reason": "median range"},
@@ -163,12 +164,17 @@ def test_report_says_what_it_must(made):
 def test_report_works_offline_and_has_ordered_headings(made):
     page = made[0].read("report", "report.html").read_text()
     body = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
-    assert not re.search(r"""(src|href)\s*=\s*["'](?!#)""", body), "the page may load nothing"
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!#|data:)""", body), "the page may load nothing"
     assert "<script src" not in page
     levels = [int(x) for x in re.findall(r"<h([1-6])", body)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
-    assert '<html lang="en">' in body and body.count("<figcaption>") == body.count("<figure>") >= 5
+    assert '<html lang="en">' in body and body.count("<figcaption>") == body.count("<figure>") >= 6
+    ids = re.findall(r' id="([^"]+)"', body)
+    assert len(ids) == len(set(ids))
+    for target in re.findall(r'href="#([^"]+)"', body) + re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', body):
+        assert target in ids, target
+    assert all(re.search(r'alt="[^"]{20,}"', image) for image in re.findall(r"<img [^>]*>", body))
 
 
 def test_summary_for_the_command_line(made):

@@ -1,0 +1,119 @@
+"""What a result must credit: the data it is made of, with their licence, and the software and methods it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+
+CC_BY = "https://creativecommons.org/licenses/by/4.0/"
+ACKNOWLEDGEMENT = "https://gwosc.org/acknowledgement/"
+"""Where GWOSC keeps the text that papers are asked to print."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that is credited.
+
+    Attributes:
+        id: address that identifies it, a DOI where there is one.
+        name: what it is.
+        cite: how it is cited, in one line.
+        licence: address of its licence; empty where it has none of its own or it is not known here.
+        kind: 'data', 'paper' or 'software'.
+    """
+
+    id: str
+    name: str
+    cite: str
+    licence: str = ""
+    kind: str = "data"
+
+
+_OPEN_12 = Source(
+    "https://doi.org/10.1016/j.softx.2021.100658",
+    "Open data from O1 and O2",
+    "R. Abbott et al. (LIGO Scientific Collaboration and Virgo Collaboration), SoftwareX 13, 100658 (2021)",
+    kind="paper",
+)
+_OPEN_3 = Source(
+    "https://doi.org/10.3847/1538-4365/acdc9f",
+    "Open data from O3",
+    "R. Abbott et al. (LIGO Scientific, Virgo and KAGRA Collaborations), Astrophys. J. Suppl. 267, 29 (2023)",
+    kind="paper",
+)
+_OPEN_4 = Source(
+    "https://arxiv.org/abs/2508.18079",
+    "Open data from O4a",
+    "A. G. Abac et al. (LIGO Scientific, Virgo and KAGRA Collaborations), arXiv:2508.18079 (2025)",
+    kind="paper",
+)
+_RUNS = (
+    (1126051217, 1137254417, "O1", "https://doi.org/10.7935/K57P9W1D", _OPEN_12),
+    (1164556817, 1187733618, "O2", "https://doi.org/10.7935/CA75-FM95", _OPEN_12),
+    (1238166018, 1253977218, "O3a", "https://doi.org/10.7935/nfnt-hm34", _OPEN_3),
+    (1256655618, 1269363618, "O3b", "https://doi.org/10.7935/pr1e-j706", _OPEN_3),
+    (1368975618, 1389456018, "O4a", "https://gwosc.org/O4/O4a/", _OPEN_4),
+)
+"""GPS start and stop of observing runs, their data set and the paper that describes it."""
+
+SOFTWARE = (
+    Source(
+        "https://doi.org/10.1103/PhysRevD.111.042010",
+        "Aframe",
+        "E. Marx et al., Phys. Rev. D 111, 042010 (2025), arXiv:2403.18661",
+        kind="paper",
+    ),
+    Source("https://github.com/ML4GW/ml4gw", "ml4gw", "The ML4GW developers, ml4gw", kind="software"),
+    Source("https://doi.org/10.3847/1538-4365/ab06fc", "bilby", "G. Ashton et al., Astrophys. J. Suppl. 241, 27 (2019)", kind="paper"),
+    Source("https://doi.org/10.1016/j.softx.2021.100657", "GWpy", "D. M. Macleod et al., SoftwareX 13, 100657 (2021)", kind="paper"),
+    Source("https://doi.org/10.3847/1538-4357/ac7c74", "Astropy", "Astropy Collaboration, Astrophys. J. 935, 167 (2022)", kind="paper"),
+    Source("https://doi.org/10.7935/GT1W-FZ16", "LALSuite", "LIGO Scientific, Virgo and KAGRA Collaborations, LALSuite", kind="software"),
+)
+"""What every search of this package rests on."""
+
+
+def data_sources(config: Config, spans: Iterable[tuple[float, float]]) -> list[Source]:
+    """The data sets of a search, each with its paper, in order of time.
+
+    Args:
+        config: says where strain comes from.
+        spans: GPS [start, stop) of all stretches, training too.
+
+    Returns:
+        nothing for simulated noise. Real data outside of the known observing runs are credited to GWOSC, or, of detector frames, to
+        the collaborations, whose rules hold for them.
+    """
+    if config.strain.source == "simulated":
+        return []
+    spans = list(spans)
+    out: list[Source] = []
+    known = []
+    for start, stop, name, address, paper in _RUNS:
+        inside = [s for s in spans if s[0] < stop and s[1] > start]
+        known += [s for s in inside if s not in known]
+        if inside:
+            cite = f"LIGO Scientific, Virgo and KAGRA Collaborations, {name} data release, {address}"
+            out += [Source(address, f"Strain of observing run {name}", cite, CC_BY), paper]
+    if any(s not in known for s in spans):
+        if config.strain.source == "frames":
+            cite = "Detector frames; the collaborations' own rules on data and authorship hold for them"
+            out.append(Source("https://www.ligo.org/", "Strain that is not known to be public", cite))
+        else:
+            cite = "Gravitational Wave Open Science Center, https://gwosc.org"
+            out.append(Source("https://gwosc.org/", "Strain outside of the observing runs known here", cite, CC_BY))
+    return list({s.id: s for s in out}.values())
+
+
+def statement(config: Config, sources: Iterable[Source]) -> str:
+    """A sentence on data and licence for the foot of a page."""
+    data = [s for s in sources if s.kind == "data"]
+    if config.strain.source == "simulated":
+        return "The noise of this search is simulated: no detector data are in it."
+    if not all(s.licence == CC_BY for s in data):
+        return "Some of the strain is not known to be public; the rules of the collaborations whose detectors it is of hold for it."
+    names = ", ".join(s.name for s in data)
+    return f"{names}: Gravitational Wave Open Science Center (gwosc.org), licence CC BY 4.0; text to print with results: {ACKNOWLEDGEMENT}"
