@@ -272,6 +272,20 @@ def test_links_lead_somewhere():
     assert broken_links(said) == ["nowhere.md", "index.md#nowhere", "../../elsewhere"]
 
 
+def test_pages_that_the_code_names_exist():
+    files = [p for top in ("aframe_assets", "aframe_ops", "benchmarks", "deploy", "docker") for p in (REPO / top).rglob("*") if p.is_file()]
+    text = "\n".join(p.read_text(errors="ignore") for p in [*files, REPO / "Makefile"] if p.suffix in (".py", ".yaml", ".sh", ".j2", ""))
+    named = set(re.findall(r"\bdocs/([\w-]+\.md)", text))
+    assert "kubernetes.md" in named and named <= set(PAGES)
+
+
+def test_every_benchmark_is_described():
+    text = "\n".join(p.text for p in PAGES.values())
+    programs = {p.stem for p in (REPO / "benchmarks").glob("*.py") if "__main__" in p.read_text()}
+    assert programs and {m for m in programs if f"python -m benchmarks.{m}" not in text} == set()
+    assert set(re.findall(r"python -m benchmarks\.(\w+)", text)) <= programs
+
+
 def test_the_glossary_is_in_order_and_says_each_word_once():
     words = [row[0].lower() for row in PAGES["glossary.md"].tables[0].rows]
     assert words == sorted(set(words))
