@@ -31,7 +31,7 @@ from aframe_assets.store import index
 from aframe_assets.store.errors import ArtifactGone, StoreError, redact
 from aframe_assets.store.files import collect, remove_dead, sealed_entry, stamp
 from aframe_assets.store.handle import FileEntry, Handle, KeyParts, Manifest, check_name, check_word, content_sha256, plain
-from aframe_assets.store.layout import Listed, Marked, Stat, folder_of
+from aframe_assets.store.layout import Listed, Lying, Marked, Stat, folder_of
 from aframe_assets.store.node import NodeDisk
 from aframe_assets.store.ranges import Source, ranges_of
 
@@ -91,6 +91,14 @@ class ArtifactStore(ABC):
     @abstractmethod
     def _versions(self, folder: str) -> dict[str, float]:
         """Version folders in `folder` and their age in seconds."""
+
+    def _everything(self) -> Iterator[Lying]:
+        """All that lies in the store, hidden and unfinished things too; folders with nothing in them, as ``NAME/``."""
+        raise NotImplementedError
+
+    def _abort(self, upload: Lying) -> None:
+        """Gives back the space of an upload that was not ended."""
+        raise NotImplementedError
 
     @abstractmethod
     def _remove(self, path: str) -> None:

@@ -87,15 +87,22 @@ def stamp() -> str:
 
 def remove_dead(base: Path, prefix: str = "") -> None:
     """Remove what `stamp` named in `base` for processes of this host that are gone; of other hosts, only what is a week old."""
-    here = socket.gethostname()
     for path in base.glob(f"{prefix}*~*~*"):
-        host, pid, _ = path.name.removeprefix(prefix).rsplit("~", 2)
         try:
-            gone = not _alive(int(pid)) if host == here else time.time() - path.stat().st_mtime > _ABANDONED_S
-        except (OSError, ValueError):
+            gone = is_abandoned(path.name.removeprefix(prefix), time.time() - path.stat().st_mtime)
+        except OSError:
             continue
         if gone:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def is_abandoned(name: str, age_s: float) -> bool:
+    """Whether the process that `stamp` named something for is gone; of another host, whether it has been left for a week."""
+    try:
+        host, pid, _ = name.rsplit("~", 2)
+        return not _alive(int(pid)) if host == socket.gethostname() else age_s > _ABANDONED_S
+    except ValueError:
+        return False
 
 
 def _alive(pid: int) -> bool:

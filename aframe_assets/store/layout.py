@@ -21,6 +21,18 @@ class Stat(NamedTuple):
     etag: str | None = None
 
 
+class Lying(NamedTuple):
+    """Something in the store: its path, size in bytes, and seconds since it was last written.
+
+    `upload` names an upload to S3 that was begun and not ended, of which nothing can be read.
+    """
+
+    path: str
+    nbytes: int
+    age_s: float
+    upload: str | None = None
+
+
 class Marked(NamedTuple):
     """A small file as it was read; `mark` changes with its content. Both are None where there is no file."""
 

@@ -19,7 +19,7 @@ from aframe_assets.store.cache import CacheError
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.files import FULL, copy_file, file_sha256, remove_dead, stamp, sync_folder
 from aframe_assets.store.handle import FileEntry, Handle
-from aframe_assets.store.layout import Listed, Marked, Stat
+from aframe_assets.store.layout import Listed, Lying, Marked, Stat
 from aframe_assets.store.node import NodeDisk
 
 _STAGING = ".staging-"
@@ -202,6 +202,20 @@ class LocalStore(ArtifactStore):
             return {p.name: now - p.stat().st_mtime for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")}
         except FileNotFoundError:
             return {}
+
+    def _everything(self) -> Iterator[Lying]:
+        now = time.time()
+        for base, folders, names in os.walk(self.root):
+            inside = os.path.relpath(base, self.root)
+            if inside == ".":
+                folders[:] = [f for f in folders if f != self.local.name]
+            if not folders and not names and inside != ".":
+                with suppress(FileNotFoundError):
+                    yield Lying(f"{inside}/", 0, now - os.stat(base).st_mtime)
+            for name in names:
+                with suppress(FileNotFoundError):
+                    found = os.stat(os.path.join(base, name), follow_symlinks=False)
+                    yield Lying(os.path.normpath(f"{inside}/{name}"), found.st_size, now - found.st_ctime)
 
     def _remove(self, path: str) -> None:
         target = self.root / path

@@ -21,7 +21,7 @@ from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.cache import Cache, CacheError
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import FileEntry, Handle
-from aframe_assets.store.layout import Listed, Marked, Stat
+from aframe_assets.store.layout import Listed, Lying, Marked, Stat
 from aframe_assets.store.node import NodeDisk
 from aframe_assets.store.ranges import Pieces, Source, StoredFile, ranges_of
 
@@ -294,6 +294,20 @@ class S3Store(ArtifactStore):
             for upload in found.get("Uploads", []):
                 if upload["Initiated"] < before:
                     self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _everything(self) -> Iterator[Lying]:
+        now, where = datetime.now(UTC), {"Bucket": self.bucket, "Prefix": self._key("")}
+        with self._errors("list"):
+            for page in self.client.get_paginator("list_objects_v2").paginate(**where):
+                for found in page.get("Contents", []):
+                    yield Lying(self._path(found["Key"]), found["Size"], (now - found["LastModified"]).total_seconds())
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(**where):
+                for found in page.get("Uploads", []):
+                    yield Lying(self._path(found["Key"]), 0, (now - found["Initiated"]).total_seconds(), found["UploadId"])
+
+    def _abort(self, upload: Lying) -> None:
+        with self._errors("abort an upload"):
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=self._key(upload.path), UploadId=upload.upload)
 
     def _remove(self, path: str) -> None:
         keys = [o["Key"] for o in self._pages(path)] + [self._key(path)]

@@ -168,6 +168,43 @@ def reap(
         raise typer.Exit(FAILED)
 
 
+@app.command(epilog="Example: aframe verify runs/demo\n\nExit code: 0 every file is as recorded, 1 some are not")
+@command
+def verify(
+    directory: Directory = None,
+    asset: Annotated[list[str] | None, typer.Option(help="Only this asset; may be repeated.", show_default=False)] = None,
+    segment: Annotated[list[str] | None, typer.Option(help="Only this segment; may be repeated.", show_default=False)] = None,
+    look: Annotated[bool, typer.Option("--look", help="Only say what is damaged; leave it in use.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Reads every file of every artifact and compares its sha256; takes what is damaged out of use, so that `aframe run` makes it again."""
+    from aframe_ops.cli.keeping import verify_all
+    from aframe_ops.run_directory import RunDirectory
+
+    if not verify_all(RunDirectory.find(directory), console(), asset or [], segment or [], mark=not look, as_json=as_json):
+        raise typer.Exit(FAILED)
+
+
+@app.command(epilog="Example: aframe prune runs/demo\n\nExample: aframe prune runs/demo --runs 30 --yes")
+@command
+def prune(
+    directory: Directory = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is shown.")] = False,
+    older_than: Annotated[float, typer.Option(min=0, help="Minutes; what was written more recently stays.")] = 60.0,
+    runs: Annotated[
+        float | None,
+        typer.Option(min=0, help="Records and logs of runs that ended so many days ago, too; no results.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Shows what killed jobs and replaced artifacts have left in the store; removes it with --yes. No result is among it."""
+    from aframe_ops.cli.keeping import prune as prune_store
+    from aframe_ops.run_directory import RunDirectory
+
+    found = RunDirectory.find(directory)
+    prune_store(found, console(), yes=yes, older_than=older_than * 60, runs_days=runs, as_json=as_json)
+
+
 @segments_app.command("list", epilog="Example: aframe segments list runs/demo --role test")
 @command
 def segments_list(

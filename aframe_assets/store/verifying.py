@@ -1,0 +1,100 @@
+"""Every byte of a store against its recorded sha256; what is damaged is taken out of use."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aframe_assets.store.errors import ArtifactGone, StoreError
+from aframe_assets.store.handle import Manifest, content_sha256
+from aframe_assets.store.layout import folder_of
+
+if TYPE_CHECKING:
+    from aframe_assets.store.base import ArtifactStore
+
+_AT_ONCE = 4
+DAMAGED = "damaged"
+"""How the error of an artifact begins that was taken out of use."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One artifact that was read.
+
+    Attributes:
+        problems: what is wrong with it, in words; empty where all is well.
+        nbytes: recorded size.
+        condemned: whether it was taken out of use.
+    """
+
+    asset: str
+    partition: str | None
+    problems: tuple[str, ...]
+    nbytes: int
+    condemned: bool = False
+
+    @property
+    def label(self) -> str:
+        return self.asset if self.partition is None else f"{self.asset}[{self.partition}]"
+
+
+def verify_store(store: ArtifactStore, assets: Collection[str], partitions: Collection[str] = (), mark: bool = True) -> Iterator[Verified]:
+    """Reads and hashes every file of every artifact of `assets`.
+
+    Args:
+        partitions: only these; all by default, and what has none.
+        mark: damaged artifacts are taken out of use: see `condemn`.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    for asset in assets:
+        todo = [(p, m) for p, m in store.manifests(asset).items() if m.handle is not None and (not partitions or p in partitions)]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = pool.map(lambda one, asset=asset: problems_of(store, asset, *one), todo)
+            for (partition, manifest), problems in zip(todo, found, strict=True):
+                condemned = bool(problems) and mark and condemn(store, asset, partition, manifest, problems)
+                yield Verified(asset, partition, tuple(problems), manifest.handle.nbytes, condemned)
+
+
+def problems_of(store: ArtifactStore, asset: str, partition: str | None, manifest: Manifest) -> list[str]:
+    """What is wrong with an artifact, in words: its record, or its bytes."""
+    handle, parts = manifest.handle, manifest.parts
+    if handle is None:
+        return []
+    address = store.uri(f"{folder_of(asset, partition)}.json")
+    if {(parts.asset, parts.partition), (handle.asset, handle.partition)} != {(asset, partition)}:
+        return [f"{address} is the manifest of {handle.label}: swapped"]
+    if handle.key != parts.key or handle.sha256 != content_sha256(handle.files):
+        return [f"{address} contradicts itself: damaged"]
+    try:
+        return store.verify(handle)
+    except (ArtifactGone, FileNotFoundError) as e:  # while it was being read
+        return [str(e)]
+
+
+def condemn(store: ArtifactStore, asset: str, partition: str | None, manifest: Manifest, problems: Collection[str]) -> bool:
+    """Takes a damaged artifact out of use, so that it counts as failed and is made again; its files are removed.
+
+    (They could not stay: an artifact that is made again and comes out the same has the same address.)
+
+    Returns:
+        False where it was replaced meanwhile, and left alone.
+    """
+    where = folder_of(asset, partition)
+    now = store._marked(f"{where}.json")
+    current = None if now.data is None else store._parse(now.data, f"{where}.json")
+    if current is None or current.handle is None or manifest.handle is None or current.handle.identity != manifest.handle.identity:
+        return False
+    parts = manifest.parts.model_copy(update={"asset": asset, "partition": partition})
+    error = f"{DAMAGED}: {'; '.join(problems)}; found by `aframe verify`"
+    failed = Manifest(parts=parts, status="failed", error=error, provenance=store._provenance(None))
+    if not store._exchange(f"{where}.json", failed.dumps().encode(), now.mark):
+        return False
+    try:
+        store._remove(f"{where}/{current.handle.uri.rsplit('/', 1)[-1]}")
+    except (StoreError, OSError) as e:
+        raise StoreError(f"{asset}: a damaged artifact was taken out of use, but its files could not be removed: {e}") from e
+    return True
