@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = ./.ci/install.sh "$(PYTHON)" $(VENV)
 
-.PHONY: help settings-pages install install-dev demo test test-slow test-calibration test-clusters test-clusters-quick test-containers test-triton test-tensorrt lint clean
+.PHONY: help settings-pages install install-dev demo test test-slow test-calibration test-clusters test-clusters-quick test-containers test-ui test-triton test-tensorrt lint clean
 
 help:
 	@echo "make demo       install, then the whole graph on simulated data: runs/demo"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-clusters  as root: installs SLURM and an ssh server from Debian, then every test of steps as batch jobs"
 	@echo "make test-clusters-quick  of these, success, retry, kill and cancel; needs the packages in .ci/packages"
 	@echo "make test-containers  as root: installs podman from Debian, builds the images' recipes and the cpu image (20 GB of disk)"
+	@echo "make test-ui  as root: installs Chromium from Debian, makes the demo, then looks at its pages; screenshots in build/ui"
 	@echo "make test-triton  installs NVIDIA's Triton server from PyPI and tests searches on it"
 	@echo "make test-tensorrt  installs NVIDIA's TensorRT-RTX (95 MB) and has its parser and builder accept the networks"
 	@echo "make settings-pages  writes the generated part of docs/settings.md and docs/site-settings.md"
@@ -56,6 +57,11 @@ test-clusters-quick: install-dev
 test-containers: install-dev
 	apt-get install -y -qq --no-install-recommends podman buildah runc catatonit fuse-overlayfs debootstrap >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m containers -rP tests/containers
+
+test-ui: install-dev demo
+	command -v chromium >/dev/null || apt-get install -y -qq --no-install-recommends chromium >/dev/null
+	$(INSTALL) ".[dev,ui]"
+	AFRAME_UI_RUN=runs/demo OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ui tests/ui
 
 # the server's environment is beside this project's: it needs another numpy
 test-triton: export AFRAME_TRITON_ENV ?= $(CURDIR)/.venv-triton

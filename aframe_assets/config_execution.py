@@ -77,6 +77,9 @@ class Execution(Section):
         default=1.0, gt=0, le=1, description="with at least this share of the segments, a run goes on without the others"
     )
     max_retries: int = Field(default=1, ge=0, description="how often a step that failed is tried again")
+    owners: list[Annotated[str, Field(pattern=r"^(team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]] = Field(
+        default=["team:aframe"], description="who answers for this search, as addresses or team:NAME; shown on every asset's page"
+    )
     waveform_processes: int = Field(default=1, ge=1, description="processes in which a step makes lalsimulation's signals")
     report_pages: int = Field(
         default=10, ge=0, description="loudest candidates with a page of their own in the report; as many more where a catalogue has them"

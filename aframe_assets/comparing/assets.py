@@ -74,7 +74,7 @@ def _refusing(make: Callable[..., Product]) -> Callable[..., Product]:
 
 
 def make_compared_models(job: Job, found: list[Handle]) -> Product:
-    """Where the searches of all models are."""
+    """The same test data and injections searched with each model of a comparison, a step each; where their searches are."""
     from aframe_assets.sensitivity.measurement import write_json
 
     handles = dict(zip(job.config.comparison.bundles, (h.model_dump(mode="json") for h in found), strict=True))
@@ -83,7 +83,7 @@ def make_compared_models(job: Job, found: list[Handle]) -> Product:
 
 
 def make_comparison(job: Job) -> Product:
-    """The models side by side."""
+    """Models side by side: V(FAR) of all, shares of injections found, and how significant their differences are."""
     import json
 
     from aframe_assets.comparing import plots, summary
@@ -133,7 +133,6 @@ def assets(config: Config) -> list[Any]:
         {sha256: step_name(name, sha256) for sha256, name in config.comparison.bundles.items()},
         compared_parts,
         makes("compared_models", "models"),
-        description="The same test data and injections searched with each model of a comparison, a step each.",
         tags=search_tags(config, time_min=1440, disk_gb=8),
         kinds={"hdf5"},
     )
@@ -141,7 +140,6 @@ def assets(config: Config) -> list[Any]:
         "comparison",
         _refusing(make_comparison),
         config,
-        description="Models side by side: V(FAR) of all, shares of injections found, and how significant their differences are.",
         tags=resources(cpus=1, memory_gb=8, time_min=60),
         kinds={"html", "json"},
         checks=COMPARISON_CHECKS,

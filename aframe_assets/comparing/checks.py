@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aframe_assets.store.job import Check
-
-COMPARISON_CHECKS = [("every_model_compared", False), ("same_injections_for_all", False)]
+from aframe_assets.store.job import Check, Declared
 
 LEFT_OUT = 0.05
 """Share of the injections that may be left out because some model cannot see them whole, before a warning."""
+
+COMPARISON_CHECKS = [
+    Declared("every_model_compared", False, "0 of the models asked for could not be compared."),
+    Declared("same_injections_for_all", False, f"At most {LEFT_OUT:.0%} of the injections are left out because a model cannot see them."),
+]
 
 
 def comparison_checks(table: Mapping[str, Any]) -> list[Check]:

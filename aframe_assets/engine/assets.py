@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def make_exported_model(job: Job) -> Product:
-    """Export the model, and a cascade's filter, and compare the files with the networks they came from."""
+    """The network, and a cascade's filter, as ONNX and torch.export files, compared with the networks they came from."""
     from aframe_assets.engine.engine import FILTER
 
     files, found = {}, {}
@@ -77,7 +77,7 @@ def _exported(model: Path, folder: Path, block: float) -> tuple[dict[str, Path],
 
 
 def make_engine(job: Job) -> Product:
-    """Choose the platform, once, and record what was measured."""
+    """The inference engine of the whole search: its platform is chosen once, from a measurement that is kept with it."""
     from aframe_assets.engine.build import build_engine
     from aframe_assets.engine.engine import FILTER
     from aframe_assets.engine.export import SIGNATURE_FILE
@@ -128,11 +128,22 @@ def make_engine(job: Job) -> Product:
         "block": signature.block,
     }
     check = parity_check("engine_equals_torch", {prefix + r["platform"]: r["parity"] for prefix, r in records.items()})
-    return Product(job.scratch, meta, [check])
+    return Product(job.scratch, meta, [check], markdown={"platforms": _platforms(meta, record["passed_over"])})
+
+
+def _platforms(meta: dict[str, Any], passed_over: dict[str, str]) -> str:
+    """What was measured of each platform, as a markdown table."""
+    what = "window" if meta["form"] == "windows" else "block"
+    rows = [f"| platform | ms per {what} | threads | largest difference | rank correlation | |", "|---|---|---|---|---|---|"]
+    for name, found in meta["measured"].items():
+        p, chosen = found["parity"], "chosen" if name.rsplit("/", 1)[-1] == meta["platform"] else ""
+        numbers = f"{found['ms_per_input']:.3g} | {found['threads']} | {p['max_difference']:.2g} | {p['rank_correlation']:.6f}"
+        rows.append(f"| {name} | {numbers} | {chosen} |")
+    return "\n".join(rows + [f"| {name} | | | | | passed over: {' '.join(str(why).split())} |" for name, why in passed_over.items()])
 
 
 def make_model_repository(job: Job) -> Product:
-    """The engine's networks as a Triton repository, fed strain or whitened streams."""
+    """The engine's networks as a Triton repository, fed strain or whitened streams: snapshotter, preprocessor, network."""
     from aframe_assets.engine.export import SIGNATURE_FILE
     from aframe_assets.engine.repository import write_repository
     from aframe_assets.engine.signature import Signature
@@ -153,7 +164,6 @@ def assets(config: Config) -> list[Any]:
             "exported_model",
             make_exported_model,
             config,
-            description="The network as ONNX and torch.export files, equal to the trained one.",
             tags=resources(cpus=1, memory_gb=4, time_min=30),
             kinds={"onnx", "pytorch"},
             checks=EXPORTED_CHECKS,
@@ -162,7 +172,6 @@ def assets(config: Config) -> list[Any]:
             "engine",
             make_engine,
             config,
-            description="The inference engine of the whole search: the platform is chosen once, from a measurement kept with it.",
             tags=resources(cpus=1, memory_gb=4, time_min=60, gpus=int(config.engine.device == "cuda")),
             kinds={"onnx"},
             checks=ENGINE_CHECKS,
@@ -171,7 +180,6 @@ def assets(config: Config) -> list[Any]:
             "model_repository",
             make_model_repository,
             config,
-            description="Triton model repository: snapshotter, preprocessor, network; ensembles on strain and on whitened streams.",
             tags=resources(cpus=1, memory_gb=2, time_min=30),
             kinds={"onnx"},
             checks=REPOSITORY_CHECKS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.store.job import Check
+from aframe_assets.store.job import Check, Declared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,12 +14,20 @@ if TYPE_CHECKING:
 
     from aframe_assets.engine.signature import Signature
 
-EXPORTED_CHECKS = [("exported_equals_torch", True)]
-ENGINE_CHECKS = [("engine_equals_torch", True)]
-REPOSITORY_CHECKS = [("snapshotters_cut_streams", True), ("preprocessor_equals_whitener", True)]
-
 WHITENING_TOLERANCE = 1e-5
 """Of the largest whitened value: rounding of float32, and of transforms that differ in length."""
+
+_PARITY = "Largest difference of logits from the torch network below the tolerance, rank correlation at or above its floor, no event lost."
+EXPORTED_CHECKS = [Declared("exported_equals_torch", True, _PARITY)]
+ENGINE_CHECKS = [Declared("engine_equals_torch", True, _PARITY)]
+REPOSITORY_CHECKS = [
+    Declared("snapshotters_cut_streams", True, "Requests in a row give what is cut from the whole stream, sample by sample."),
+    Declared(
+        "preprocessor_equals_whitener",
+        True,
+        f"Largest difference from the search's own windows below {WHITENING_TOLERANCE:g} of the largest value.",
+    ),
+]
 
 
 def parity_check(name: str, found: Mapping[str, Mapping[str, Any]]) -> Check:

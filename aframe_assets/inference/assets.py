@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aframe_assets.inference.cascade import Thresholds
     from aframe_assets.inference.slides import SlideResults
     from aframe_assets.segments.geometry import SlideGeometry
+    from aframe_assets.strain.event_plots import WhitenedStretch
 
 INJECTIONS = "waveforms.hdf5"
 
@@ -44,7 +45,10 @@ def _require_settings(engine: Engine, config: Config) -> None:
 
 
 def make_inference_results(job: Job) -> Product:
-    """Zero lag, slides and injections of one chunk. A chunk that is not of the test role gives empty sets without livetime."""
+    """Zero-lag, background and foreground events of all slides of this segment, with their livetime in seconds.
+
+    A chunk that is not of the test role gives empty sets without livetime.
+    """
     from aframe_assets.inference.aggregate import BACKGROUND, FOREGROUND, ZERO_LAG
     from aframe_assets.inference.audit import AUDIT
     from aframe_assets.inference.checks import accounted_check, livetime_check, share_check
@@ -52,7 +56,8 @@ def make_inference_results(job: Job) -> Product:
 
     cascade, audit = None, None
     if job.row["role"] == "test":
-        out, shifts, geometry, thresholds = _search(job)
+        out, shifts, geometry, thresholds, loudest = _search(job)
+        plots = _segment_plots(job, out, loudest)
         if thresholds:
             cascade, audit = {"thresholds": thresholds.as_meta(), **out.outputs}, out.audit
         ring = [geometry.whitened_start, geometry.whitened_duration] if geometry.ring else None
@@ -67,7 +72,7 @@ def make_inference_results(job: Job) -> Product:
     else:
         background, zero_lag, foreground = EventSet(), EventSet(), RecoveredInjectionSet()
         expected, vetoed, residuals, windows, shifts = dict.fromkeys(("background", "zero_lag"), 0.0), {}, [], {}, []
-        ring = None
+        ring, plots = None, {}
     files = {}
     for name, events in ((BACKGROUND, background), (ZERO_LAG, zero_lag), (FOREGROUND, foreground)):
         files[name] = events.write(job.scratch / name)
@@ -98,10 +103,26 @@ def make_inference_results(job: Job) -> Product:
     if job.config.model.filter is not None:
         kept = cascade or {"kept": 0, "asked": 0}
         checks.append(share_check(kept["kept"], kept["asked"], job.config.inference.cascade.keep))
-    return Product(files, meta, checks)
+    return Product(files, meta, checks, plots)
 
 
-def _search(job: Job) -> tuple[SlideResults, list[tuple[float, ...]], SlideGeometry, Thresholds | None]:
+def _segment_plots(job: Job, out: SlideResults, loudest: WhitenedStretch | None) -> dict[str, Any]:
+    """Of one segment: its events, and the loudest one of zero lag."""
+    from aframe_assets.inference.plots import statistics_plot
+    from aframe_assets.strain.event_plots import event_plot
+
+    sets, livetime = [s.detection_statistic for s in (out.background, out.zero_lag, out.foreground)], out.background.Tb
+    plots: dict[str, Any] = {"statistics": lambda: statistics_plot(*sets, livetime)}
+    if loudest is not None:
+        i = int(out.zero_lag.detection_statistic.argmax())
+        time, statistic = float(out.zero_lag.detection_time[i]), float(out.zero_lag.detection_statistic[i])
+        plots["loudest_event"] = lambda: event_plot(loudest, time, f"loudest zero-lag event of {job.partition}: statistic {statistic:.2f}")
+    return plots
+
+
+def _search(
+    job: Job,
+) -> tuple[SlideResults, list[tuple[float, ...]], SlideGeometry, Thresholds | None, WhitenedStretch | None]:
     from aframe_assets.engine.engine import load_engine
     from aframe_assets.inference.audit import audited
     from aframe_assets.inference.cascade import TriggerChooser
@@ -111,6 +132,7 @@ def _search(job: Job) -> tuple[SlideResults, list[tuple[float, ...]], SlideGeome
     from aframe_assets.segments.geometry import SlideGeometry, num_slides, shift_vectors
     from aframe_assets.segments.vetoes import vetoes_of
     from aframe_assets.strain.background_file import read_background
+    from aframe_assets.strain.event_plots import AROUND, WhitenedStretch
     from aframe_assets.waveforms.ledger import InterferometerResponseSet
 
     config = job.config
@@ -137,7 +159,13 @@ def _search(job: Job) -> tuple[SlideResults, list[tuple[float, ...]], SlideGeome
     again = audited(shifts, InterferometerResponseSet.shifts_of(signals), config.inference.cascade.audit_slides, job.seed("audit"))
     with _evaluated(job, engine) as network:
         out = run_slides(chunk, geometry, network, config.inference, shifts, signals, chooser=chooser, audit=again)
-    return out, shifts, geometry, thresholds
+    loudest, found = None, out.zero_lag
+    if len(found):
+        time = float(found.detection_time[found.detection_statistic.argmax()])
+        streams = dict(zip(config.ifos, chunk.streams, strict=True))
+        # a part, so that the chunk need not stay in memory
+        loudest = WhitenedStretch(streams, chunk.whitened_start, chunk.sample_rate).between(time - AROUND, time + AROUND)
+    return out, shifts, geometry, thresholds, loudest
 
 
 def _thresholds(job: Job) -> Thresholds | None:
@@ -176,7 +204,10 @@ def _tolerance(config: Config) -> float:
 
 
 def make_events(job: Job) -> Product:
-    """All chunks' events in one set each, with the calibration of merger times."""
+    """Events of the whole search, sorted: background, zero lag, and injections with their parameters, recovered and rejected.
+
+    With the total livetime Tb of the background and T0 of zero lag, in seconds, and the calibration of merger times.
+    """
     import math
 
     import numpy as np
@@ -194,7 +225,7 @@ def make_events(job: Job) -> Product:
     from aframe_assets.inference.cascade import Thresholds
     from aframe_assets.inference.checks import livetime_check, loss_check, louder_check, run_share_check, sane_check
     from aframe_assets.inference.merger_time import Calibration
-    from aframe_assets.inference.plots import statistics_plot
+    from aframe_assets.inference.plots import injections_plot, statistics_plot
 
     results = job.inputs["inference_results"]
     order = sorted(results)
@@ -244,7 +275,11 @@ def make_events(job: Job) -> Product:
         checks += [loss, share]
         meta["cascade"], meta["thresholds"] = {**loss.metadata, **share.metadata}, thresholds
     files = {name: out / name for name in (BACKGROUND, ZERO_LAG, FOREGROUND, REJECTED)}
-    return Product(files, meta, checks, {"statistics": lambda: statistics_plot(*stats, background.Tb)})
+    plots = {
+        "statistics": lambda: statistics_plot(*stats, background.Tb),
+        "injections": lambda: injections_plot(foreground.snr, stats[2], float(stats[0].max()) if len(stats[0]) else None),
+    }
+    return Product(files, meta, checks, plots)
 
 
 def search_tags(config: Config, *, time_min: int, disk_gb: float) -> dict[str, str]:
@@ -260,7 +295,6 @@ def assets(config: Config) -> list[Any]:
             "inference_results",
             make_inference_results,
             config,
-            description="Zero-lag, background and foreground events of all slides of this segment, with their livetime.",
             tags=search_tags(config, time_min=480, disk_gb=4),
             kinds={"hdf5"},
             checks=RESULT_CHECKS + (CASCADE_RESULT_CHECKS if config.model.filter else []),
@@ -270,7 +304,6 @@ def assets(config: Config) -> list[Any]:
             "events",
             make_events,
             config,
-            description="Events of the whole search, sorted, with injection parameters and rejected draws; total livetime Tb.",
             tags=resources(cpus=1, memory_gb=4, time_min=60, disk_gb=4),
             kinds={"hdf5"},
             checks=EVENT_CHECKS + (CASCADE_EVENT_CHECKS if config.model.filter else []),

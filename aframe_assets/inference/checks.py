@@ -5,18 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.store.job import Check
+from aframe_assets.store.job import Check, Declared
 
 if TYPE_CHECKING:
     import numpy as np
 
     from aframe_assets.inference.audit import Audit
 
-RESULT_CHECKS = [("livetime_as_expected", True), ("every_injection_accounted", True)]
-EVENT_CHECKS = [("livetime_is_the_sum", True), ("statistics_sane", True), ("signals_louder_than_noise", False)]
-CASCADE_RESULT_CHECKS = [("cascade_keeps_its_share", False)]
+RESULT_CHECKS = [
+    Declared("livetime_as_expected", True, "Livetime that was scored equals what the slides' geometry gives, to one output."),
+    Declared("every_injection_accounted", True, "Every injection that was placed is in the foreground, found or missed."),
+]
+EVENT_CHECKS = [
+    Declared("livetime_is_the_sum", True, "Livetime equals the sum over segments, to one output."),
+    Declared("statistics_sane", True, "0 detection statistics are NaN or infinite; -inf only for missed injections."),
+    Declared("signals_louder_than_noise", False, "The median injection is louder than the median background event."),
+]
+CASCADE_RESULT_CHECKS = [
+    Declared("cascade_keeps_its_share", False, "The joint network scored at most twice the share `inference.cascade.keep` of outputs.")
+]
 """Of `inference_results`, where there is a filter."""
-CASCADE_EVENT_CHECKS = [("cascade_loses_nothing", False), ("cascade_share_of_the_run", False)]
+CASCADE_EVENT_CHECKS = [
+    Declared(
+        "cascade_loses_nothing",
+        False,
+        "Of slides searched twice, the filter loses at most the share `inference.cascade.max_loss` of injections at one per day.",
+    ),
+    Declared("cascade_share_of_the_run", False, "The joint network scored at most the share `inference.cascade.keep` of all outputs."),
+]
 """Of `events`, where there is a filter."""
 
 

@@ -38,3 +38,31 @@ def statistics_plot(background: np.ndarray, zero_lag: np.ndarray, foreground: np
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=90)
     return out.getvalue()
+
+
+def injections_plot(snr: np.ndarray, statistic: np.ndarray, loudest: float | None) -> bytes:
+    """Detection statistic of every injection with an event, against its network SNR.
+
+    Args:
+        snr, statistic: shape (injection,); -inf where no event is near.
+        loudest: statistic of the loudest background event, drawn as a line.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    heard = np.isfinite(statistic)
+    some = np.flatnonzero(heard)[:: max(1, int(heard.sum()) // 5000)]
+    axes.plot(snr[some], statistic[some], ".", ms=3, alpha=0.6, rasterized=True)
+    if loudest is not None:
+        above = float((statistic > loudest).mean()) if len(statistic) else 0.0
+        axes.axhline(loudest, color="k", ls="--", lw=0.8, label=f"loudest background; {above:.0%} of injections above")
+        axes.legend(loc="lower right", fontsize="small")
+    if len(some):
+        axes.set_xscale("log")
+    axes.set(xlabel="network SNR", ylabel="detection statistic", title=f"{int(heard.sum())} of {len(statistic)} injections with an event")
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=90)
+    return out.getvalue()

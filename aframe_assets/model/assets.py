@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.store.bodies import plain_asset
-from aframe_assets.store.job import Job, Product
+from aframe_assets.store.job import Declared, Job, Product
 from aframe_assets.store.plots import plot_markdown
 from aframe_assets.tags import resources
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 VALIDATION_SIGNALS = ("validation_waveforms", "val_waveforms.hdf5")
 
-CHECKS = [("validation_metric_above_chance", False), ("training_loss_finite", False)]
+CHECKS = [
+    Declared("validation_metric_above_chance", False, "Partial AUROC of the kept epoch is above 0.5, that of guessing."),
+    Declared("training_loss_finite", False, "Training loss of the kept epoch is a finite number."),
+]
 
 
 def background_files(job: Job) -> dict[str, list[Source]]:
@@ -45,12 +48,18 @@ def background_files(job: Job) -> dict[str, list[Source]]:
 
 
 def make_model(job: Job) -> Product:
-    """Trains, or imports where ``model.weights`` is set; a bundle folder."""
+    """The network as a self-describing bundle: weights, conditioning, input and output, metrics of its best epoch.
+
+    Trained here, or imported where `model.weights` is set.
+    """
     return _made(job, job.config)
 
 
 def make_filter_model(job: Job) -> Product:
-    """As `make_model`, the network of ``model.filter``; where it is trained, it follows `model`."""
+    """The network of `model.filter`, a bundle as `model`: it chooses what the network of `model` scores.
+
+    Where it is trained, it follows `model`.
+    """
     from aframe_assets.model.background_scores import filter_experiment
 
     return _made(job, filter_experiment(job.config))
@@ -127,7 +136,7 @@ def _train(job: Job, config: Config, **how: Any):
 def _trained(job: Job, config: Config) -> Product:
     from aframe_assets.model.bundle import save_bundle
     from aframe_assets.model.checks import metric_checks, numbers
-    from aframe_assets.model.progress import learning_curve, write_rows
+    from aframe_assets.model.progress import learning_curve, roc_curve, write_rows
 
     tuned: dict[str, Any] = {}
     if "tuned_model" in job.inputs:
@@ -162,9 +171,10 @@ def _trained(job: Job, config: Config) -> Product:
         # it may be a network of a cascade, here or elsewhere
         scored = add_background_scores(folder, config, background_files(job)["validation"], job.ranges(*VALIDATION_SIGNALS))
         meta["background_livetime"] = scored
-    return Product(
-        folder, meta, metric_checks(result.metrics), {"learning_curve": lambda: learning_curve(result.history)}, logs=result.logs
-    )
+    plots = {"learning_curve": lambda: learning_curve(result.history)}
+    if result.roc is not None:
+        plots["roc"] = lambda: roc_curve(*result.roc, config.model.training.max_fpr)
+    return Product(folder, meta, metric_checks(result.metrics), plots, result.logs)
 
 
 def make_trial(job: Job, record: Mapping[str, Any]) -> Product:
@@ -189,7 +199,7 @@ def tell_study(config: Config, records: Sequence[Mapping[str, Any]], folder: Pat
 
 
 def finish_tuning(job: Job, records: Sequence[Mapping[str, Any]]) -> Product:
-    """The study: best values, all trials, plots."""
+    """Study of settings in fixed rounds of trials: best values, all trials, plots; `model` trains with the best ones."""
     from aframe_assets.model.checks import metric_checks, numbers
     from aframe_assets.model.tuning import best_trial, trials_of, write_study
     from aframe_assets.model.tuning_plots import write_plot
@@ -208,7 +218,6 @@ def assets(config: Config) -> list:
         "model",
         make_model,
         config,
-        description="Trained network as a self-describing bundle: weights, conditioning, input and output, metrics.",
         tags=importing if config.model.weights else training,
         kinds={"pytorch"},
         checks=CHECKS,
@@ -220,7 +229,6 @@ def assets(config: Config) -> list:
                 "filter_model",
                 make_filter_model,
                 config,
-                description="Trained network of model.filter, a bundle as `model`; it chooses what the network of `model` scores.",
                 tags=importing if config.model.filter_weights else training,
                 kinds={"pytorch"},
                 checks=CHECKS,
@@ -239,7 +247,6 @@ def assets(config: Config) -> list:
         finish_tuning,
         config,
         num_rounds=config.model.tune.num_rounds,
-        description="Study of settings in fixed rounds of trials; `model` trains with the best ones.",
         tags=training,
         kinds={"optuna"},
         checks=CHECKS[:1],

@@ -35,6 +35,7 @@ class Detector(lightning.LightningModule):
         self.training_config, self.rank = config.model.training, rank
         self.network = build_network(config.model.architecture, Sky.of(config))
         self.loss = nn.BCEWithLogitsLoss()
+        self.roc: tuple[list[float], list[float]] | None = None
 
     @property
     def monitor(self) -> str:
@@ -67,12 +68,17 @@ class Detector(lightning.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             scores = score(self.network, data, self.training_config.batch_size, self.rank)
             metrics = scores.metrics(self.training_config) | self.more_metrics(scores, data)
+            self.roc = scores.roc(self.training_config)
         for name, value in metrics.items():
             self.log(name, value, prog_bar=name in (self.monitor, "valid_auroc", "valid_efficiency"), batch_size=1)
 
     def more_metrics(self, scores: Scores, data: ValidationSet) -> dict[str, float]:
         """Of `scores` on `data`, beside those of detection."""
         return {}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        # so that the best epoch's checkpoint has the best epoch's curve
+        checkpoint["roc"] = self.roc
 
     def configure_optimizers(self) -> dict:
         t = self.training_config

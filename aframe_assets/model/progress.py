@@ -160,6 +160,24 @@ def learning_curve(rows: list[dict[str, Any]]) -> bytes:
     return _png(figure)
 
 
+def roc_curve(fpr: Sequence[float], tpr: Sequence[float], max_fpr: float) -> bytes:
+    """PNG of the share of validation signals found against that of background windows taken for signals.
+
+    Args:
+        fpr, tpr: of one threshold each, rising.
+        max_fpr: to where the training's partial AUROC counts.
+    """
+    figure = _figure(5.6, 3.4)
+    axes = figure.add_subplot()
+    low = min((x for x in fpr if x > 0), default=1e-4)
+    axes.step([max(x, low / 2) for x in fpr], tpr, where="post", label="best epoch")
+    axes.plot([low / 2, 1], [low / 2, 1], "k:", lw=0.8, label="chance")
+    axes.axvspan(low / 2, max(max_fpr, low), color="0.9", label="partial AUROC")
+    axes.set(xscale="log", xlim=(low / 2, 1), ylim=(0, 1.02), xlabel="share of background above threshold", ylabel="share of signals above")
+    axes.legend(loc="lower right", fontsize="small")
+    return _png(figure)
+
+
 def example_batch(x: Tensor, y: Tensor, each: int = 3) -> bytes:
     """PNG of the first `each` kernels with signals and as many without.
 

@@ -66,6 +66,7 @@ class Trained:
         logs: folder of CSV and TensorBoard logs.
         resumed_from, resumed_step: epochs and steps that were done when this call began.
         wall_s: seconds of this call.
+        roc: shares of background and of signals of that epoch (`Scores.roc`); None of a checkpoint without.
     """
 
     network: torch.nn.Module
@@ -75,6 +76,7 @@ class Trained:
     resumed_from: int
     resumed_step: int
     wall_s: float
+    roc: tuple[list[float], list[float]] | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -174,7 +176,8 @@ def train(
     weights = {k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")}
     network.load_state_dict(weights)
     history, best_epoch, done = callback_state(last, "History")["rows"], checkpoint["epoch"], step // t.batches_per_epoch
-    return Trained(network.eval(), best_epoch, history, tracking.publishable(workdir / "logs"), done, step, time.monotonic() - start)
+    logs, seconds = tracking.publishable(workdir / "logs"), time.monotonic() - start
+    return Trained(network.eval(), best_epoch, history, logs, done, step, seconds, checkpoint.get("roc"))
 
 
 def _module(config: Config, leader: torch.nn.Module | None, seed: int, rank: Rank = ALONE) -> Detector:

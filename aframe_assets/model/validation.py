@@ -233,8 +233,7 @@ class Scores:
         """
         # pooling takes NaN for a window that was not scored
         require_finite(self.injected.scores)
-        size = max(1, int(training.pool_length / training.valid_stride))
-        pooled = np.concatenate([max_pool(b, size) for b in self.background])
+        pooled = self._pooled(training)
         area = partial_auroc(pooled, self.foreground, training.max_fpr)
         pooling = Pooling.of(training)
         events, livetime = pooling.events(self.background)
@@ -245,6 +244,18 @@ class Scores:
             **efficiencies(found, self.injected.snr, training.valid_snr_edges),
             "valid_background_max": float(events.max(initial=-np.inf)),
         }
+
+    def _pooled(self, training: Training) -> np.ndarray:
+        size = max(1, int(training.pool_length / training.valid_stride))
+        return np.concatenate([max_pool(b, size) for b in self.background])
+
+    def roc(self, training: Training, points: int = 200) -> tuple[list[float], list[float]]:
+        """The curve whose area is `valid_auroc`: shares of pooled background and of signals at or above `points` thresholds, rising."""
+        background, foreground = np.sort(self._pooled(training)), np.sort(self.foreground)
+        loud = np.unique(np.geomspace(1, len(background), points).astype(int))
+        levels = background[len(background) - loud]
+        shares = [1 - np.searchsorted(x, levels) / len(x) for x in (background, foreground)]
+        return shares[0].tolist(), shares[1].tolist()
 
 
 def score(network: torch.nn.Module, data: ValidationSet, batch: int, rank: Rank = ALONE) -> Scores:

@@ -11,10 +11,15 @@ from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.segments.vetoes import Veto
 
 
 def make_segments(job: Job) -> Product:
-    """Query, cut, give roles. ``meta["rows"]`` holds the partition keys."""
+    """Coincident science time cut into chunks, each with its role: train, validation or test.
+
+    The chunks are the partitions `{gps_start}-{duration}` of the graph, in seconds. `segments.csv` holds all that is known of them,
+    `segments.txt` the same in segwizard's format.
+    """
     from aframe_assets.segments.chunks import make_chunks, windows
     from aframe_assets.segments.query import science_segments
     from aframe_assets.segments.table import make_roles, make_rows, write_csv, write_segwizard
@@ -37,11 +42,26 @@ def make_segments(job: Job) -> Product:
         meta[f"{role}_livetime"] = r["livetime"]
         job.log.info("%s: %d chunks, %.2f h", role, len(r["partitions"]), r["livetime"] / 3600)
     files = {name: job.scratch / name for name in ("segments.csv", "segments.txt")}
-    return Product(files, meta, segment_checks(config, rows, roles, science, report))
+    table = ["| role | chunks | hours |", "|---|---|---|"]
+    table += [f"| {role} | {len(r['partitions'])} | {r['livetime'] / 3600:.2f} |" for role, r in roles.items()]
+    found = segment_checks(config, rows, roles, science, report)
+    return Product(files, meta, found, {"timeline": lambda: _timeline(rows)}, markdown={"roles": "\n".join(table)})
+
+
+def _timeline(rows: dict[str, Any]) -> bytes:
+    from aframe_assets.strain.plots import timeline_plot
+
+    out: dict[str, dict[str, list[Any]]] = {}
+    for r in rows.values():
+        out.setdefault(r["role"], {}).setdefault(r["role"], []).append((r["gps_start"], r["gps_stop"]))
+    return timeline_plot(out, "Chunks by role")
 
 
 def make_vetoes(job: Job) -> Product:
-    """What ``vetoes`` takes out of the test chunks."""
+    """Test time that is not searched though there is strain, with the flag that vetoes it, per detector.
+
+    Only where the section `vetoes` asks for something.
+    """
     from aframe_assets.segments.vetoes import (
         VETOES,
         coincident_seconds,
@@ -59,7 +79,17 @@ def make_vetoes(job: Job) -> Product:
         job.log.info("%s: %s", ifo, ", ".join(f"{name} {value:g} s" for name, value in by_category.items()))
     meta = {"num_vetoes": len(found), "vetoed_seconds": seconds, "test_seconds": whole, "coincident_seconds_left": left}
     checks = veto_checks(whole, left, not_cumulative(found))
-    return Product({VETOES: write_vetoes(found, job.scratch / VETOES)}, meta, checks)
+    plots = {"timeline": lambda: _veto_timeline(chunks, found)}
+    return Product({VETOES: write_vetoes(found, job.scratch / VETOES)}, meta, checks, plots)
+
+
+def _veto_timeline(chunks: list[tuple[float, float]], vetoes: list[Veto]) -> bytes:
+    from aframe_assets.strain.plots import timeline_plot
+
+    rows: dict[str, dict[str, list[Any]]] = {"test": {"chunks": chunks}}
+    for v in vetoes:
+        rows.setdefault(v.ifo, {}).setdefault(v.category, []).append((v.start, v.stop))
+    return timeline_plot(rows, "Vetoed test time")
 
 
 def assets(config: Config) -> list[Any]:
@@ -69,7 +99,6 @@ def assets(config: Config) -> list[Any]:
             "segments",
             make_segments,
             config,
-            description="Coincident science time in chunks, each with its role; registers the partition keys.",
             tags=resources(cpus=1, memory_gb=2, time_min=60),
             kinds={"table"},
             checks=CHECKS,
@@ -81,7 +110,6 @@ def assets(config: Config) -> list[Any]:
                 "vetoes",
                 make_vetoes,
                 config,
-                description="Test time that is not searched though there is strain, with the flag that vetoes it, per detector.",
                 tags=resources(cpus=1, memory_gb=2, time_min=60),
                 kinds={"table"},
                 checks=VETO_CHECKS,

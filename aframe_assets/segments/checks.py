@@ -7,17 +7,24 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.segments.chunks import Cut, windows
-from aframe_assets.store.job import Check
+from aframe_assets.store.job import Check, Declared
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
     from aframe_assets.segments.vetoes import Veto
 
-CHECKS = [("has_segments", True), ("livetime", False), ("coincident", True)]
-"""(name, blocking) of the checks of `segments`."""
+CHECKS = [
+    Declared("has_segments", True, "Every role that the configuration asks for has at least one chunk."),
+    Declared("livetime", False, "Validation has at least `segments.min_valid_duration` seconds."),
+    Declared("coincident", True, "Every chunk lies in science time of all detectors, and no two overlap."),
+]
+"""Of `segments`."""
 
-VETO_CHECKS = [("vetoes_leave_time", False), ("categories_cumulative", False)]
-"""(name, blocking) of the checks of `vetoes`."""
+VETO_CHECKS = [
+    Declared("vetoes_leave_time", False, "At least half of the coincident test time is left."),
+    Declared("categories_cumulative", False, "What passes a category passes all lower ones: 0 stretches contradict it."),
+]
+"""Of `vetoes`."""
 
 
 def segment_checks(

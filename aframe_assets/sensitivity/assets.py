@@ -11,6 +11,7 @@ from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
+    from aframe_assets.sensitivity.candidates import Candidate
     from aframe_assets.sensitivity.far import Background
 
 FIGURES = "figures.json"
@@ -29,10 +30,10 @@ def _vetoes(job: Job) -> list[Any]:
 
 
 def make_sensitive_volume(job: Job) -> Product:
-    """V(FAR) of each mass pair with errors, the p_astro model, plots."""
+    """Sensitive volume in Gpc^3 against false-alarm rate, with errors, for each pair of masses; the p_astro model; plots."""
     from dataclasses import asdict
 
-    from aframe_assets.sensitivity import comparators, plots, volume_plots
+    from aframe_assets.sensitivity import comparators, plots, stills, volume_plots
     from aframe_assets.sensitivity.checks import volume_checks
     from aframe_assets.sensitivity.measurement import measure, summary, write_hdf5, write_json, write_p_astro
     from aframe_assets.sensitivity.population import ASTROPHYSICAL
@@ -79,15 +80,20 @@ def make_sensitive_volume(job: Job) -> Product:
     write_hdf5(out / "sensitive_volume.h5", m)
     write_p_astro(out / "p_astro.json", m.p_astro)
     names = ("sensitive_volume.h5", "sensitive_volume.html", "sensitive_volume.png", "sensitive_volume.json", "p_astro.json", FIGURES)
-    return Product({n: out / n for n in names}, meta, volume_checks(m), {"volume": lambda: png})
+    stills_of = {
+        "volume": lambda: png,
+        "far": lambda: stills.far_png(m.background, unit),
+        "efficiency": lambda: stills.efficiency_png(m.draws, thresholds),
+    }
+    return Product({n: out / n for n in names}, meta, volume_checks(m), stills_of)
 
 
 def make_candidates(job: Job) -> Product:
-    """Zero-lag events, loudest first, with FAR, p_astro and catalogue matches."""
+    """Zero-lag events, loudest first, with false-alarm rate or its upper limit, p_astro, vetoes and catalogue matches."""
     from dataclasses import asdict
 
     from aframe_assets.segments.catalog import catalogs
-    from aframe_assets.sensitivity import plots
+    from aframe_assets.sensitivity import plots, stills
     from aframe_assets.sensitivity.candidates import find_candidates, write_csv
     from aframe_assets.sensitivity.checks import candidate_checks
     from aframe_assets.sensitivity.measurement import read_p_astro, write_json
@@ -123,11 +129,25 @@ def make_candidates(job: Job) -> Product:
     write_csv(out / "candidates.csv", found, ifos)
     write_json(out / "candidates.json", {**meta, "candidates": [asdict(c) for c in found]})
     write_json(out / FIGURES, [asdict(plots.zero_lag_figure(zero.detection_statistic, zero.Tb, background))])
-    return Product({n: out / n for n in ("candidates.csv", "candidates.json", FIGURES)}, meta, candidate_checks(found))
+    stills_of: dict[str, Any] = {"zero_lag": lambda: stills.zero_lag_png(zero.detection_statistic, zero.Tb, background)}
+    if found:
+        stills_of["loudest_event"] = lambda: _loudest_event(job, found[0])
+    names, table = ("candidates.csv", "candidates.json", FIGURES), {"loudest": stills.candidate_table(found)}
+    return Product({n: out / n for n in names}, meta, candidate_checks(found), stills_of, markdown=table)
+
+
+def _loudest_event(job: Job, loudest: Candidate) -> bytes:
+    """Whitened strain and Q-scans at `loudest`, from the background of its segment."""
+    from aframe_assets.strain.background_index import holder
+    from aframe_assets.strain.event_plots import AROUND, event_plot, whitened_around
+
+    time, config = loudest.detection_time, job.config
+    stretch = whitened_around(holder(job, time), config.ifos, config.conditioning, time - AROUND, time + AROUND)
+    return event_plot(stretch, time, f"loudest candidate: statistic {loudest.detection_statistic:.2f}, FAR {loudest.far_per_year:.2g} / yr")
 
 
 def make_report(job: Job) -> Product:
-    """One static HTML page about the whole search."""
+    """The search on one static page that needs no network: volumes, candidates with a page each, data, training, checks, time, provenance."""
     import json
     from datetime import UTC, datetime
 
@@ -170,8 +190,9 @@ def make_report(job: Job) -> Product:
     )
     path = job.scratch / "report.html"
     path.write_text(page)
+    how = "Open it with `aframe report` in the run directory, or copy `report.html` from the folder named here: it needs no other file."
     meta = {"exercise": config.sensitivity.exercise, "num_bytes": len(page.encode()), "num_pages": len(seen)}
-    return Product({"report.html": path}, meta)
+    return Product({"report.html": path}, meta, markdown={"how_to_open": how})
 
 
 def _background(job: Job) -> Background:
@@ -191,7 +212,6 @@ def assets(config: Config) -> list[Any]:
             "sensitive_volume",
             make_sensitive_volume,
             config,
-            description="Sensitive volume against false-alarm rate with errors for each mass pair; the p_astro model; plots.",
             tags=large,
             kinds={"hdf5", "html"},
             checks=VOLUME_CHECKS,
@@ -200,7 +220,6 @@ def assets(config: Config) -> list[Any]:
             "candidates",
             make_candidates,
             config,
-            description="Zero-lag events, loudest first, with false-alarm rate or limit, p_astro and catalogue matches.",
             tags=large,
             kinds={"csv", "json"},
             checks=CANDIDATE_CHECKS,
@@ -209,7 +228,6 @@ def assets(config: Config) -> list[Any]:
             "report",
             make_report,
             config,
-            description="The search on one static page: volumes, candidates with a page each, data, training, checks, time, provenance.",
             tags=resources(cpus=1, memory_gb=4, time_min=30),
             kinds={"html"},
         ),

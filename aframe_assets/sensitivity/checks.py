@@ -9,25 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aframe_assets.sensitivity.volume import COVERAGE_FLOOR
-from aframe_assets.store.job import Check
+from aframe_assets.store.job import Check, Declared
 
 if TYPE_CHECKING:
     from aframe_assets.sensitivity.candidates import Candidate
     from aframe_assets.sensitivity.measurement import Measurement
 
 VOLUME_CHECKS = [
-    (n, False)
-    for n in (
-        "volume_monotonic_in_far",
-        "volume_finite",
-        "effective_samples",
-        "weights_average_to_one",
-        "targets_covered",
-        "redshifts_covered",
-        "snr_cut_loses_nothing",
-    )
+    Declared("volume_monotonic_in_far", False, "V never falls with rising FAR."),
+    Declared("volume_finite", False, "V and its error are finite, V is not negative, and there is a FAR at which it is measured."),
+    Declared(
+        "effective_samples", False, "Every tabulated rate has at least `sensitivity.min_effective_samples` effective found injections."
+    ),
+    Declared("weights_average_to_one", False, "Weights of all draws average to one within their scatter: injections follow their prior."),
+    Declared("targets_covered", False, f"At least {COVERAGE_FLOOR:.0%} of each target population lies inside the injections' prior."),
+    Declared("redshifts_covered", False, "Hardly any of the farthest injections are found, so V is not cut off by the prior's redshifts."),
+    Declared("snr_cut_loses_nothing", False, "0 of the injections just above the SNR cut are found, but by accident."),
 ]
-CANDIDATE_CHECKS = [("far_falls_with_statistic", False)]
+CANDIDATE_CHECKS = [Declared("far_falls_with_statistic", False, "No louder candidate has a higher FAR.")]
 
 
 def volume_checks(m: Measurement) -> list[Check]:

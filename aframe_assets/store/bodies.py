@@ -3,7 +3,9 @@
 Rooms give a function ``make(job) -> Product`` and say what it needs; everything that Dagster wants is done here, once.
 """
 
+import inspect
 import os
+import re
 import resource
 import socket
 import sys
@@ -22,7 +24,7 @@ from aframe_assets.store import open_store, plots
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import Handle
 from aframe_assets.store.io_managers import address
-from aframe_assets.store.job import Check, Job, MakeRoom, Product
+from aframe_assets.store.job import Check, Declared, Job, MakeRoom, Product
 from aframe_assets.store.unfinished import Unfinished
 from aframe_assets.store.work import makes
 from aframe_assets.store.workspace import MissingArtifact, Wanted, Workspace
@@ -174,35 +176,42 @@ def _register(context: Any, handle: Handle) -> None:
     context.instance.add_dynamic_partitions(SEGMENTS.name, sorted(handle.meta["rows"]))
 
 
+def described(make: Callable[..., Product], node: lineage.Node) -> str:
+    """An asset's description: what `make` says of itself, up to sections as ``Raises:``, and the settings that enter the asset's key."""
+    said = re.split(r"^(?:Args|Returns|Raises|Attributes):", inspect.getdoc(make) or "", maxsplit=1, flags=re.MULTILINE)[0].strip()
+    settings = ", ".join(f"`{path}`" for path in node.config)
+    return f"{said}\n\nMade anew when its inputs or these settings change: {settings}."
+
+
 def plain_asset(
     name: str,
     make: Make,
     config: Config,
     *,
-    description: str,
     tags: Mapping[str, str],
     kinds: set[str],
-    checks: Sequence[tuple[str, bool]] = (),
+    checks: Sequence[Declared] = (),
 ) -> dg.AssetsDefinition:
-    """An asset without partitions, made by ``make(job)`` in one step.
+    """An asset without partitions, made by ``make(job)`` in one step; what `make` says of itself is the asset's description.
 
     Args:
-        checks: (name, blocking) of each check that `make` reports in its Product.
+        checks: those that `make` reports in its Product.
     """
     node = lineage.graph(config)[name]
-    blocking = dict(checks)
+    blocking = {c.name: c.blocking for c in checks}
 
     @dg.asset(
         name=name,
         deps=[dg.AssetKey(d) for d in lineage.deps(node)],
         group_name=node.group,
         code_version=node.code_version,
-        description=description,
+        description=described(make, node),
+        owners=config.execution.owners,
         kinds=kinds,
         op_tags={**tags, **makes(name)},
         backfill_policy=dg.BackfillPolicy.single_run(),
         required_resource_keys={"experiment"},
-        check_specs=[dg.AssetCheckSpec(c, asset=name, blocking=b) for c, b in checks],
+        check_specs=[dg.AssetCheckSpec(c.name, asset=name, blocking=c.blocking, description=c.says) for c in checks],
         retry_policy=dg.RetryPolicy(max_retries=config.execution.max_retries, delay=1),
     )
     def body(context):

@@ -10,9 +10,9 @@ import dagster as dg
 from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.partitions import SEGMENTS
-from aframe_assets.store.bodies import GLUE, Make, check_result, metadata_of, produce, tell_user, wanted_or_refuse
+from aframe_assets.store.bodies import GLUE, Make, check_result, described, metadata_of, produce, tell_user, wanted_or_refuse
 from aframe_assets.store.handle import Handle, KeyParts
-from aframe_assets.store.job import Job, Product
+from aframe_assets.store.job import Declared, Job, Product
 from aframe_assets.store.plots import kept
 from aframe_assets.store.work import makes, shard_parts
 from aframe_assets.store.workspace import Wanted
@@ -22,24 +22,28 @@ SHOWN = 500
 """Partitions of one run whose plots are written to Dagster's database; those of more are in the store alone."""
 
 
-def graph_asset(name: str, config: Config, compose: Callable[..., Any], *, description: str, kinds: set[str], partitioned: bool) -> Any:
-    """The asset `name` of the lineage table, made by the ops that `compose` wires; its upstreams are only waited for."""
+def graph_asset(name: str, config: Config, compose: Callable[..., Any], make: Make, *, kinds: set[str], partitioned: bool) -> Any:
+    """The asset `name` of the lineage table, made by the ops that `compose` wires; its upstreams are only waited for.
+
+    `make` describes it (`bodies.described`).
+    """
     node = lineage.graph(config)[name]
     upstream = lineage.deps(node)
     compose.__signature__ = inspect.Signature([inspect.Parameter(d, inspect.Parameter.KEYWORD_ONLY) for d in upstream])
     return dg.graph_asset(
         name=name,
-        description=description,
+        description=described(make, node),
         ins={d: dg.AssetIn(dagster_type=dg.Nothing) for d in upstream},
         group_name=node.group,
         code_version=node.code_version,
         kinds=kinds,
+        owners=config.execution.owners,
         partitions_def=SEGMENTS if partitioned else None,
         backfill_policy=dg.BackfillPolicy.single_run(),
     )(compose)
 
 
-def _fan_out(name, config, plan_keys, make_one, collect_all, tags, services=(), merged=None, **furniture):
+def _fan_out(name, config, make, plan_keys, make_one, collect_all, tags, services=(), merged=None, **furniture):
     """plan -> one step for each list of keys, a batch job of its own -> collect, whose tags are those of `merged` too."""
     upstream = lineage.deps(lineage.graph(config)[name])
     glue = resources(**GLUE)
@@ -73,7 +77,7 @@ def _fan_out(name, config, plan_keys, make_one, collect_all, tags, services=(), 
     def compose(**upstream):
         return collect(plan(**upstream).map(one).collect())
 
-    return graph_asset(name, config, compose, **furniture)
+    return graph_asset(name, config, compose, make, **furniture)
 
 
 def partitioned_asset(
@@ -81,10 +85,9 @@ def partitioned_asset(
     make: Make,
     config: Config,
     *,
-    description: str,
     tags: Mapping[str, str],
     kinds: set[str],
-    checks: Sequence[tuple[str, bool]] = (),
+    checks: Sequence[Declared] = (),
     services: Sequence[str] = (),
 ) -> list[Any]:
     """A segment-partitioned asset whose segments are made in chunks, each chunk a step; and its checks.
@@ -95,7 +98,7 @@ def partitioned_asset(
     Args:
         services: Dagster resources that `make` finds in its job.
     """
-    blocking = dict(checks)
+    blocking = {c.name: c.blocking for c in checks}
 
     def plan_keys(context):
         workspace = context.resources.experiment.workspace()
@@ -141,9 +144,9 @@ def partitioned_asset(
             context.add_asset_metadata(metadata_of(handle, key in fresh, shown.get(key, {})), asset_key=name, partition_key=key)
         return handles
 
-    furniture = {"description": description, "kinds": kinds, "partitioned": True}
-    asset = _fan_out(name, config, plan_keys, make_one, collect_all, {**tags, **makes(name, "partitions")}, services, **furniture)
-    return [asset, *[check_of_segments(name, c, b) for c, b in checks]]
+    furniture = {"kinds": kinds, "partitioned": True}
+    asset = _fan_out(name, config, make, plan_keys, make_one, collect_all, {**tags, **makes(name, "partitions")}, services, **furniture)
+    return [asset, *[check_of_segments(name, c) for c in checks]]
 
 
 def _why_incomplete(manifest) -> str:
@@ -157,16 +160,17 @@ def _why_incomplete(manifest) -> str:
     return "its step died; run again"
 
 
-def check_of_segments(asset: str, name: str, blocking: bool) -> Any:
+def check_of_segments(asset: str, declared: Declared) -> Any:
     """A check over what the bodies found for every partition."""
+    name = declared.name
 
     @dg.asset_check(
         name=name,
         asset=asset,
-        blocking=blocking,
+        blocking=declared.blocking,
         required_resource_keys={"experiment"},
         op_tags=resources(**GLUE),
-        description=f"'{name}' holds for every made segment of {asset}.",
+        description=f"Of every made segment: {declared.says}",
     )
     def check(context):
         workspace = context.resources.experiment.workspace()
@@ -213,10 +217,9 @@ def pieced_asset(
     parts_of: Callable[[KeyParts, Any], KeyParts],
     work: Mapping[str, str],
     *,
-    description: str,
     tags: Mapping[str, str],
     kinds: set[str],
-    checks: Sequence[tuple[str, bool]] = (),
+    checks: Sequence[Declared] = (),
 ) -> list[Any]:
     """An unpartitioned asset whose pieces are made in a step each and merged.
 
@@ -226,9 +229,9 @@ def pieced_asset(
         pieces: number or text of each piece -> what its step is called (letters, digits, _).
         parts_of: (key parts of the asset, piece) -> key parts of the piece.
         work: op tag that says which pieces a step makes.
-        checks: (name, blocking) of each check that `merge` reports.
+        checks: those that `merge` reports.
     """
-    blocking = dict(checks)
+    blocking = {c.name: c.blocking for c in checks}
 
     def plan_keys(context):
         workspace = context.resources.experiment.workspace()
@@ -264,21 +267,22 @@ def pieced_asset(
         context.add_asset_metadata(metadata_of(handle, made_now, shown), asset_key=name)
         return handle
 
-    furniture = {"description": description, "kinds": kinds, "partitioned": False}
-    asset = _fan_out(name, config, plan_keys, make_one, collect_all, {**tags, **work}, merged=makes(name), **furniture)
-    return [asset, *[check_of_whole(name, c, b) for c, b in checks]]
+    furniture = {"kinds": kinds, "partitioned": False}
+    asset = _fan_out(name, config, merge, plan_keys, make_one, collect_all, {**tags, **work}, merged=makes(name), **furniture)
+    return [asset, *[check_of_whole(name, c) for c in checks]]
 
 
-def check_of_whole(asset: str, name: str, blocking: bool) -> Any:
+def check_of_whole(asset: str, declared: Declared) -> Any:
     """A check that the body of an unpartitioned graph asset reported."""
+    name = declared.name
 
     @dg.asset_check(
         name=name,
         asset=asset,
-        blocking=blocking,
+        blocking=declared.blocking,
         required_resource_keys={"experiment"},
         op_tags=resources(**GLUE),
-        description=f"'{name}' of {asset}.",
+        description=declared.says,
     )
     def check(context):
         manifest = context.resources.experiment.workspace().store.manifest(asset)

@@ -189,8 +189,8 @@ def _shown(handle: Handle) -> dict[str, Any]:
 
 def address(handle: Handle) -> dict[str, Any]:
     """Where `handle` is, as Dagster's page links it; of a local store also the folder, as a path to copy."""
-    # Dagster's own name for it: the page of the asset shows it in its head too
-    out: dict[str, Any] = {"dagster/uri": dg.MetadataValue.url(handle.uri)}
+    # not "dagster/uri": Dagster leaves that out of the table on an asset's page
+    out: dict[str, Any] = {"uri": dg.MetadataValue.url(handle.uri)}
     if handle.uri.startswith("file://"):
         out["folder"] = dg.MetadataValue.path(url2pathname(handle.uri.removeprefix("file://")))
     return out

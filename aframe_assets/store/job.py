@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -34,6 +34,17 @@ class Check:
     severity: Literal["error", "warn"] = "error"
     description: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Declared(NamedTuple):
+    """A check that an asset's body reports.
+
+    `blocking`: a failure holds back what reads the asset. `says`: what holds where it passes, with threshold and unit.
+    """
+
+    name: str
+    blocking: bool
+    says: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from aframe_assets.config import Config
 from aframe_assets.store.bodies import GLUE, making_room, metadata_of, produce, tell_user, wanted_or_refuse
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.fanout import check_of_whole, graph_asset
-from aframe_assets.store.job import Job, Product
+from aframe_assets.store.job import Declared, Job, Product
 from aframe_assets.store.plots import kept, rendered
 from aframe_assets.store.work import makes, reported_trials, trial_parts
 from aframe_assets.store.workspace import Wanted
@@ -31,10 +31,9 @@ def rounds_asset(
     config: Config,
     *,
     num_rounds: int,
-    description: str,
     tags: Mapping[str, str],
     kinds: set[str],
-    checks: Sequence[tuple[str, bool]] = (),
+    checks: Sequence[Declared] = (),
 ) -> list[Any]:
     """An unpartitioned asset found in `num_rounds` rounds of trials, each trial a step of its own.
 
@@ -47,11 +46,11 @@ def rounds_asset(
             is kept in the store until the trial is made; see `aframe_assets.store.work.reported_trials`.
         tell: (config, records so far, an empty folder) -> product, whose meta, plots and markdown are observed.
         finish: (job, all records) -> the asset's product.
-        checks: (name, blocking) of each check that `finish` reports.
+        checks: those that `finish` reports.
 
     A ValueError of `ask` or `finish` is told to the user, and not tried again.
     """
-    blocking = dict(checks)
+    blocking = {c.name: c.blocking for c in checks}
     glue, upstream = resources(**GLUE), lineage.deps(lineage.graph(config)[name])
     needs = {"required_resource_keys": {"experiment"}}
 
@@ -169,5 +168,5 @@ def rounds_asset(
             records = tell_op(records, ask_op(records).map(try_op).collect())
         return finishing(records)
 
-    asset = graph_asset(name, config, compose, description=description, kinds=kinds, partitioned=False)
-    return [asset, *[check_of_whole(name, c, b) for c, b in checks]]
+    asset = graph_asset(name, config, compose, finish, kinds=kinds, partitioned=False)
+    return [asset, *[check_of_whole(name, c) for c in checks]]

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def make_background(job: Job) -> Product:
-    """Fetch, check and write the strain of one chunk."""
+    """Strain of every detector over one chunk, resampled to `sample_rate` and checked.
+
+    `background-{start}-{duration}.hdf5`, laid out as Aframe's: a float64 dataset per detector, without gaps.
+    """
     import numpy as np
 
     from aframe_assets.strain.background_file import background_name, write_background
@@ -58,7 +61,10 @@ def make_background(job: Job) -> Product:
 
 
 def make_background_index(job: Job) -> Product:
-    """List the chunks of each role and what is missing."""
+    """Chunks of background that are there, by role, with their livetime and inspiral range; and those that are missing.
+
+    Fewer than the share `execution.min_segment_fraction` of the segments is an error.
+    """
     from aframe_assets.strain.background_index import INDEX_FILE, BackgroundIndex, Chunk
 
     rows, backgrounds = job.handle("segments").meta["rows"], job.inputs["background"]
@@ -92,13 +98,24 @@ def make_background_index(job: Job) -> Product:
         {INDEX_FILE: job.scratch / INDEX_FILE},
         meta,
         [Check("all_segments_present", not absent, "warn", text, {"segments": len(rows), "missing": len(absent)})],
+        {"range": lambda: _ranges(chunks)},
     )
 
 
-def make_psd(job: Job) -> Product:
-    """Choose a role's chunks, the typical one and each detector's most sensitive one, and keep their spectra.
+def _ranges(chunks: list[Chunk]) -> bytes:
+    from aframe_assets.strain.plots import range_plot
 
-    A choice once made stays (DESIGN, decision 1).
+    out: dict[str, dict[float, float]] = {}
+    for c in chunks:
+        for ifo, r in c.ranges.items():
+            out.setdefault(ifo, {})[c.gps_start + c.duration / 2] = r
+    return range_plot(out, "Inspiral range of each chunk")
+
+
+def make_psd(job: Job) -> Product:
+    """Reference power spectra of each detector and role: of a typical chunk, and of the detector's most sensitive one.
+
+    A choice once made stays when data are added, so that late segments change nothing that was trained or injected.
     """
     from aframe_assets.strain.background_file import read_background
     from aframe_assets.strain.background_index import INDEX_FILE, BackgroundIndex, open_chunk
@@ -222,7 +239,6 @@ def assets(config: Config) -> list[Any]:
             "background",
             make_background,
             config,
-            description="Strain of every detector over one chunk, resampled and checked; HDF5 as Aframe's.",
             tags=resources(cpus=1, memory_gb=4, time_min=120, disk_gb=2),
             kinds={"hdf5"},
             checks=BACKGROUND_CHECKS,
@@ -231,7 +247,6 @@ def assets(config: Config) -> list[Any]:
             "background_index",
             make_background_index,
             config,
-            description="Chunks of background that are there, by role, with livetime; those that are missing.",
             tags=resources(cpus=1, memory_gb=1, time_min=10),
             kinds={"json"},
             checks=INDEX_CHECKS,
@@ -240,7 +255,6 @@ def assets(config: Config) -> list[Any]:
             "psd",
             make_psd,
             config,
-            description="Reference power spectra of each detector and role, typical and most sensitive; frozen when first chosen.",
             tags=resources(cpus=1, memory_gb=4, time_min=30),
             kinds={"hdf5"},
             checks=PSD_CHECKS,

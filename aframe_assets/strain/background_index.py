@@ -92,3 +92,16 @@ def open_chunks(job: Job, *roles: str) -> dict[str, Path]:
     """
     index = BackgroundIndex.read(job.path("background_index", INDEX_FILE))
     return {c.partition: open_chunk(job, c) for c in index.of(*roles)}
+
+
+def holder(job: Job, time: float) -> Path:
+    """Local path of the background of the chunk that holds GPS `time`, whatever the job's inputs are.
+
+    Raises:
+        LookupError: no current chunk holds it.
+    """
+    for manifest in job.store.manifests("background").values():
+        handle = manifest.handle
+        if handle is not None and handle.meta["gps_start"] <= time < handle.meta["gps_start"] + handle.meta["duration"]:
+            return job.store.open_local(handle, background_name(handle.meta["gps_start"], handle.meta["duration"]))
+    raise LookupError(f"no background in {job.store.url} holds GPS {time:.3f}")

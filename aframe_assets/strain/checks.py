@@ -7,23 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aframe_assets.store.job import Check
+from aframe_assets.store.job import Check, Declared
 
 if TYPE_CHECKING:
     from aframe_assets.config import Conditioning
     from aframe_assets.strain.psd import Spectrum
-
-BACKGROUND_CHECKS = [("no_nan_no_gap", True), ("strain_scale", True)]
-INDEX_CHECKS = [("all_segments_present", False)]
-PSD_CHECKS = [
-    ("psd_finite", True),
-    ("psd_holds_to_its_edges", True),
-    ("psd_near_design", False),
-    ("detectors_comparable", False),
-    ("whitened_std", False),
-    ("most_sensitive_holds", False),
-]
-"""(name, blocking) of the checks of each asset of this room."""
 
 STRAIN_STD = (1e-24, 1e-15)
 """Standard deviation of calibrated strain from 10 Hz or so up; a file in other units, or scaled by 1e21, is outside."""
@@ -45,6 +33,38 @@ EXCEEDED = 1.05
 """Range of new data, in ranges of the frozen most sensitive spectrum, from which a warning is given."""
 
 DESIGN_CURVE = "aLIGO_O4_high_asd.txt"
+
+
+BACKGROUND_CHECKS = [
+    Declared("no_nan_no_gap", True, "Every sample is finite; no stretch is constant."),
+    Declared("strain_scale", True, f"Standard deviation of each detector's strain between {STRAIN_STD[0]:g} and {STRAIN_STD[1]:g}."),
+]
+INDEX_CHECKS = [Declared("all_segments_present", False, "0 registered segments are without background.")]
+PSD_CHECKS = [
+    Declared("psd_finite", True, "Every bin of every spectrum is finite and positive."),
+    Declared(
+        "psd_holds_to_its_edges",
+        True,
+        f"Within the whitened band no ASD falls below {DEEPEST:g} of its median in {BAND[0]:g} to {BAND[1]:g} Hz.",
+    ),
+    Declared(
+        "psd_near_design",
+        False,
+        f"Median ASD of {BAND[0]:g} to {BAND[1]:g} Hz within a factor 10^{DECADES_FROM_DESIGN:g} of {DESIGN_CURVE}.",
+    ),
+    Declared(
+        "detectors_comparable",
+        False,
+        f"Median ASDs of {BAND[0]:g} to {BAND[1]:g} Hz of a role's detectors within a factor 10^{DECADES_BETWEEN_DETECTORS:g}.",
+    ),
+    Declared("whitened_std", False, f"Standard deviation of whitened strain {WHITENED_STD[0]:g} to {WHITENED_STD[1]:g}."),
+    Declared(
+        "most_sensitive_holds",
+        False,
+        f"No chunk has above {EXCEEDED:g} times the range of its role's frozen most sensitive one; nothing speaks against that choice.",
+    ),
+]
+"""Of each asset of this room."""
 
 
 def background_checks(strain: Mapping[str, np.ndarray], gps_start: float, sample_rate: float) -> list[Check]:

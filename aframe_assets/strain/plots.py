@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ def asd_plot(spectra: Mapping[str, Spectrum], title: str, reference: tuple[str, 
         title: above the axes.
         reference: name, frequencies (Hz) and ASD of a curve to compare with.
     """
-    figure = Figure(figsize=(6.4, 3.6), dpi=80, layout="constrained")
+    figure = figure_of(6.4, 3.6)
     axes = figure.add_subplot()
     for label, s in spectra.items():
         use = s.frequencies >= 10
@@ -32,7 +32,7 @@ def asd_plot(spectra: Mapping[str, Spectrum], title: str, reference: tuple[str, 
         axes.loglog(f[use], asd[use], "k--", lw=0.8, label=name)
     axes.set(xlabel="frequency [Hz]", ylabel="ASD [1/√Hz]", title=title)
     axes.legend(fontsize="small")
-    return _png(figure)
+    return png_of(figure)
 
 
 def whitened_plot(whitened: Mapping[str, np.ndarray], gps_start: float, sample_rate: float, title: str) -> bytes:
@@ -43,17 +43,62 @@ def whitened_plot(whitened: Mapping[str, np.ndarray], gps_start: float, sample_r
         gps_start: GPS seconds of the first sample.
         sample_rate: hertz.
     """
-    figure = Figure(figsize=(6.4, 1.2 + 1.1 * len(whitened)), dpi=80, layout="constrained")
+    figure = figure_of(6.4, 1.2 + 1.1 * len(whitened))
     rows = figure.subplots(len(whitened), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (ifo, x) in zip(rows, whitened.items(), strict=True):
         axes.plot(np.arange(len(x)) / sample_rate, x, lw=0.4)
         axes.set_ylabel(ifo)
     rows[0].set_title(title)
     rows[-1].set_xlabel(f"seconds from GPS {gps_start:.2f}")
-    return _png(figure)
+    return png_of(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def range_plot(ranges: Mapping[str, Mapping[float, float]], title: str) -> bytes:
+    """Inspiral range of each chunk over time.
+
+    Args:
+        ranges: ifo -> GPS seconds of a chunk's middle -> Mpc.
+    """
+    figure = figure_of(6.4, 3.0)
+    axes = figure.add_subplot()
+    start = min((t for own in ranges.values() for t in own), default=0.0)
+    for ifo, own in ranges.items():
+        axes.plot([(t - start) / 3600 for t in own], list(own.values()), ".", label=ifo)
+    axes.set(xlabel=f"hours from GPS {start:.0f}", ylabel="inspiral range [Mpc]", title=title)
+    axes.set_ylim(0, 1.1 * max((r for own in ranges.values() for r in own.values()), default=1))
+    axes.legend(fontsize="small")
+    return png_of(figure)
+
+
+def timeline_plot(rows: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], title: str) -> bytes:
+    """Stretches of time, a row for each name.
+
+    Args:
+        rows: name of the row -> label of a colour -> [start, stop) in GPS seconds.
+    """
+    figure = figure_of(6.4, 1.3 + 0.35 * max(1, len(rows)))
+    axes = figure.add_subplot()
+    start = min((a for own in rows.values() for some in own.values() for a, _ in some), default=0.0)
+    labels = list(dict.fromkeys(label for own in rows.values() for label in own))
+    for i, own in enumerate(rows.values()):
+        for label, some in own.items():
+            spans = [((a - start) / 3600, (b - a) / 3600) for a, b in some]
+            axes.broken_barh(spans, (i - 0.4, 0.8), color=f"C{labels.index(label)}", label=label, lw=0.4)
+    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set(xlabel=f"hours from GPS {start:.0f}", title=title)
+    if named:
+        figure.legend(named.values(), named, fontsize="small", ncols=4, loc="outside lower center")
+    return png_of(figure)
+
+
+def figure_of(width: float, height: float) -> Figure:
+    """An empty figure for an asset's page; inches of 80 pixels."""
+    return Figure(figsize=(width, height), dpi=80, layout="constrained")
+
+
+def png_of(figure: Figure) -> bytes:
+    """`figure` as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -11,6 +11,8 @@ from aframe_assets.tags import resources
 from aframe_assets.waveforms import checks
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aframe_assets.config import Config
     from aframe_assets.store.handle import Handle
 
@@ -62,30 +64,47 @@ def _merged(job: Job, shards: list[Handle], kind: Any, name: str, wanted: int) -
 
 
 def merge_training(job: Job, shards: list[Handle]) -> Product:
+    """Polarisations of the training population, plus and cross, without a cut on SNR; made in parallel shards."""
     from aframe_assets.waveforms.ledger import WaveformPolarizationSet
 
     path, meta, found = _merged(job, shards, WaveformPolarizationSet, TRAINING, job.config.waveforms.num_training_signals)
-    return Product({TRAINING: path}, meta, found)
+    return Product({TRAINING: path}, meta, found, {"population": lambda: _population(path, WaveformPolarizationSet, meta)})
+
+
+def _population(path: Path, kind: Any, meta: dict[str, Any]) -> bytes:
+    from aframe_assets.waveforms.plots import POPULATION, population_plot
+
+    made = kind.read(path, waveforms=False)
+    return population_plot({k: getattr(made, k) for k in POPULATION}, f"{meta['num_signals']} of {meta['num_injections']} signals drawn")
 
 
 def merge_validation(job: Job, shards: list[Handle]) -> Product:
+    """Signals in the detectors above the SNR threshold against the most sensitive validation PSD; made in parallel shards."""
     from aframe_assets.waveforms.ledger import WaveformSet
+    from aframe_assets.waveforms.plots import snr_plot
 
     w = job.config.waveforms
     path, meta, found = _merged(job, shards, WaveformSet, VALIDATION, w.num_validation_signals)
     snr = WaveformSet.read(path, waveforms=False).snr
-    return Product(
-        {VALIDATION: path}, meta, [*found, checks.snr_threshold(snr, w.snr_threshold), checks.snr_distribution(snr, w.snr_threshold)]
-    )
+    found += [checks.snr_threshold(snr, w.snr_threshold), checks.snr_distribution(snr, w.snr_threshold)]
+    plots = {
+        "snr": lambda: snr_plot(snr, w.snr_threshold, "Validation signals"),
+        "population": lambda: _population(path, WaveformSet, meta),
+    }
+    return Product({VALIDATION: path}, meta, found, plots)
 
 
 def make_injections(job: Job) -> Product:
-    """This chunk's share of the injections; a chunk that is not of the test role gets none."""
+    """Signals placed in this segment's slides, above the SNR threshold against the most sensitive test PSD, and the draws rejected.
+
+    Chunks that are not of the test role get none.
+    """
     from aframe_assets.segments.catalog import catalog_times
     from aframe_assets.segments.vetoes import vetoes_of
     from aframe_assets.strain.psd import read_psd
     from aframe_assets.waveforms.generation import WaveformGenerator
     from aframe_assets.waveforms.injections import share
+    from aframe_assets.waveforms.plots import snr_plot
     from aframe_assets.waveforms.priors import get_prior
     from aframe_assets.waveforms.rejection import Selection
     from aframe_assets.waveforms.sets import injection_sets
@@ -117,7 +136,9 @@ def make_injections(job: Job) -> Product:
         checks.snr_threshold(placed.snr, config.waveforms.snr_threshold),
         checks.snr_distribution(placed.snr, config.waveforms.snr_threshold),
     ]
-    return Product(files, meta, found)
+    snr = placed.snr
+    title = f"Injections of {job.partition}, {len(slides)} slides"
+    return Product(files, meta, found, {"snr": lambda: snr_plot(snr, config.waveforms.snr_threshold, title)} if slides else {})
 
 
 def _log(job: Job, waveforms: int, start: float) -> None:
@@ -139,7 +160,6 @@ def assets(config: Config) -> list[Any]:
                 merge_training,
                 config,
                 num_shards=w.num_training_jobs,
-                description="Polarisations of the training population, without a cut on SNR.",
                 tags=tags,
                 kinds={"hdf5"},
                 checks=checks.RAW_CHECKS,
@@ -150,7 +170,6 @@ def assets(config: Config) -> list[Any]:
             merge_validation,
             config,
             num_shards=w.num_validation_jobs,
-            description="Signals in the detectors, above the SNR threshold against the most sensitive validation PSD.",
             tags=tags,
             kinds={"hdf5"},
             checks=checks.CHECKS,
@@ -159,7 +178,6 @@ def assets(config: Config) -> list[Any]:
         "injections",
         make_injections,
         config,
-        description="Signals placed in this segment's slides, above the SNR threshold, and the draws rejected.",
         tags=tags,
         kinds={"hdf5"},
         checks=checks.CHECKS,

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.store.job import Check
+from aframe_assets.store.job import Check, Declared
 
 if TYPE_CHECKING:
     import numpy as np
 
 COUNT, FINITE, THRESHOLD, TAIL = "count", "finite", "snr_threshold", "snr_distribution"
-RAW_CHECKS = [(COUNT, True), (FINITE, True)]
-"""(name, blocking) of the checks of a set without a cut on SNR."""
-CHECKS = [*RAW_CHECKS, (THRESHOLD, True), (TAIL, False)]
 EXPONENTS = (1.0, 6.0)
 """Plausible exponents of the survival function of SNR, N(>rho) ~ rho^-a: 3 for sources even in Euclidean space
 (p(rho) ~ rho^-4); less where the population ends before the threshold's horizon does."""
 TAIL_SIGNALS = 100
+
+RAW_CHECKS = [
+    Declared(COUNT, True, "As many signals as asked for."),
+    Declared(FINITE, True, "0 waveforms are not finite or zero throughout."),
+]
+"""Of a set without a cut on SNR."""
+CHECKS = [
+    *RAW_CHECKS,
+    Declared(THRESHOLD, True, "0 signals lie below the network SNR `waveforms.snr_threshold`."),
+    Declared(
+        TAIL,
+        False,
+        f"N(> SNR) falls with an exponent of {EXPONENTS[0]:g} to {EXPONENTS[1]:g}, 3 nearby; from {TAIL_SIGNALS} signals on.",
+    ),
+]
 
 
 def count(made: int, wanted: int, draws: int) -> Check:

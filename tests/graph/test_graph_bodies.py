@@ -13,13 +13,13 @@ from aframe_assets.partitions import SEGMENTS
 from aframe_assets.store.bodies import Experiment, plain_asset
 from aframe_assets.store.fanout import partitioned_asset, sharded_asset
 from aframe_assets.store.io_managers import io_manager_for
-from aframe_assets.store.job import Check, Product
+from aframe_assets.store.job import Check, Declared, Product
 from aframe_assets.tags import resources
 
 ROWS = {
     f"{1000 + 100 * i}-100": {"gps_start": 1000 + 100 * i, "gps_stop": 1100 + 100 * i, "role": "test", "fingerprint": ""} for i in range(5)
 }
-FURNITURE = {"description": "a toy asset that stands for the real one in tests", "tags": resources(), "kinds": {"toy"}}
+FURNITURE = {"tags": resources(), "kinds": {"toy"}}
 
 
 class Toy:
@@ -62,7 +62,7 @@ class Toy:
         config = build_config({"preset": "demo", "execution": {"segments_per_step": 2, "max_retries": 1}, **overrides})
         assets = [
             plain_asset("segments", self.segments, config, **FURNITURE),
-            *partitioned_asset("background", self.background, config, checks=[("finite", True)], **FURNITURE),
+            *partitioned_asset("background", self.background, config, checks=[Declared("finite", True, "no NaN")], **FURNITURE),
             plain_asset("background_index", self.index, config, **FURNITURE),
             *sharded_asset("training_waveforms", self.shard, self.merge, config, num_shards=3, **FURNITURE),
         ]
@@ -110,7 +110,7 @@ def test_the_newest_event_of_an_asset_has_its_plots_and_address_whether_made_or_
             ).records
             shown = newest.asset_materialization.metadata
             assert base64.b64encode(key.encode()).decode() in shown["spectrum"].md_str, "each partition has its own"
-            assert shown["dagster/uri"].url == toy.store().manifest("background", key).handle.uri
+            assert shown["uri"].url == toy.store().manifest("background", key).handle.uri
             assert (Path(shown["folder"].path) / "x.txt").read_text().startswith(key)
         for asset, titles in {"background_index": ["range", "list"], "training_waveforms": ["snr"]}.items():
             shown = toy.instance.get_latest_materialization_event(dg.AssetKey(asset)).asset_materialization.metadata

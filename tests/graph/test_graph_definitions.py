@@ -50,6 +50,25 @@ def test_every_asset_of_the_design_is_there(tmp_path):
     assert {k.to_user_string() for k in graph.get_all_asset_keys()} == TABLE
 
 
+def test_pages_of_assets_and_checks_tell_what_they_are(tmp_path):
+    """Descriptions come from docstrings, with what decides an asset and without sections meant for programmers."""
+    specs = {s.key.to_user_string(): s for s in _defs(tmp_path, execution={"owners": ["team:cbc", "a@b.org"]}).resolve_all_asset_specs()}
+    for name, spec in specs.items():
+        assert len(spec.description.splitlines()[0]) > 40 and spec.kinds and spec.owners == ["team:cbc", "a@b.org"], name
+        assert "Raises:" not in spec.description and "settings change: `" in spec.description, name
+    assert "`segments`" in specs["segments"].description
+    graph = _graph(_defs(tmp_path))
+    said = {k: graph.get_check_spec(k).description for k in graph.asset_check_keys}
+    assert all(text and text.endswith(".") for text in said.values()), said
+    assert "0.9 to 1.3" in next(t for k, t in said.items() if k.name == "whitened_std")
+
+
+@pytest.mark.parametrize("owner", ["cbc", "team:", "a@b", "team:a b"])
+def test_an_owner_that_dagster_would_refuse_is_refused_with_its_key(owner):
+    with pytest.raises(ConfigError, match=r"execution\.owners"):
+        build_config({"preset": "demo", "execution": {"owners": [owner]}})
+
+
 def test_tuning_adds_an_asset_and_weights_leave_the_training_set_out(tmp_path):
     tuned = _graph(_defs(tmp_path, model={"tune": {}}))
     assert {k.to_user_string() for k in tuned.get_all_asset_keys()} == TABLE | {"tuned_model"}

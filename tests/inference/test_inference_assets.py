@@ -18,6 +18,7 @@ from aframe_assets.inference.checks import CASCADE_EVENT_CHECKS, EVENT_CHECKS, R
 from aframe_assets.model.background_scores import BACKGROUND_SCORES, BackgroundScores
 from aframe_assets.segments.geometry import SlideGeometry, shift_vectors
 from aframe_assets.store.job import Job
+from aframe_assets.store.plots import rendered
 from aframe_assets.waveforms.ledger import EventSet, InjectionParameterSet, RecoveredInjectionSet
 
 
@@ -38,8 +39,20 @@ def test_checks_are_those_declared_and_pass(made):
     declared = {"exported_model": EXPORTED_CHECKS, "engine": ENGINE_CHECKS, "model_repository": REPOSITORY_CHECKS, "events": EVENT_CHECKS}
     declared |= dict.fromkeys(ROWS, RESULT_CHECKS)
     for name, product in made.products.items():
-        assert [c.name for c in product.checks] == [n for n, _ in declared[name]], name
+        assert [c.name for c in product.checks] == [c.name for c in declared[name]], name
         assert all(c.passed for c in product.checks if c.severity == "error"), (name, product.checks)
+
+
+def test_pages_show_events_and_what_was_measured(made, caplog):
+    shown = {name: rendered(product, logging.getLogger("page")) for name, product in made.products.items()}
+    assert caplog.records == []
+    assert set(shown["events"]) == {"statistics", "injections"} and set(shown["engine"]) == {"platforms"}
+    assert "| onnxruntime |" in shown["engine"]["platforms"] and "chosen" in shown["engine"]["platforms"]
+    for partition, row in ROWS.items():
+        found = made.handles["inference_results"].get(partition)
+        wanted = {"statistics"} | ({"loudest_event"} if found and found.meta["num_zero_lag"] else set())
+        assert set(shown[partition]) == (wanted if row["role"] == "test" else set())
+    assert any("loudest_event" in s for s in shown.values())
 
 
 @pytest.mark.parametrize(("precision", "same"), [("fp32", False), ("bf16", True)])
@@ -64,7 +77,7 @@ def test_events_of_a_cascade_tell_its_loss_and_its_share(made, tmp_path, precisi
     job = SimpleNamespace(config=config, inputs={"inference_results": own}, path=path, scratch=tmp_path)
     product = room.make_events(job)
     checks = {c.name: c for c in product.checks}
-    assert list(checks) == [n for n, _ in EVENT_CHECKS + CASCADE_EVENT_CHECKS]
+    assert list(checks) == [c.name for c in EVENT_CHECKS + CASCADE_EVENT_CHECKS]
     share = 8 * sum(range(len(own))) / (100 * len(own))
     assert product.meta["cascade"]["share"] == share and checks["cascade_share_of_the_run"].passed == (share <= 0.05)
     # 0.01 is more than 1e-4 of the spread, and less than half precision may move a statistic

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from aframe_assets.config import Training
 from aframe_assets.inference.slides import run_slides
 from aframe_assets.inference.whitened import WhitenedChunk
 from aframe_assets.model.metric import HOUR, Injected, Pooling, efficiencies, max_pool, partial_auroc, threshold_at
@@ -34,6 +35,16 @@ def test_known_areas():
     assert partial_auroc(background, half, 1.0) == pytest.approx(0.5)
     area = 0.5 * 0.01
     assert partial_auroc(background, half, 0.01) == pytest.approx(0.5 * (1 + (area - 5e-5) / (0.01 - 5e-5)), rel=1e-4)
+
+
+def test_the_drawn_roc_is_the_curve_whose_area_is_the_metric():
+    rng = np.random.default_rng(3)
+    background, foreground = rng.normal(size=(5, 4000)), rng.normal(1.5, 1, 3000)
+    training = Training(valid_stride=0.5, pool_length=1)
+    fpr, tpr = Scores(list(background), foreground, None).roc(training)
+    assert len(fpr) == len(tpr) <= 200 and fpr == sorted(fpr) and tpr == sorted(tpr) and fpr[-1] == 1
+    pooled = np.concatenate([max_pool(b, 2) for b in background])
+    assert np.trapezoid([0, *tpr], [0, *fpr]) == pytest.approx(partial_auroc(pooled, foreground, 1.0), abs=0.02)
 
 
 @pytest.mark.parametrize("max_fpr", [0.003, 0.05, 0.5])

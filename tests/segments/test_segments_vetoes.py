@@ -209,7 +209,7 @@ def test_cumulative_categories():
     wrong = not_cumulative([*rows, Veto("H1", 3.0, 9.0, "CBC_CAT2", "x")])
     assert wrong == [Veto("H1", 0.0, 3.0, "CBC_CAT1", "CBC_CAT2")]
     good, bad = veto_checks(100, 50, []), veto_checks(100, 49, wrong)
-    assert [c.name for c in good] == [n for n, _ in VETO_CHECKS] and all(c.passed for c in good)
+    assert [c.name for c in good] == [c.name for c in VETO_CHECKS] and all(c.passed for c in good)
     assert not bad[0].passed and "49 s of 100 s" in bad[0].description
     assert not bad[1].passed and "H1 CBC_CAT1 at GPS 0 to 3, which passes CBC_CAT2" in bad[1].description
 
@@ -254,7 +254,7 @@ def test_the_asset_and_its_key(tmp_path):
         return product, store.publish(wanted.parts, product.files, dict(product.meta)), wanted
 
     product, handle, wanted = made(config)
-    assert [(c.name, c.passed) for c in product.checks] == [(n, True) for n, _ in VETO_CHECKS]
+    assert [(c.name, c.passed) for c in product.checks] == [(c.name, True) for c in VETO_CHECKS]
     assert product.meta["num_vetoes"] == 2 and product.meta["coincident_seconds_left"] == 61
     assert product.meta["vetoed_seconds"] == {"H1": {"CBC_CAT2": 2, "any": 2}, "L1": {"CBC_CAT2": 1, "any": 1}}
     times = vetoes_of(job(config, store, "injections", {"vetoes": handle}, tmp_path / "i"))

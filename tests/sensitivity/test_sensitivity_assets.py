@@ -19,6 +19,7 @@ from aframe_assets.sensitivity.p_astro import PAstro
 from aframe_assets.sensitivity.population import Population, comoving_volume
 from aframe_assets.sensitivity.summary import caveats, rounded, text_summary
 from aframe_assets.store.job import Job
+from aframe_assets.store.plots import rendered
 from aframe_assets.waveforms.priors import get_prior
 
 ROWS = {
@@ -73,8 +74,19 @@ def test_volume_of_the_planted_horizon(made):
     for row in meta["rows"]:
         assert abs(row["volume"] - truth) < 4 * row["error"] < 0.5 * truth
     assert all(c.passed for c in products["sensitive_volume"].checks)
-    assert [c.name for c in products["sensitive_volume"].checks] == [n for n, _ in VOLUME_CHECKS]
+    assert [c.name for c in products["sensitive_volume"].checks] == [c.name for c in VOLUME_CHECKS]
     json.dumps(meta, allow_nan=False)
+
+
+def test_pages_show_volume_rates_and_events(made, caplog):
+    _r, products = made
+    shown = {asset: rendered(product, logging.getLogger("page")) for asset, product in products.items()}
+    assert set(shown["sensitive_volume"]) == {"volume", "far", "efficiency"}
+    # the strain behind these made-up events does not exist
+    assert {"zero_lag", "loudest"} <= set(shown["candidates"]) and [r.args[0] for r in caplog.records] in ([], ["loudest_event"])
+    rows = shown["candidates"]["loudest"].splitlines()
+    assert len(rows) == 2 + min(10, products["candidates"].meta["num_candidates"]) and rows[2].startswith("| 1 |")
+    assert all(len(text) < 200_000 for page in shown.values() for text in page.values())
 
 
 def test_what_stands_beside_the_volume(made):
@@ -128,7 +140,7 @@ def test_candidates_are_named_and_bounded(made):
     assert statistics == sorted(statistics, reverse=True) and data["num_zero_lag"] == 667
     lines = r.read("candidates", "candidates.csv").read_text().splitlines()
     assert lines[0].startswith("rank,detection_statistic,detection_time,far") and len(lines) == 668
-    assert [c.name for c in products["candidates"].checks] == [n for n, _ in CANDIDATE_CHECKS]
+    assert [c.name for c in products["candidates"].checks] == [c.name for c in CANDIDATE_CHECKS]
 
 
 def test_report_says_what_it_must(made):
