@@ -147,7 +147,7 @@ def _loudest_event(job: Job, loudest: Candidate) -> bytes:
 
 
 def make_report(job: Job) -> Product:
-    """The search on one static page that needs no network: volumes, candidates with a page each, data, training, checks, time, provenance."""
+    """The search on one static page that needs no network: volumes, candidates and a page of each, data, training, checks, provenance."""
     import json
     from datetime import UTC, datetime
 
