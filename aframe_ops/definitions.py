@@ -16,6 +16,7 @@ from aframe_assets import definitions as assets
 from aframe_assets.config import Config
 from aframe_assets.config_load import build_config, load_config
 from aframe_assets.inference.remote.server import RESOURCE
+from aframe_ops.automation.sensors import with_automation
 from aframe_ops.executor.executor import make_executor
 from aframe_ops.site import SiteConfig, load_site
 
@@ -27,7 +28,7 @@ def build_defs(
     resources: Mapping[str, Any] | None = None,
     sensors: Sequence[dg.SensorDefinition] = (),
 ) -> dg.Definitions:
-    """Definitions of `config`'s graph, run and stored as `site` says; with the sensors of batch systems where there are any.
+    """Definitions of `config`'s graph, run and stored as `site` says; with sensors of new data, and of batch systems if there are any.
 
     Args:
         config: the experiment.
@@ -43,7 +44,7 @@ def build_defs(
         from aframe_ops.serving.resource import server_resource
 
         resources = {RESOURCE: server_resource(site), **(resources or {})}
-    return assets.build_defs(
+    defs = assets.build_defs(
         config,
         store_url=site.store_url,
         cache_dir=site.cache_dir,
@@ -52,6 +53,7 @@ def build_defs(
         resources=resources,
         sensors=sensors,
     )
+    return with_automation(defs, config, site)
 
 
 def current_config() -> Config:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from aframe_assets.config_load import ConfigError
+from aframe_ops.sites.automation import AutomationSite
 from aframe_ops.sites.htcondor import HTCondorSite
 from aframe_ops.sites.kubernetes import KubernetesSite
 from aframe_ops.sites.part import Part
@@ -117,6 +118,7 @@ class SiteConfig(Part):
     htcondor: HTCondorSite = HTCondorSite()
     kubernetes: KubernetesSite = KubernetesSite()
     triton: TritonSite = TritonSite()
+    automation: AutomationSite = AutomationSite()
 
     @model_validator(mode="after")
     def _has_image(self) -> SiteConfig:

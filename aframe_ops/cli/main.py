@@ -205,6 +205,24 @@ def prune(
     prune_store(found, console(), yes=yes, older_than=older_than * 60, runs_days=runs, as_json=as_json)
 
 
+@app.command(epilog="Example: aframe incoming runs/live --only bad")
+@command
+def incoming(
+    directory: Directory = None,
+    look: Annotated[bool, typer.Option("--look", help="First look for new files, as the sensor does; for use without Dagster.")] = False,
+    only: Annotated[
+        str | None, typer.Option(help="Only searched, waiting, gone, duplicate, unused or bad ones.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Says what became of strain files that were dropped in the watched places, and why."""
+    from aframe_ops.cli.incoming import show_incoming
+    from aframe_ops.run_directory import RunDirectory
+
+    if not show_incoming(RunDirectory.find(directory), console(stderr=as_json), look=look, verdict=only, as_json=as_json):
+        raise typer.Exit(FAILED)
+
+
 @segments_app.command("list", epilog="Example: aframe segments list runs/demo --role test")
 @command
 def segments_list(

@@ -1,0 +1,257 @@
+"""Files that are dropped in watched places: which are whole, which are good, and when they go into the experiment.
+
+Everything is on disk, in the folder ``automation`` of the run directory and in the folder that good files are put in, so that a kill
+at any point costs nothing: what was begun is done again, what was found is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from filelock import FileLock
+
+from aframe_assets.config_load import ConfigError
+from aframe_assets.strain.intake import Finding, Span, overlap
+from aframe_ops.automation.ledger import Entry, Ledger
+from aframe_ops.automation.places import Drop, PlaceError, content, drops, take
+
+if TYPE_CHECKING:
+    from aframe_assets.config import Config
+    from aframe_ops.site import SiteConfig
+
+BUDGET_S = 20.0
+"""Seconds that one look may read files; the others are read at the next. Dagster ends a sensor's evaluation after 60."""
+
+FOLDER = "automation"
+
+
+def stamp(now: float) -> str:
+    """Seconds since 1970 as ISO 8601."""
+    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+
+
+class Reads(Protocol):
+    """What reads new files: `aframe_ops.automation.inspector.Inspector`."""
+
+    def inspect(self, path: Path) -> Finding: ...
+
+    def held(self, paths: Iterable[str]) -> list[tuple[Span, str]]: ...
+
+
+@dataclass
+class Look:
+    """What one look found.
+
+    Attributes:
+        new: entries that it added to the ledger.
+        landed: names of files that it put into the experiment.
+        settling: files that may still be written to, or were not reached in time.
+        ready: good files that wait for more.
+        troubles: places and files that could not be read this time.
+    """
+
+    new: list[Entry] = field(default_factory=list)
+    landed: list[str] = field(default_factory=list)
+    settling: int = 0
+    ready: int = 0
+    troubles: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        count = {v: sum(e.verdict == v for e in self.new) for v in ("good", "duplicate", "unused", "bad")}
+        words = [f"{n} {v}" for v, n in count.items() if n]
+        words += [f"{len(self.landed)} put into the experiment"] if self.landed else []
+        words += [f"{self.ready} good ones wait for more"] if self.ready else []
+        words += [f"{self.settling} may still be written to"] if self.settling else []
+        return ", ".join(words or ["no new files"]) + "".join(f"; {t}" for t in self.troubles)
+
+
+class Incoming:
+    """The watched places of a run directory.
+
+    Raises:
+        ConfigError: ``strain.files`` does not name the folder that good files are put in.
+    """
+
+    def __init__(self, config: Config, site: SiteConfig):
+        self.config, self.options = config, site.automation
+        self.folder = site.directory / FOLDER
+        self.land = (site.directory / os.path.expanduser(self.options.land)).resolve()
+        self.ledger = Ledger(self.folder / "files.jsonl")
+        self.places = [p if "://" in p else str((site.directory / os.path.expanduser(p)).resolve()) for p in self.options.watch]
+        self._checking, self._ready = self.land / ".checking", self.land / ".ready"
+        if self.places and self.land not in [Path(p).resolve() for p in config.strain.files]:
+            raise ConfigError(
+                f"automation.land: {self.options.land}: expected a folder that strain.files of aframe.yaml names, "
+                f"as `strain: {{source: files, files: [{self.options.land}]}}`; it has {config.strain.files}"
+            )
+        for place in self.places:
+            if "://" not in place and (Path(place) in (self.land, *self.land.parents) or self.land in Path(place).parents):
+                raise ConfigError(f"automation.watch: {place}: overlaps the folder that good files are put in, {self.land}")
+
+    @property
+    def lock(self) -> FileLock:
+        """Held while files are moved."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".lock")
+
+    @property
+    def landing(self) -> bool:
+        """Whether some files of a batch are in the experiment already, and some are not yet."""
+        return (self._ready / ".landing").exists()
+
+    def whereabouts(self, entry: Entry) -> str:
+        """'searched', 'waiting' or 'gone' for a good file, else its verdict."""
+        if entry.verdict != "good":
+            return entry.verdict
+        return "searched" if (self.land / entry.name).exists() else "waiting" if (self._ready / entry.name).exists() else "gone"
+
+    def look(self, reader: Reads, *, may_land: bool = True, now: float | None = None, budget_s: float = BUDGET_S) -> Look:
+        """Lists the places, reads what is new and whole, and puts a quiet batch of good files into the experiment.
+
+        Args:
+            reader: says what a file is worth.
+            may_land: False keeps good files waiting, since something reads the experiment's files now.
+            now: seconds since 1970.
+            budget_s: seconds for reading.
+
+        Raises:
+            filelock.Timeout: another process looks.
+        """
+        now = time.time() if now is None else now
+        with self.lock.acquire(timeout=0):
+            out = Look()
+            entries = self.ledger.read()
+            self._tidy(entries)
+            settled, first_seen = self._settled(entries, now, out)
+            self._read(settled, entries, reader, out, now, time.monotonic() + budget_s)
+            known = {e.identity for e in entries}
+            pending = {f: s for f, s in first_seen.items() if (f, *s[:2]) not in known}
+            self._save_pending(pending)
+            if may_land:
+                self._put(entries, now, max((s[2] for s in pending.values()), default=0.0), out)
+            out.ready = len(self._waiting(entries))
+            return out
+
+    def _tidy(self, entries: Sequence[Entry]) -> None:
+        # a good file is moved here before it is written down: what is not written down will be read again
+        known = {e.name for e in entries if e.verdict == "good"}
+        for folder in (self._checking, self._ready):
+            folder.mkdir(parents=True, exist_ok=True)
+        for path in [*self._checking.iterdir(), *(p for p in self._ready.iterdir() if p.name not in known and p.name != ".landing")]:
+            path.unlink()
+
+    def _settled(self, entries: Sequence[Entry], now: float, out: Look) -> tuple[list[Drop], dict[str, tuple[int, str, float]]]:
+        """Files that have not changed for long enough; and of all new ones size, stamp and since when they are so."""
+        known, before = {e.identity for e in entries}, self._pending()
+        seen: dict[str, tuple[int, str, float]] = {}
+        settled = []
+        for place in self.places:
+            try:
+                for drop in drops(place):
+                    if drop[:3] in known or drop.file in seen:
+                        continue
+                    was = before.get(drop.file)
+                    since = was[2] if was and was[:2] == drop[1:3] else now
+                    seen[drop.file] = (drop.size, drop.stamp, since)
+                    if drop.whole or now - since >= self.options.settle_seconds:
+                        settled.append(drop)
+                    else:
+                        out.settling += 1
+            except PlaceError as e:
+                out.troubles.append(str(e))
+        return settled, seen
+
+    def _read(self, settled: Sequence[Drop], entries: list[Entry], reader: Reads, out: Look, now: float, deadline: float) -> None:
+        if not settled:
+            return
+        here = [e for e in entries if e.verdict == "good" and self.whereabouts(e) != "gone"]
+        names = {e.name for e in here}
+        # put there by hand, or when there was another ledger
+        strangers = [p for p in sorted(self.land.iterdir()) if p.is_file() and p.name not in names]
+        others = [p for p in self.config.strain.files if Path(p).resolve() != self.land]
+        held = [(s, e.name) for e in here for s in e.spans] + reader.held([*others, *map(str, strangers)])
+        hashes = {e.sha256: e.file for e in here}
+        sizes = {p.stat().st_size for p in strangers}
+        for number, drop in enumerate(settled):
+            if time.monotonic() > deadline:
+                out.settling += len(settled) - number
+                return
+            if drop.size in sizes:
+                hashes |= {content(p): str(p) for p in strangers if p.stat().st_size == drop.size}
+                sizes.discard(drop.size)
+            try:
+                entry = replace(self._entry(drop, reader, held, hashes), time=stamp(now))
+            except PlaceError as e:
+                out.troubles.append(str(e))
+                continue
+            except OSError as e:
+                out.troubles.append(f"{self.land}: {drop.file} cannot be copied there: {e.strerror or e}")
+                return
+            self.ledger.append(entry)
+            entries.append(entry)
+            out.new.append(entry)
+            if entry.verdict == "good":
+                held += [(s, entry.name) for s in entry.spans]
+                hashes[entry.sha256] = entry.file
+
+    def _entry(self, drop: Drop, reader: Reads, held: Sequence[tuple[Span, str]], hashes: dict[str, str]) -> Entry:
+        # it is read under its own name, which may say when it begins; what is read is what is searched
+        copy = self._checking / Path(drop.file).name
+        copy.unlink(missing_ok=True)
+        sha256 = take(drop, copy, link=self.options.take == "link")
+        try:
+            if sha256 in hashes:
+                return Entry(*drop[:3], "duplicate", f"the same bytes as {hashes[sha256]}", sha256)
+            found = reader.inspect(copy)
+            why = found.why.replace(str(copy), drop.file)
+            taken = overlap(found.spans, held) if found.verdict == "good" else None
+            if taken:
+                return Entry(*drop[:3], "bad", f"{drop.file}: {taken}", sha256, spans=found.spans)
+            if found.verdict != "good":
+                return Entry(*drop[:3], found.verdict, why, sha256, spans=found.spans)
+            name = copy.name
+            if (self.land / name).exists() or (self._ready / name).exists():
+                name = f"{sha256[:8]}-{name}"
+            os.replace(copy, self._ready / name)
+            return Entry(*drop[:3], "good", "", sha256, name, found.spans, found.science)
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def _waiting(self, entries: Sequence[Entry]) -> list[Entry]:
+        return [e for e in entries if e.verdict == "good" and (self._ready / e.name).exists()]
+
+    def _put(self, entries: Sequence[Entry], now: float, newest: float, out: Look) -> None:
+        waiting = self._waiting(entries)
+        if not waiting:
+            with suppress(FileNotFoundError):
+                (self._ready / ".landing").unlink()
+            return
+        since = [datetime.fromisoformat(e.time).timestamp() for e in waiting]
+        quiet = now - max(newest, *since) >= self.options.quiet_seconds
+        if not (quiet or now - min(since) >= self.options.max_wait_seconds or self.landing):
+            return
+        (self._ready / ".landing").touch()
+        for entry in waiting:
+            os.replace(self._ready / entry.name, self.land / entry.name)
+            out.landed.append(entry.name)
+        (self._ready / ".landing").unlink()
+
+    def _pending(self) -> dict[str, tuple[int, str, float]]:
+        try:
+            return {f: (s[0], s[1], s[2]) for f, s in json.loads((self.folder / "pending.json").read_text()).items()}
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def _save_pending(self, pending: dict[str, tuple[int, str, float]]) -> None:
+        path = self.folder / "pending.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(pending))
+        os.replace(temporary, path)
