@@ -38,6 +38,11 @@ def stamp(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
 
 
+def landing(land: Path) -> bool:
+    """Whether a batch of files was being put into this folder, and is not in as a whole."""
+    return (land / ".ready" / ".landing").exists()
+
+
 class Reads(Protocol):
     """What reads new files: `aframe_ops.automation.inspector.Inspector`."""
 
@@ -105,7 +110,7 @@ class Incoming:
     @property
     def landing(self) -> bool:
         """Whether some files of a batch are in the experiment already, and some are not yet."""
-        return (self._ready / ".landing").exists()
+        return landing(self.land)
 
     def whereabouts(self, entry: Entry) -> str:
         """'searched', 'waiting' or 'gone' for a good file, else its verdict."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from aframe_assets.partitions import SEGMENTS
+from aframe_ops.automation.looking_up import SERVERS, look_up_job, look_up_sensor
 from aframe_ops.site import SiteConfig
 
 if TYPE_CHECKING:
@@ -177,7 +179,8 @@ def _busy(instance: dg.DagsterInstance, site: SiteConfig) -> str | None:
     """What keeps new runs waiting, if anything does."""
     from filelock import FileLock, Timeout
 
-    from aframe_ops.automation.incoming import FOLDER
+    from aframe_ops.automation.incoming import FOLDER, landing
+    from aframe_ops.leases_reaping import GoingOn
     from aframe_ops.runs import reap
 
     try:
@@ -189,12 +192,14 @@ def _busy(instance: dg.DagsterInstance, site: SiteConfig) -> str | None:
         FileLock(site.directory / FOLDER / ".lock").acquire(timeout=0).lock.release()
     except Timeout:
         return "new files are being looked at"
+    if landing(site.directory / os.path.expanduser(site.automation.land)):
+        return "new files are being put into the experiment"
     for tag in ("segments", "search"):
         going = instance.get_runs(dg.RunsFilter(tags={TAG: tag}, statuses=_GOING), limit=1)
         if going:
-            # its worker may have died with the machine or with `dagster dev`
-            dead = reap(instance, site, patience=0).dead
-            if going[0].run_id not in dead:
+            # its worker may have died with the machine or with `dagster dev`; batch jobs that go on are the next run's
+            found = reap(instance, site, patience=0, leave=GoingOn(site))
+            if going[0].run_id not in (*found.dead, *found.left):
                 return f"run {going[0].run_id[:8]} of new data ({tag}) is {going[0].status.value.lower()}"
     return None
 
@@ -227,6 +232,11 @@ def with_automation(defs: dg.Definitions, config: Config, site: SiteConfig) -> d
         func=lambda s: s.replace_attributes(automation_condition=downstream_condition()) if s.key in keys else s
     )
     sensors = [segments_sensor(config, site), downstream_sensor(site, graph)]
-    if not site.automation.watch:
-        return dg.Definitions.merge(followed, dg.Definitions(sensors=sensors))
-    return dg.Definitions.merge(followed, dg.Definitions(assets=[incoming_asset()], sensors=[incoming_sensor(config, site), *sensors]))
+    assets, jobs = [], []
+    if site.automation.watch:
+        assets.append(incoming_asset())
+        sensors.append(incoming_sensor(config, site))
+    if config.segments.source in SERVERS:
+        jobs.append(look_up_job(config, site, {TAG: "segments"}))
+        sensors.append(look_up_sensor(jobs[0], site, _status(site), _busy))
+    return dg.Definitions.merge(followed, dg.Definitions(assets=assets, jobs=jobs, sensors=sensors))

@@ -20,6 +20,7 @@ class AutomationSite(Part):
     settle_seconds: float = Field(default=60, ge=0, description="a file is read when it has not changed for so long")
     quiet_seconds: float = Field(default=300, ge=0, description="good files go in together when no new one has come for so long")
     max_wait_seconds: float = Field(default=3600, ge=0, description="or when the first of them has waited so long")
+    look_up_hours: float = Field(default=6, ge=0.1, description="segment servers are asked so often whether there is more science time")
     until: Literal["background", "inference_results"] = Field(
         default="inference_results", description="how far new segments are taken; nothing is ever trained"
     )

@@ -181,6 +181,9 @@ def test_runs_of_others_are_waited_for(play):
         assert "`aframe run` is running" in p.said()
     with FileLock(p.folder / "automation" / ".lock"):
         assert "new files are being looked at" in p.said()
+    (p.folder / "strain" / ".ready").mkdir()
+    (p.folder / "strain" / ".ready" / ".landing").touch()
+    assert "new files are being put into the experiment" in p.said()
     write(p.folder / "inbox", 1)
     p.evaluate("incoming_strain")
     run = p.instance.create_run_for_job(p.defs.resolve_implicit_global_asset_job_def(), tags={sensors.TAG: "segments"})
