@@ -184,6 +184,19 @@ def test_a_bundle_is_read_before_anything_starts(bundle, tiny_config):
     assert re.match(r"model\.weights: .*bundle\.json: format = None: expected", line)
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", "3"])
+def test_a_description_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "bundle.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"model\.weights = .*bundle\.json does not describe a model"):
+        read_weights(str(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["weights", "filter_weights"])
+def test_empty_weights_do_not_mean_a_training(key):
+    with pytest.raises(ConfigError, match=rf"model\.{key} = ''"):
+        build_config({"preset": "demo", "model": {key: ""}})
+
+
 def test_planning_with_weights_loads_no_torch(bundle):
     _, _, folder = bundle
     code = (
