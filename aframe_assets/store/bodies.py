@@ -20,6 +20,7 @@ from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.partitions import SEGMENTS
 from aframe_assets.store import open_store
+from aframe_assets.store.alone import alone
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import Handle
 from aframe_assets.store.job import Check, Job, MakeRoom, Product
@@ -101,6 +102,31 @@ def produce(
     log: Any,
     services: Mapping[str, Any] | None = None,
     observe: Callable[[Mapping[str, Any], Mapping[str, str]], None] | None = None,
+) -> tuple[Handle, Product | None]:
+    """Makes and publishes what is `wanted`; no product where another run on this machine was doing so, which is waited for.
+
+    Both would keep their work in one folder, and the first to publish removes it.
+    """
+    store, parts = workspace.store, wanted.parts
+
+    def told() -> None:
+        log.info(f"{parts.asset} is being made by another run on this machine; waiting for it")
+
+    with alone(store.workdir(parts), told) as waited:
+        if waited and (made := store.complete(parts)) is not None:
+            return made, None
+        return _produced(workspace, wanted, make, blocking, run_id, log, services, observe)
+
+
+def _produced(
+    workspace: Workspace,
+    wanted: Wanted,
+    make: Make,
+    blocking: Mapping[str, bool],
+    run_id: str,
+    log: Any,
+    services: Mapping[str, Any] | None,
+    observe: Callable[[Mapping[str, Any], Mapping[str, str]], None] | None,
 ) -> tuple[Handle, Product]:
     store, parts = workspace.store, wanted.parts
     start, cpu = time.time(), time.process_time()
