@@ -164,13 +164,15 @@ class Tune(Section):
 
 class Model(Section):
     weights: str | None = Field(
-        default=None, description="bundle, run directory, or 'pretrained' (what is shipped), to take the model from instead of training"
+        default=None,
+        min_length=1,
+        description="bundle, run directory, or 'pretrained' (what is shipped), to take the model from instead of training",
     )
     architecture: Architecture = Architecture()
     filter: Architecture | None = Field(
         default=None, description="a 'map' network that chooses which times of a slide the 'streaming' network of `architecture` scores"
     )
-    filter_weights: str | None = Field(default=None, description="as `weights`, of the network of `filter`")
+    filter_weights: str | None = Field(default=None, min_length=1, description="as `weights`, of the network of `filter`")
     training: Training = Training()
     tune: Tune | None = None
 

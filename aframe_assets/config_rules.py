@@ -139,15 +139,7 @@ def violations(config: Config) -> list[str]:
         known = " or ".join(support.precisions(e.platform, e.device))
         place = "" if e.device == "auto" else f" on {e.device}"
         refuse("engine.precision", e.precision, f"expected {known}, which platform {e.platform} has{place}")
-    t = c.model.training
-    if t.left_pad + t.right_pad >= cond.kernel_length:
-        refuse("model.training.left_pad", t.left_pad, f"expected left_pad + right_pad below kernel_length {cond.kernel_length:g} s")
-    if t.waveform_prob + t.swap_prob + t.mute_prob > 1:
-        refuse("model.training.waveform_prob", t.waveform_prob, "expected waveform_prob + swap_prob + mute_prob <= 1")
-    if t.max_snr <= t.min_snr:
-        refuse("model.training.max_snr", t.max_snr, f"expected above min_snr {t.min_snr:g}")
-    if int(1 / t.valid_stride * t.pool_length) < 2:
-        refuse("model.training.pool_length", t.pool_length, f"expected at least two strides of valid_stride {t.valid_stride:g} s")
+    _training(c, refuse)
     _study(c, refuse)
     times = [(k, getattr(seg, k)) for k in ("train_start", "train_stop", "test_start", "test_stop")]
     if seg.source != "strain_files":
@@ -247,6 +239,29 @@ def _architectures(c: Config, refuse: Callable[[str, object, str], None]) -> Non
     if c.model.architecture.name == "s4" and c.engine.precision in ("fp16", "bf16"):
         refuse("engine.precision", c.engine.precision, "expected fp32 or tf32: the states of 's4' decay too slowly for fewer digits")
     _cascade(c, refuse)
+
+
+def _training(c: Config, refuse: Callable[[str, object, str], None]) -> None:
+    """Settings that a training would stop at once its data have been made."""
+    t, kernel, context = c.model.training, c.conditioning.kernel_length, c.model.architecture.context
+    if t.left_pad + t.right_pad >= kernel:
+        refuse("model.training.left_pad", t.left_pad, f"expected left_pad + right_pad below kernel_length {kernel:g} s")
+    if t.waveform_prob + t.swap_prob + t.mute_prob > 1:
+        refuse("model.training.waveform_prob", t.waveform_prob, "expected waveform_prob + swap_prob + mute_prob <= 1")
+    if t.max_snr <= t.min_snr:
+        refuse("model.training.max_snr", t.max_snr, f"expected above min_snr {t.min_snr:g}")
+    if int(1 / t.valid_stride * t.pool_length) < 2:
+        refuse("model.training.pool_length", t.pool_length, f"expected at least two strides of valid_stride {t.valid_stride:g} s")
+    if not c.model.trains:
+        return
+    for key in ("left_pad", "right_pad"):
+        if getattr(t, key) < 0:
+            refuse(f"model.training.{key}", getattr(t, key), "expected at least 0 s: a merger lies in its kernel")
+    if t.snr_start is not None and t.max_snr > t.min_snr and not t.min_snr <= t.snr_start < t.max_snr:
+        refuse("model.training.snr_start", t.snr_start, f"expected from min_snr {t.min_snr:g} to below max_snr {t.max_snr:g}")
+    if t.psd_block < kernel + 2 * context:
+        said = f"kernel_length + 2 x model.architecture.context = {kernel + 2 * context:g}" if context else f"kernel_length {kernel:g}"
+        refuse("model.training.psd_block", t.psd_block, f"expected at least {said} s, which is cut from one block")
 
 
 def _study(c: Config, refuse: Callable[[str, object, str], None]) -> None:

@@ -25,6 +25,13 @@ class Tracking(Section):
         default=None, description="MLflow server or store; None: MLFLOW_TRACKING_URI, else a database in the logs"
     )
 
+    @field_validator("loggers")
+    @classmethod
+    def _once(cls, loggers: list[str]) -> list[str]:
+        if len(set(loggers)) != len(loggers):
+            raise ValueError("expected each logger once: two would write to the same files")
+        return loggers
+
     @field_validator("mlflow_uri")
     @classmethod
     def _no_secret(cls, uri: str | None) -> str | None:

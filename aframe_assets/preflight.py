@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def preflight(config: Config) -> list[str]:
     """Everything that is wrong with the files and the platform that `config` names, a line each with its key; empty when nothing is.
 
-    Read are segment lists, gates, catalogues, geometries of detectors, files of weights, and populations that are not named ones
-    alone, with draws of them; where the population or the mass pairs are not the preset's, whether the pairs lie where injections are
+    Read are segment lists, gates, catalogues, geometries of detectors, bundles and files of weights, and populations that are not named
+    ones alone, with draws of them; where the population or the mass pairs are not the preset's, whether the pairs lie where injections are
     drawn. A network of another package is built and exported once, untrained. The first round of a study is asked.
 
     Args:
@@ -38,7 +38,8 @@ def preflight(config: Config) -> list[str]:
             why = str(e)
         except Exception as e:  # libraries that read some formats raise anything
             why = f"{value}: {type(e).__name__}: {e}"
-        out.append(f"{key}: {' '.join(why.split())}")
+        words = " ".join(why.split())
+        out.append(words if words.startswith(f"{key} = ") else f"{key}: {words}")
         return None
 
     _segment_lists(config, look)
@@ -115,12 +116,29 @@ def _study(config: Config, look: Callable[..., Any]) -> None:
 
 
 def _weights(config: Config, look: Callable[..., Any]) -> None:
-    from aframe_assets.model.importing import is_weight_file
+    from aframe_assets.model.importing import KEYS, PRETRAINED, check_agreement, find_bundle, is_weight_file
+
+    def require_bundle(weights: str, asset: str) -> None:
+        folder, own = find_bundle(weights, asset), config
+        if weights != PRETRAINED:
+            from aframe_assets.model.bundle import load_bundle
+
+            load_bundle(folder)
+        if asset == "filter_model":
+            from aframe_assets.model.background_scores import filter_experiment
+
+            own = filter_experiment(config)
+        check_agreement(folder, own, asset)
 
     if is_weight_file(config.model.weights):
         from aframe_assets.model.weight_files import network_of_file, read_weight_file
 
         look("model.weights", config.model.weights, lambda: network_of_file(read_weight_file(config.model.weights), config))
+    # the models of a comparison have been looked at, and the run's own is none of them
+    named = {} if config.comparison.models else {"model": config.model.weights, "filter_model": config.model.filter_weights}
+    for asset, weights in named.items():
+        if weights and not is_weight_file(weights):
+            look(KEYS[asset][0], weights, lambda weights=weights, asset=asset: require_bundle(weights, asset))
 
 
 def _populations(config: Config, look: Callable[..., Any]) -> None:

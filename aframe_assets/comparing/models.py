@@ -75,7 +75,8 @@ def read_model(weights: str, config: Config) -> Path:
     Raises:
         ComparisonError: there is none, it is damaged, or it is for other detectors, another sample rate or other settings of a search.
     """
-    if weights != PRETRAINED and not Path(weights).expanduser().exists():
+    # of a name that can be none, as '' or one that is too long, `Path` makes something else or raises
+    if weights != PRETRAINED and not os.path.exists(os.path.expanduser(weights)):
         raise ComparisonError("not found; expected a bundle folder (with bundle.json) or a run directory (with aframe.yaml)")
     try:
         folder = find_bundle(weights)

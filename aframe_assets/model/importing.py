@@ -175,9 +175,12 @@ def read_weights(weights: str) -> dict[str, Any]:
 
 def _description(folder: Path, weights: str | None, asset: str) -> dict[str, Any]:
     try:
-        return json.loads((folder / "bundle.json").read_text())
+        found = json.loads((folder / "bundle.json").read_text())
     except (OSError, ValueError) as e:
         raise WeightsError(f"{KEYS[asset][0]} = {weights}: {folder / 'bundle.json'} cannot be read ({e})") from None
+    if not isinstance(found, dict) or not {"ifos", "sample_rate", "conditioning", "architecture"} <= set(found):
+        raise WeightsError(f"{KEYS[asset][0]} = {weights}: {folder / 'bundle.json'} does not describe a model; copy the bundle again")
+    return found
 
 
 def settings_of(description: dict[str, Any]) -> dict[str, Any]:

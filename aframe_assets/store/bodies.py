@@ -21,6 +21,7 @@ from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.partitions import SEGMENTS
 from aframe_assets.store import open_store, plots
+from aframe_assets.store.alone import alone
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.handle import Handle
 from aframe_assets.store.io_managers import address
@@ -104,7 +105,33 @@ def produce(
     services: Mapping[str, Any] | None = None,
     observe: Callable[[Mapping[str, Any], Mapping[str, str]], None] | None = None,
 ) -> tuple[Handle, dict[str, str]]:
-    """Make, publish and draw one artifact; returns its handle and what its page shows, as markdown by title."""
+    """Makes, publishes and draws what is `wanted`; its handle and what its page shows, as markdown by title.
+
+    Where another run on this machine is doing so, that is waited for.
+
+    Both would keep their work in one folder, and the first to publish removes it.
+    """
+    store, parts = workspace.store, wanted.parts
+
+    def told() -> None:
+        log.info(f"{parts.asset} is being made by another run on this machine; waiting for it")
+
+    with alone(store.workdir(parts), told) as waited:
+        if waited and (made := store.complete(parts)) is not None:
+            return made, plots.kept(store, made)
+        return _produced(workspace, wanted, make, blocking, run_id, log, services, observe)
+
+
+def _produced(
+    workspace: Workspace,
+    wanted: Wanted,
+    make: Make,
+    blocking: Mapping[str, bool],
+    run_id: str,
+    log: Any,
+    services: Mapping[str, Any] | None,
+    observe: Callable[[Mapping[str, Any], Mapping[str, str]], None] | None,
+) -> tuple[Handle, dict[str, str]]:
     store, parts = workspace.store, wanted.parts
     start, cpu = time.time(), time.process_time()
     unfinished = Unfinished(store, parts)

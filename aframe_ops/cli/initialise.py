@@ -33,14 +33,15 @@ def overrides_of(strain: str | None, weights: str | None, preset: str) -> dict[s
         ConfigError: a path that is not there.
     """
     out: dict[str, Any] = {}
-    if strain:
-        folder = Path(strain).resolve()
-        if not folder.exists():
+    # an empty one, as of a variable that is not set, is no path
+    if strain is not None:
+        folder = Path(os.path.expanduser(strain)).resolve()
+        if not strain or not folder.exists():
             raise ConfigError(f"--strain {strain}: no such file or folder; expected strain files (HDF5 or GWF)")
         out = merge(out, {"segments": {"source": "strain_files"}, "strain": {"source": "files", "files": [str(folder)]}})
-    if weights:
-        value = weights if weights == PRETRAINED or "://" in weights else str(Path(weights).resolve())
-        if "://" not in value and value != PRETRAINED and not Path(value).exists():
+    if weights is not None:
+        value = weights if weights == PRETRAINED or "://" in weights else str(Path(os.path.expanduser(weights)).resolve())
+        if not weights or ("://" not in value and value != PRETRAINED and not Path(value).exists()):
             raise ConfigError(
                 f"--weights {weights}: no such folder or file; expected a model bundle, a run directory with a trained model, a file of "
                 f"weights, or '{PRETRAINED}'"

@@ -49,6 +49,15 @@ def test_globs_paths_and_names(tmp_path, monkeypatch):
     assert step_label("compared_models.make_compared_models[a_bundle_012345]") == "compared_models (make a_bundle_012345)"
 
 
+@pytest.mark.parametrize("name", ["", "x" * 300, "~nobody-of-this-name/model"])
+def test_what_can_be_no_path_is_a_missing_model_and_not_where_one_is(bundle, name, monkeypatch):
+    monkeypatch.chdir(bundle)
+    (asked,) = expand([name])
+    assert asked.weights == name
+    with pytest.raises(ComparisonError, match="not found; expected a bundle folder"):
+        read_model(name, CONFIG)
+
+
 def test_a_good_bundle_is_kept_once_and_found_again(bundle, tmp_path):
     assert read_model(str(bundle), CONFIG) == bundle
     store = open_store(tmp_path / "store")

@@ -18,6 +18,10 @@ def with_filter(**inference):
     return {"model": {"architecture": STREAMING, "filter": MAP, "training": training}, "inference": inference}
 
 
+LONG = {"model": {"architecture": STREAMING | {"context": 64}, "training": {"psd_block": 130}}}
+"""A network that sees 129.5 s."""
+
+
 def lines(data) -> list[str]:
     with pytest.raises(ConfigError) as e:
         build_config({"preset": "demo", **data}, source="aframe.yaml")
@@ -26,6 +30,10 @@ def lines(data) -> list[str]:
 
 def network(**values):
     return {"model": {"architecture": values}}
+
+
+def training(**values):
+    return {"model": {"training": values}}
 
 
 @pytest.mark.parametrize(
@@ -47,15 +55,15 @@ def network(**values):
         ),
         # 8 + 1.5 + 1 s, and 2 x 64 s of context
         (
-            network(**STREAMING | {"context": 64}) | {"segments": {"test_min_duration": 138}},
+            LONG | {"segments": {"test_min_duration": 138}},
             ["segments.test_min_duration = 138", "= 138.5 s"],
         ),
         (
-            network(**STREAMING | {"context": 64}) | {"segments": {"test_min_duration": 139, "train_min_duration": 138}},
+            LONG | {"segments": {"test_min_duration": 139, "train_min_duration": 138}},
             ["segments.train_min_duration = 138", "2 x model.architecture.context = 138.5 s"],
         ),
         (
-            network(**STREAMING | {"context": 64}) | {"segments": {"test_min_duration": 139, "max_duration": 138}},
+            LONG | {"segments": {"test_min_duration": 139, "max_duration": 138}},
             ["segments.max_duration = 138", "= 138.5 s"],
         ),
         (network(**STREAMING) | {"engine": {"block": 1025}}, ["engine.block = 1025", "segments.max_duration 1024 s"]),
@@ -65,6 +73,19 @@ def network(**values):
         ({"inference": {"cascade": {"keep": 0.1}}}, ["inference.cascade.keep = 0.1", "a network in model.filter", "default 0.05"]),
         ({"inference": {"cascade": {"audit_slides": 0}}}, ["inference.cascade.audit_slides = 0", "a network in model.filter"]),
         (with_filter(num_slides=3, cascade={"audit_slides": 4}), ["inference.cascade.audit_slides = 4", "inference.num_slides 3"]),
+        # a power of 0 or less than 0, and SNRs above the largest
+        (training(snr_start=0), ["model.training.snr_start = 0", "from min_snr 6 to below max_snr 100"]),
+        (training(snr_start=5.9), ["model.training.snr_start = 5.9", "from min_snr 6"]),
+        (training(snr_start=100), ["model.training.snr_start = 100", "below max_snr 100"]),
+        # a merger outside of its kernel is not in what validation keeps of a signal
+        (training(left_pad=-0.1), ["model.training.left_pad = -0.1", "at least 0 s"]),
+        (training(right_pad=-0.1), ["model.training.right_pad = -0.1", "at least 0 s"]),
+        # a kernel is cut from one block
+        (training(psd_block=1.4), ["model.training.psd_block = 1.4", "at least kernel_length 1.5 s"]),
+        (
+            {"model": {"architecture": STREAMING, "training": {"psd_block": 1.7}}},
+            ["model.training.psd_block = 1.7", "kernel_length + 2 x model.architecture.context = 1.75 s"],
+        ),
     ],
 )
 def test_refused_in_one_line(data, words):
@@ -78,7 +99,7 @@ def test_refused_in_one_line(data, words):
     "data",
     [
         network(stem_kernel=8, stem_stride=4),
-        network(**STREAMING | {"context": 64}) | {"segments": {"test_min_duration": 139}},
+        LONG | {"segments": {"test_min_duration": 139}},
         network(**STREAMING) | {"engine": {"block": 1024}},
         network(**STREAMING) | {"engine": {"block": 2048}, "segments": {"max_duration": -1}},
         # a resnet's engine has no blocks
@@ -91,6 +112,12 @@ def test_refused_in_one_line(data, words):
         # one detector has no pairs, and its own features still tell
         network(**MAP) | {"ifos": ["H1"], "inference": {"shifts": [0], "num_slides": 0}},
         {"ifos": ["H1"], **with_filter(shifts=[0], num_slides=0)},
+        training(snr_start=6),
+        training(snr_start=99),
+        training(left_pad=0, right_pad=0),
+        training(psd_block=1.5),
+        # nothing is trained
+        {"model": {"weights": "pretrained", "training": {"left_pad": -0.1, "psd_block": 1, "snr_start": 0}}},
     ],
 )
 def test_what_is_near_and_works_is_not_refused(data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
+from aframe_assets.config import Comparison
 from aframe_assets.config_load import ConfigError, build_config, merge
 from aframe_assets.model import importing
 from aframe_assets.model.bundle import BundleError, describe, load_bundle, save_bundle
@@ -24,6 +26,7 @@ from aframe_assets.model.importing import (
     weights_identity,
 )
 from aframe_assets.model.networks import Sky, build_network
+from aframe_assets.preflight import preflight
 from aframe_assets.store import KeyParts, open_store
 
 METRICS = {"valid_auroc": 0.9, "valid_efficiency": 0.8, "train_loss": 0.3}
@@ -156,6 +159,42 @@ def test_disagreements_are_named_with_key_value_and_expectation(bundle, tiny_con
     assert lines[3].startswith("conditioning.psd_length = 64.0: expected 4.0")
     changed = config.model_copy(update={"conditioning": config.conditioning.model_copy(update={"fduration": 2.0, "fftlength": 2.0})})
     assert len(disagreements(json.loads((folder / "bundle.json").read_text()), changed)) == 2
+
+
+def test_a_bundle_is_read_before_anything_starts(bundle, tiny_config):
+    _, _, folder = bundle
+
+    def found(**changes) -> list[str]:
+        config = tiny_config()
+        model = config.model.model_copy(update={"weights": str(folder)})
+        return preflight(config.model_copy(update={"model": model, **changes}))
+
+    assert found() == []
+    (line,) = found(conditioning=tiny_config().conditioning.model_copy(update={"psd_length": 7.0}))
+    assert re.match(r"model\.weights = .*bundle: made for other data .* conditioning\.psd_length = 7\.0: expected ", line)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:1000])
+    (line,) = found()
+    assert re.match(r"model\.weights: .*model\.safetensors: cannot be read .* copy it again", line)
+    # a comparison on this run searches with others
+    assert found(comparison=Comparison(models=[("a", "0" * 64)])) == []
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "bundle.json").write_text("[]")
+    (line,) = found()
+    assert re.match(r"model\.weights: .*bundle\.json: format = None: expected", line)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3"])
+def test_a_description_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "bundle.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"model\.weights = .*bundle\.json does not describe a model"):
+        read_weights(str(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["weights", "filter_weights"])
+def test_empty_weights_do_not_mean_a_training(key):
+    with pytest.raises(ConfigError, match=rf"model\.{key} = ''"):
+        build_config({"preset": "demo", "model": {key: ""}})
 
 
 def test_planning_with_weights_loads_no_torch(bundle):

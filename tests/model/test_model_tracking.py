@@ -136,6 +136,11 @@ def test_a_server_that_is_lost_ends_nothing_and_is_asked_again(monkeypatch, capl
     assert logger.inner.asked == 3
 
 
+def test_a_logger_named_twice_is_refused():
+    with pytest.raises(ValidationError, match="expected each logger once"):
+        Tracking(loggers=["csv", "csv"])
+
+
 def test_a_password_in_the_experiment_is_refused():
     with pytest.raises(ValidationError, match="set MLFLOW_TRACKING_USERNAME"):
         Tracking(mlflow_uri="https://somebody:hush@mlflow.example.org")

@@ -289,7 +289,7 @@ def test_other_data_than_the_networks_are_refused_before_anything_runs(foreign, 
     assert preflight(config.model_copy(update={"model": weights})) == []
     small = weights.model_copy(update={"architecture": weights.architecture.model_copy(update={"width": 32})})
     (line,) = preflight(config.model_copy(update={"model": small}))
-    assert line.startswith("model.weights: ") and "conv1.weight [32, 2, 7] is [64, 2, 7] in the file; set model.architecture" in line
+    assert line.startswith("model.weights = ") and "conv1.weight [32, 2, 7] is [64, 2, 7] in the file; set model.architecture" in line
 
 
 def test_the_asset_is_a_bundle_without_metrics_and_says_so(foreign, experiment, tmp_path):

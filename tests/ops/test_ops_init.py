@@ -171,6 +171,9 @@ def test_a_file_of_weights_says_what_it_can_of_its_network(tmp_path):
     [
         (["--preset", "demo", "--strain", "/not/there"], "--strain /not/there: no such file or folder"),
         (["--preset", "demo", "--weights", "/not/there"], "--weights /not/there: no such folder or file"),
+        # as of variables that are not set
+        (["--preset", "demo", "--weights", ""], "--weights : no such folder or file"),
+        (["--preset", "demo", "--strain", ""], "--strain : no such file or folder"),
         (["--preset", "demo", "--database", "postgresql+psycopg2://me:planted@db/x"], "--database env:AFRAME_DATABASE"),
         (["--preset", "demo", "--database", "sqlite:///planted"], "expected env:NAME or postgresql+psycopg2://"),
         (["--preset", "demo", "--database", "postgresql://planted"], "expected env:NAME or postgresql+psycopg2://"),
