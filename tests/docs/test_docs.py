@@ -56,9 +56,7 @@ class Replaced:
 REPLACED = (
     Replaced("make demo", "installs from PyPI and then runs for a quarter of an hour", f"make -C {REPO} -n demo"),
     *(
-        Replaced(
-            f"aframe adopt {words}", "needs files of an earlier search; tests/ops/test_ops_adopting.py makes some", "aframe adopt --help"
-        )
+        Replaced(f"aframe adopt {words}", "needs older files; tests/ops/test_ops_adopting.py makes some", "aframe adopt --help")
         for words in (
             "background old/background-1240600000-64.hdf5 old/background-1240600100-64.hdf5 --to runs/mine --sums old/SHA256SUMS",
             "training_waveforms old/train_waveforms.hdf5 --to runs/mine",
