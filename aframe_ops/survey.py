@@ -59,12 +59,12 @@ def survey(workspace: Workspace) -> dict[str, AssetState]:
         keys: list[str | None] = list(workspace.partitions())
     except MissingArtifact:
         keys = []
-    with _no_collection():
+    with no_collection():
         return {node.name: _state(workspace, node, keys if node.partitioned else [None]) for node in workspace.graph.values()}
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Python's cycle collector would go through all manifests, which have no cycles, again and again: half the time of 10,000 segments."""
     running = gc.isenabled()
     gc.disable()

@@ -133,10 +133,12 @@ def _expect(name: str, count: int, output: str) -> None:
 def measure(folder: Path, count: int) -> dict[str, dict[str, float]]:
     """The commands on a search of `count` segments, by name."""
     from aframe_ops.cli.initialise import initialise
+    from aframe_ops.survey import no_collection
 
     directory = folder / f"run-{count}"
     run, _ = initialise(directory, "demo", overrides={}, store=None, profile="local", database=None)
-    fill(run.workspace(), count)
+    with no_collection():
+        fill(run.workspace(), count)
     found = {}
     for name, (command, variables) in COMMANDS.items():
         found[name] = call(directory, command, variables)

@@ -15,6 +15,11 @@ from aframe_assets.strain.checks import BACKGROUND_CHECKS, INDEX_CHECKS, PSD_CHE
 from aframe_assets.tags import resources
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+
     from aframe_assets.config import Config
     from aframe_assets.strain.background_file import Background
     from aframe_assets.strain.background_index import Chunk
@@ -26,19 +31,27 @@ def make_background(job: Job) -> Product:
 
     `background-{start}-{duration}.hdf5`, laid out as Aframe's: a float64 dataset per detector, without gaps.
     """
+    from aframe_assets.strain.background_file import background_name, write_background
+    from aframe_assets.strain.fetch import fetch_background
+
+    config, start, stop = job.config, job.row["gps_start"], job.row["gps_stop"]
+    strain = fetch_background(config, start, stop)
+    path = job.scratch / background_name(start, stop - start)
+    write_background(path, strain, start, config.sample_rate, config.strain.channels)
+    return background_product(job, strain, path)
+
+
+def background_product(job: Job, strain: Mapping[str, np.ndarray], path: Path) -> Product:
+    """The artifact of a chunk whose `strain` (ifo -> shape (time,)) the file at `path` holds."""
     import numpy as np
 
-    from aframe_assets.strain.background_file import background_name, write_background
+    from aframe_assets.strain.background_file import background_name
     from aframe_assets.strain.checks import DESIGN_CURVE, background_checks
-    from aframe_assets.strain.fetch import fetch_background
     from aframe_assets.strain.plots import asd_plot
     from aframe_assets.strain.psd import inspiral_range, reference_spectrum
     from aframe_assets.strain.simulated import read_curve
 
     config, start, stop = job.config, job.row["gps_start"], job.row["gps_stop"]
-    strain = fetch_background(config, start, stop)
-    name = background_name(start, stop - start)
-    write_background(job.scratch / name, strain, start, config.sample_rate, config.strain.channels)
     spectra = {ifo: reference_spectrum(x, config.sample_rate) for ifo, x in strain.items()}
     ranges = {ifo: inspiral_range(s) for ifo, s in spectra.items()}
     meta = {
@@ -50,10 +63,11 @@ def make_background(job: Job) -> Product:
         "std": {ifo: float(np.std(x)) for ifo, x in strain.items()},
         "range_mpc": ranges,
     }
+    name = background_name(start, stop - start)
     job.log.info("%s: %g s; inspiral range %s", name, stop - start, ", ".join(f"{i} {r:.4g} Mpc" for i, r in ranges.items()))
     title = f"Strain of GPS {start:.14g}, {stop - start:g} s"
     return Product(
-        {name: job.scratch / name},
+        {name: path},
         meta,
         background_checks(strain, start, config.sample_rate),
         {"asd": lambda: asd_plot(spectra, title, (DESIGN_CURVE, *read_curve(DESIGN_CURVE)))},

@@ -1,4 +1,4 @@
-"""`aframe verify` and `aframe prune`: what the store holds is whole, and no more than is needed."""
+"""`aframe verify`, `prune` and `adopt`: what the store holds is whole, no more than is needed, and may come from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -75,6 +76,19 @@ def prune(run: RunDirectory, console: Console, *, yes: bool, older_than: float, 
         for one in found:
             one.remove()
     typer.echo(f"removed: {len(found)}, {size(sum(x.nbytes for x in found))}", err=as_json)
+
+
+def adopt_files(run: RunDirectory, console: Console, asset: str, files: Sequence[Path], sums: Path | None) -> None:
+    """Makes files that are there already artifacts of the run. Raises as `aframe_ops.adopting.adopt`."""
+    from aframe_ops.adopting import adopt
+
+    workspace = run.workspace()
+    with only_one(run):
+        there = {p: m.handle for p, m in workspace.store.manifests(asset).items()} if asset in workspace.graph else {}
+        taken = adopt(workspace, asset, files, sums)
+    for path, handle in taken.items():
+        words = "was complete already" if there.get(handle.partition) == handle else f"is {handle.label}, {size(handle.nbytes)}"
+        console.print(f"{path}: {words}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _show(found: list[Leftover], console: Console) -> None:

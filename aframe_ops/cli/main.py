@@ -223,6 +223,24 @@ def incoming(
         raise typer.Exit(FAILED)
 
 
+@app.command(
+    epilog="Example: aframe adopt background old/background-*.hdf5 --to runs/mine --sums old/SHA256SUMS\n\n"
+    "Example: aframe adopt training_waveforms old/train_waveforms.hdf5 --to runs/mine"
+)
+@command
+def adopt(
+    asset: Annotated[str, typer.Argument(help="background, training_waveforms or validation_waveforms.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Files; of background one for each segment.", show_default=False)],
+    to: Annotated[Path | None, typer.Option(help="Run directory.", show_default="the current one")] = None,
+    sums: Annotated[Path | None, typer.Option(help="Their sha256, as sha256sum writes them; compared first.", show_default=False)] = None,
+) -> None:
+    """Takes files that are there already, of Aframe or another run, instead of making them; layout, times and content are checked."""
+    from aframe_ops.cli.keeping import adopt_files
+    from aframe_ops.run_directory import RunDirectory
+
+    adopt_files(RunDirectory.find(to), console(), asset, files, sums)
+
+
 @segments_app.command("list", epilog="Example: aframe segments list runs/demo --role test")
 @command
 def segments_list(

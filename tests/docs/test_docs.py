@@ -55,6 +55,13 @@ class Replaced:
 
 REPLACED = (
     Replaced("make demo", "installs from PyPI and then runs for a quarter of an hour", f"make -C {REPO} -n demo"),
+    *(
+        Replaced(f"aframe adopt {words}", "needs older files; tests/ops/test_ops_adopting.py makes some", "aframe adopt --help")
+        for words in (
+            "background old/background-1240600000-64.hdf5 old/background-1240600100-64.hdf5 --to runs/mine --sums old/SHA256SUMS",
+            "training_waveforms old/train_waveforms.hdf5 --to runs/mine",
+        )
+    ),
     Replaced("make install", "installs from PyPI", f"make -C {REPO} -n install"),
     Replaced("make test", "installs from PyPI and would run this test again", f"make -C {REPO} -n test"),
     Replaced("make test-clusters-quick", "needs root and SLURM's packages", f"make -C {REPO} -n test-clusters-quick"),
