@@ -24,7 +24,7 @@ _PATIENCE_S = 300
 def look_up_job(config: Config, site: SiteConfig, tags: dict[str, str]) -> dg.JobDefinition:
     """`aframe segments sync` as a job: chunks and roles that there are stay."""
 
-    @dg.op(name=NAME, out={}, tags=resources(cpus=1, memory_gb=2, time_min=60))
+    @dg.op(name=NAME, out=dg.Out(dg.Nothing), tags=resources(cpus=1, memory_gb=2, time_min=60))
     def look_up(context) -> None:
         from aframe_ops.cli.running import only_one
         from aframe_ops.run_directory import RunDirectory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -347,3 +348,53 @@ def test_files_dropped_in_a_bucket(folder, bucket):
         take(next(d for d in found if "/a/" not in d.file), folder / "copy")
     with pytest.raises(PlaceError, match="NoSuchBucket"):
         list(drops("s3://no-such-bucket-here/x"))
+
+
+def test_an_object_that_is_listed_and_never_there_starts_nothing(folder, monkeypatch):
+    inc, here = incoming(folder, settle_seconds=0, quiet_seconds=0)
+    write(folder / "inbox", 1)
+    write(folder / "inbox", 2)
+    from aframe_ops.automation import incoming as module
+
+    real = module.take
+
+    def lost(drop, target, **options):
+        if str(begin(1)) in drop.file:
+            raise PlaceError(f"{drop.file}: cannot be fetched: NoSuchKey")
+        return real(drop, target, **options)
+
+    monkeypatch.setattr(module, "take", lost)
+    assert [Path(n).name for n in inc.look(here, now=0).landed] == [f"background-{begin(2)}-16.hdf5"]
+    for now in range(1, 5):
+        look = inc.look(here, now=now)
+        assert not look.new and not look.landed and "NoSuchKey" in str(look)
+    assert len(inc.ledger.read()) == 1
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_the_command_tells_every_file_and_looks_without_dagster(folder, monkeypatch, capsys):
+    from rich.console import Console
+
+    from aframe_ops.cli import incoming as cli
+    from aframe_ops.run_directory import RunDirectory
+
+    monkeypatch.setattr("aframe_ops.automation.inspector.Inspector", Here)
+    experiment(folder, {})
+    run, options = RunDirectory(folder), {"look": False, "verdict": None, "as_json": False}
+    with pytest.raises(ConfigError, match=r"automation\.watch names no folder or bucket"):
+        cli.show_incoming(run, Console(), **options)
+    incoming(folder, settle_seconds=0, quiet_seconds=0)
+    write(folder / "inbox", 1)
+    truncate(write(folder / "inbox", 2))
+    with pytest.raises(ConfigError, match="expected one of searched, waiting"):
+        cli.show_incoming(run, Console(), **options | {"verdict": "worse"})
+    assert cli.show_incoming(run, Console(width=200), **options | {"look": True, "verdict": "bad"})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1 good, 1 bad, 1 put into the experiment" and lines[-1] == "1 searched, 1 bad"
+    (line,) = lines[1:-1]
+    assert line.startswith(f"bad\t{folder / 'inbox'}") and "truncated" in line
+    assert cli.show_incoming(run, Console(stderr=True), **options | {"as_json": True})
+    shown = json.loads(capsys.readouterr().out)
+    assert [e["verdict"] for e in shown] == ["searched", "bad"] and shown[0]["spans"][0] == ["H1", begin(1), begin(1) + 16]

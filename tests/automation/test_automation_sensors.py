@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -246,3 +248,39 @@ def test_a_site_that_says_so_has_them_on(tmp_path):
     on = {s.name: s.default_status for s in defs.sensors}
     assert on == {"new_segments": dg.DefaultSensorStatus.RUNNING, "follow_new_results": dg.DefaultSensorStatus.STOPPED}
     assert json.loads(site.model_dump_json())["automation"]["watch"] == []
+
+
+# --- servers -----------------------------------------------------------------------------------------
+
+
+def test_a_server_is_asked_once_in_so_many_hours(tmp_path, monkeypatch):
+    from aframe_ops.automation import looking_up
+
+    config = build_config({"preset": "o3"})
+    defs = build_defs(config, SiteConfig(directory=tmp_path, automation={"look_up_hours": 2}))
+    sensor, asked = defs.get_sensor_def("look_up_segments"), []
+    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+    now = [7200.0 * 1000]
+    monkeypatch.setattr(looking_up.time, "time", lambda: now[0])
+    changes = SimpleNamespace(sync=lambda workspace, instance: asked.append(workspace) or SimpleNamespace(added={}))
+    monkeypatch.setitem(sys.modules, "aframe_ops.segment_changes", changes)
+    with dg.instance_for_test() as instance:
+
+        def evaluate(cursor):
+            with dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs) as context:
+                return sensor(context)
+
+        first = evaluate(None)
+        assert [r.run_key for r in first.run_requests] == ["look_up_segments:1000"]
+        now[0] += 7000
+        assert isinstance(evaluate(first.cursor), dg.SkipReason)
+        now[0] += 300
+        with FileLock(tmp_path / ".run.lock"):
+            assert "`aframe run` is running" in evaluate(first.cursor).skip_message
+        assert [r.run_key for r in evaluate(first.cursor).run_requests] == ["look_up_segments:1001"]
+        job = defs.resolve_job_def("look_up_segments")
+        assert job.tags[sensors.TAG] == "segments", "nothing is searched or put into the experiment meanwhile"
+        assert job.execute_in_process(instance=instance).success and len(asked) == 1
+    assert not [
+        s for s in build_defs(build_config({"preset": "demo"}), SiteConfig(directory=tmp_path)).sensors if s.name == "look_up_segments"
+    ]
