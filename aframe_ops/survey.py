@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from aframe_assets.lineage import Node, deps
 from aframe_assets.store.handle import KeyParts, Manifest
+from aframe_assets.store.verifying import DAMAGED
 from aframe_assets.store.workspace import MissingArtifact, Workspace
 
 
@@ -47,6 +49,7 @@ class AssetState:
             "complete": len(self.complete),
             "expected": len(self.partitions),
             "done": self.done,
+            "states": dict(Counter(state_of(self.why.get(p)) for p in self.partitions)),
             "nbytes": self.nbytes,
             "wall_s": round(self.wall_s, 3),
             "why": {str(p) if p else "": text for p, text in self.why.items()},
@@ -107,6 +110,24 @@ def why_incomplete(manifest: Manifest | None, wanted: KeyParts) -> str:
     if manifest.blocked:
         return f"held back by its check {', '.join(manifest.blocked)}"
     return "its files are gone or have another size"
+
+
+_STATES = {
+    f"failed: {DAMAGED}": "damaged",
+    "failed": "failed",
+    "held back": "held back",
+    "its files are gone": "damaged",
+    "never made": "missing",
+    "waits for": "waiting",
+}
+"""How a reason of `why_incomplete` begins -> the state; any other tells what differs, so the artifact is out of date."""
+
+
+def state_of(why: str | None) -> str:
+    """One of complete (no reason), failed, held back, damaged, missing, waiting and out of date."""
+    if why is None:
+        return "complete"
+    return next((state for begin, state in _STATES.items() if why.startswith(begin)), "out of date")
 
 
 def first_difference(old: KeyParts, new: KeyParts) -> str:

@@ -140,18 +140,24 @@ def plan(
     show_plan(workspace, console(), until)
 
 
-@app.command(epilog="Example: aframe status runs/demo --why")
+@app.command(epilog="Example: aframe status runs/demo --why\n\nExample: aframe status runs/demo --asset background")
 @command
 def status(
     directory: Directory = None,
     why: Annotated[bool, typer.Option("--why", help="For what is not complete: the first thing that differs.")] = False,
+    asset: Annotated[str | None, typer.Option(help="Every segment of this asset.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Says what is complete, from the store's manifests alone."""
+    from aframe_ops.cli.looking import show_asset
     from aframe_ops.cli.reporting import show_status
     from aframe_ops.run_directory import RunDirectory
 
-    show_status(RunDirectory.find(directory).workspace(), console(), why=why, as_json=as_json)
+    workspace = RunDirectory.find(directory).workspace()
+    if asset is not None:
+        show_asset(workspace, console(), asset, as_json=as_json)
+    else:
+        show_status(workspace, console(), why=why, as_json=as_json)
 
 
 @app.command(epilog="Example: aframe reap runs/demo --dry-run")

@@ -12,8 +12,6 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from aframe_ops.executor.executor import failure_reason
-
 _HIDDEN = {"uri", "nbytes", "made"}
 _SHOWN = 4
 """Values of an artifact that fit on its line."""
@@ -94,6 +92,8 @@ class Progress:
 
     def handle(self, event: Any) -> None:
         """Takes note of one Dagster event."""
+        from aframe_ops.executor.executor import failure_reason  # brings Dagster, which `status` does without
+
         kind, key = event.event_type_value, event.step_key
         if key is None:
             return

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
+from typer.testing import CliRunner
 
 from aframe_assets.config_load import build_config
 from aframe_assets.store import open_store
 from aframe_assets.store.handle import KeyParts, canonical_json
 from aframe_assets.store.workspace import Workspace
-from aframe_ops.survey import survey
+from aframe_ops.cli.initialise import initialise
+from aframe_ops.cli.main import app
+from aframe_ops.survey import state_of, survey
 from benchmarks import planner
 
 
@@ -69,6 +75,59 @@ def test_no_manifest_is_read_twice(search, monkeypatch):
     assert max(Counter(reads).values()) == 1
     partitioned = [path for path in reads if path.split("/")[0] in ("background", "injections", "inference_results")]
     assert sorted(partitioned) == [f"{asset}/_index.json" for asset in ("background", "inference_results", "injections")]
+
+
+@pytest.mark.parametrize(
+    ("why", "state"),
+    [
+        (None, "complete"),
+        ("failed: ValueError: GPS 12", "failed"),
+        ("failed: damaged: x has another sha256", "damaged"),
+        ("its files are gone or have another size", "damaged"),
+        ("held back by its check finite", "held back"),
+        ("never made", "missing"),
+        ("waits for psd", "waiting"),
+        ("code version 1 -> 2", "out of date"),
+        ("config strain.min_dq: 'A' -> 'B'", "out of date"),
+        ("input psd.test has other content (1 -> 2)", "out of date"),
+    ],
+)
+def test_states(why, state):
+    assert state_of(why) == state
+
+
+def test_status_of_each_segment_without_any_database(tmp_path):
+    """Of a search with a damaged, a failed and an out-of-date segment; in a process that may not even know Dagster."""
+    run, _ = initialise(tmp_path / "run", "demo", overrides={}, store=None, profile="local", database=None)
+    workspace = run.workspace()
+    planner.fill(workspace, 6)
+    keys = workspace.partitions()
+    store = workspace.store
+    next((store.root / "background" / keys[0]).rglob("*.hdf5")).unlink()
+    wanted = workspace.wanted("background", keys[1]).parts
+    store._remove(f"background/{keys[1]}.json")
+    store.record_failure(wanted, "ValueError: no strain of L1")
+    store._remove(f"background/{keys[2]}.json")
+    store._remove(f"background/{keys[3]}.json")
+    (tmp_path / "a").write_text("")
+    store.publish(
+        wanted.model_copy(update={"partition": keys[3], "inputs": {**wanted.inputs, "asd": {"key": "k", "sha256": "s"}}}),
+        {"a": tmp_path / "a"},
+    )
+    shutil.rmtree(run.dagster_home)
+    code = "import sys; sys.modules['dagster'] = None; from aframe_ops.cli.main import app; app()"
+    words = [sys.executable, "-c", code, "status", str(run.path), "--asset", "background", "--json"]
+    rows = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)["partitions"]
+    states = ["damaged", "failed", "missing", "out of date", "complete", "complete"]
+    assert [r["state"] for r in rows] == states and [r["partition"] for r in rows] == keys
+    assert rows[1]["why"] == "failed: ValueError: no strain of L1" and rows[4]["nbytes"] == 31_469_016 and rows[4]["role"] == "test"
+    assert rows[3]["why"].startswith("input asd was made another way")
+    (whole,) = [s.plain() for s in survey(run.workspace()).values() if s.name == "background"]
+    assert whole["states"] == {"damaged": 1, "failed": 1, "missing": 1, "out of date": 1, "complete": 2}
+    shown = CliRunner().invoke(app, ["status", str(run.path), "--asset", "background"]).stdout
+    assert all(word in shown for word in (*keys, *states, "no strain of L1"))
+    refused = CliRunner().invoke(app, ["status", str(run.path), "--asset", "nothing"])
+    assert refused.exit_code == 2 and "no such asset" in refused.stderr
 
 
 def test_a_key_is_the_hash_of_its_parts_also_of_copies():
