@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = ./.ci/install.sh "$(PYTHON)" $(VENV)
 
-.PHONY: help settings-pages install install-dev demo test test-slow test-calibration test-clusters test-clusters-quick test-containers test-ui test-triton test-tensorrt lint clean
+.PHONY: help settings-pages install install-dev demo test test-slow test-calibration test-ceph test-clusters test-clusters-quick test-containers test-ui test-triton test-tensorrt lint clean
 
 help:
 	@echo "make demo       install, then the whole graph on simulated data: runs/demo"
 	@echo "make test       install, then the test suite (about 20 minutes on 2 cores)"
 	@echo "make test-slow  the tests that take longer (faults injected into whole runs)"
 	@echo "make test-calibration  are false-alarm rates what they say (6 minutes); prints the figures"
+	@echo "make test-ceph  as root: installs Ceph from Debian, and tests the store on its S3 gateway (minutes)"
 	@echo "make test-clusters  as root: installs SLURM and an ssh server from Debian, then every test of steps as batch jobs"
 	@echo "make test-clusters-quick  of these, success, retry, kill and cancel; needs the packages in .ci/packages"
 	@echo "make test-containers  as root: installs podman from Debian, builds the images' recipes and the cpu image (20 GB of disk)"
@@ -46,6 +47,10 @@ test-slow: install-dev
 
 test-calibration: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rP tests/sensitivity/test_sensitivity_calibration*.py
+
+test-ceph: install-dev
+	apt-get install -y -qq --no-install-recommends ceph-mon ceph-osd radosgw >/dev/null
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ceph $(BIN)/python -m pytest -rP tests/store
 
 test-clusters: install-dev
 	apt-get install -y -qq --no-install-recommends $$(sed 's/#.*//' .ci/packages) slurmdbd mariadb-server postgresql openssh-server >/dev/null

@@ -321,6 +321,22 @@ def graph(config: Config) -> dict[str, Node]:
     return out
 
 
+def names() -> frozenset[str]:
+    """Every asset that some experiment has."""
+    return frozenset(node.name for node in _ALL)
+
+
+def trained_from() -> frozenset[str]:
+    """The networks, and all that they are made from."""
+    nodes, found, todo = {node.name: node for node in _ALL}, set(), list(_TRAINED)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [i.asset for i in nodes[name].inputs]
+    return frozenset(found)
+
+
 def deps(node: Node) -> list[str]:
     """Names of the assets that `node` reads, each once."""
     return list(dict.fromkeys(i.asset for i in node.inputs))

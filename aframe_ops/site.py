@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from aframe_assets.config_load import ConfigError
+from aframe_assets.store.split import MARK
 from aframe_ops.sites.automation import AutomationSite
 from aframe_ops.sites.htcondor import HTCondorSite
 from aframe_ops.sites.kubernetes import KubernetesSite
@@ -34,12 +35,17 @@ class StoreSite(Part):
     """Where artifacts are."""
 
     root: str = Field(default="store", min_length=1, description="folder, file:// URL or s3://bucket/prefix")
+    training: str | None = Field(
+        default=None,
+        min_length=1,
+        description="s3://bucket/prefix (or folder) of the networks and all that they are made from; None: in root",
+    )
     cache_dir: str | None = Field(default=None, description="local cache of a remote store; None lets the store choose")
     cache_gb: float = Field(default=20.0, gt=0, description="size cap of that cache")
 
     @model_validator(mode="after")
     def _without_keys(self) -> StoreSite:
-        if "://" in self.root and "@" in self.root:
+        if any("://" in place and "@" in place for place in (self.root, self.training or "")):
             raise ValueError("expected an address without user and keys: S3's are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or a profile")
         return self
 
@@ -128,7 +134,7 @@ class SiteConfig(Part):
 
     @model_validator(mode="after")
     def _reaches_store(self) -> SiteConfig:
-        if "htcondor" in self.executor.backends and not self.htcondor.shared_disk and "://" not in self.store.root:
+        if "htcondor" in self.executor.backends and not self.htcondor.shared_disk and "://" not in (self.store.training or self.store.root):
             raise ValueError(
                 f"htcondor.shared_disk: false, but nodes then do not see store.root = {self.store.root!r}: expected s3://bucket/prefix"
             )
@@ -138,7 +144,8 @@ class SiteConfig(Part):
     def store_url(self) -> str:
         """The store's address, absolute."""
         root = self.store.root
-        return root if "://" in root else str((self.directory / root).resolve())
+        places = [root] if self.store.training is None else [root, self.store.training]
+        return MARK.join(place if "://" in place else str((self.directory / place).resolve()) for place in places)
 
     @property
     def cache_dir(self) -> str | None:

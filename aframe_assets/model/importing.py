@@ -56,7 +56,7 @@ def _run_store(run: Path, key: str) -> str:
             data = yaml.safe_load(site.read_text()) or {}
         except yaml.YAMLError as e:
             raise WeightsError(f"{key} = {run}: its site.yaml is not YAML: {e}") from None
-        root = (data.get("store") or {}).get("root")
+        root = (data.get("store") or {}).get("training") or (data.get("store") or {}).get("root")
     if root and ("://" in str(root) or Path(root).is_absolute()):
         return str(root)
     return str(run / (root or "store"))

@@ -78,6 +78,10 @@ class ArtifactStore(ABC):
         """The files directly in `folder`."""
 
     @abstractmethod
+    def _folders(self) -> list[str]:
+        """The folders directly below the root."""
+
+    @abstractmethod
     def _stat(self, path: str) -> Stat | None: ...
 
     @abstractmethod
@@ -127,6 +131,14 @@ class ArtifactStore(ABC):
             KeyError: the artifact has no such file.
         """
         return self.open_local(handle, name)
+
+    @abstractmethod
+    def hashed(self, handle: Handle, name: str, spare: Path) -> tuple[Path, str]:
+        """A local path of the file `name`, and the sha256 of what is there now; `spare` is a free path that may become it.
+
+        Raises:
+            ArtifactGone: the bytes are not there.
+        """
 
     def read_range(self, handle: Handle, name: str, first: int, size: int) -> bytes | bytearray:
         """`size` bytes from byte `first` of the file `name` on; see `ranges.StoredFile`."""
@@ -293,6 +305,10 @@ class ArtifactStore(ABC):
         except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("%s is not a manifest; the artifact counts as missing", self.uri(path))
             return None
+
+    def assets(self) -> list[str]:
+        """Names of all assets of which there is anything, sorted."""
+        return sorted(name for name in self._folders() if not name.startswith(("_", ".")))
 
     def manifests(self, asset: str) -> dict[str | None, Manifest]:
         """The records of all partitions, sorted (None is the key of an unpartitioned artifact).

@@ -8,6 +8,7 @@ the cap as whole files do.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -21,11 +22,12 @@ from filelock import FileLock, Timeout
 from aframe_assets.store.files import FULL, file_sha256, remove_dead, stamp
 from aframe_assets.store.handle import FileEntry, Handle
 
-Fetch = Callable[[FileEntry, Path], None]
+Fetch = Callable[[FileEntry, Path], str | None]
+"""Writes the file of an entry to a path; its sha256, where that was computed on the way."""
 
 
 class CacheError(RuntimeError):
-    """A file could not be brought into the cache; `full`: because there is no space for it."""
+    """A file could not be brought into the cache; `full`: because there is no space for it, or no right to write."""
 
     def __init__(self, text: str, full: bool = False):
         super().__init__(text)
@@ -53,8 +55,23 @@ class Cache:
             fetch: writes the file of an entry to a path.
 
         Raises:
-            CacheError: the fetched bytes are not those of the handle, or the disk is full.
+            CacheError: the fetched bytes are not those of the handle, or the disk is full or cannot be written.
         """
+        try:
+            return self._open(handle, names, fetch)
+        except OSError as error:
+            if error.errno in FULL:
+                raise self._no_space(", ".join(names)) from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                words = f"the cache {self.root} cannot be written ({error.strerror})"
+                raise CacheError(f"{words}. Check its owner and mount, or set AFRAME_CACHE_DIR", full=True) from error
+            raise
+
+    def _no_space(self, what: str) -> CacheError:
+        words = f"no space left in the cache {self.root} for {what}"
+        return CacheError(f"{words}. Free space there, or set AFRAME_CACHE_DIR to a larger disk", full=True)
+
+    def _open(self, handle: Handle, names: list[str], fetch: Fetch) -> Path:
         base = self.root / "files" / handle.sha256[:2]
         base.mkdir(parents=True, exist_ok=True)
         folder, record = base / handle.sha256, base / f"{handle.sha256}.json"
@@ -123,18 +140,13 @@ class Cache:
             for attempt in (1, 2):
                 temporary.unlink(missing_ok=True)
                 try:
-                    fetch(entry, temporary)
+                    found = fetch(entry, temporary) or file_sha256(temporary)
                 except OSError as error:
                     if error.errno not in FULL:
                         raise
                     if attempt == 2 or not self.trim(to=0):
-                        raise CacheError(
-                            f"no space left in the cache {self.root} for {entry.name} ({entry.nbytes / 1e9:.2f} GB). "
-                            "Free space there, or set AFRAME_CACHE_DIR to a larger disk",
-                            full=True,
-                        ) from error
+                        raise self._no_space(f"{entry.name} ({entry.nbytes / 1e9:.2f} GB)") from error
                     continue
-                found = file_sha256(temporary)
                 if found == entry.sha256:
                     break
             else:

@@ -22,6 +22,7 @@ from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.errors import ArtifactGone, StoreError
 from aframe_assets.store.handle import Handle, plain
 from aframe_assets.store.opening import open_store
+from aframe_assets.store.split import MARK
 
 MAX_VALUE_BYTES = 32_000_000
 _HANDLE = "__handle__"
@@ -245,7 +246,7 @@ class S3ArtifactIOManager(ArtifactIOManager):
     """Artifacts in a bucket. Endpoint and credentials come from the environment only, never from here.
 
     Attributes:
-        url: ``s3://bucket/prefix``.
+        url: ``s3://bucket/prefix``, or an address of which this is a part, see `split`.
         cache_dir: local cache of the files that are read.
         cache_bytes: cap of the cache.
     """
@@ -255,13 +256,13 @@ class S3ArtifactIOManager(ArtifactIOManager):
     cache_bytes: int | None = None
 
     def _open(self) -> ArtifactStore:
-        if not self.url.startswith("s3://"):
+        if "s3://" not in self.url:
             raise StoreError(f"S3ArtifactIOManager: expected s3://bucket/prefix, got {self.url!r}")
         return open_store(self.url, cache_dir=self.cache_dir, cache_bytes=self.cache_bytes)
 
 
 def io_manager_for(url: str, cache_dir: str | None = None, cache_bytes: int | None = None) -> ArtifactIOManager:
     """The manager for the store at `url`."""
-    if str(url).startswith("s3://"):
+    if str(url).startswith("s3://") or MARK in str(url):
         return S3ArtifactIOManager(url=str(url), cache_dir=cache_dir, cache_bytes=cache_bytes)
     return LocalArtifactIOManager(root=str(url))

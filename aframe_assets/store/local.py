@@ -21,6 +21,7 @@ from aframe_assets.store.files import FULL, copy_file, file_sha256, remove_dead,
 from aframe_assets.store.handle import FileEntry, Handle
 from aframe_assets.store.layout import Listed, Lying, Marked, Stat
 from aframe_assets.store.node import NodeDisk
+from aframe_assets.store.ranges import Source, StoredFile, ranges_of
 
 _STAGING = ".staging-"
 _LOCK_S = 120.0
@@ -131,6 +132,12 @@ class LocalStore(ArtifactStore):
             return []
         return out
 
+    def _folders(self) -> list[str]:
+        try:
+            return [p.name for p in self.root.iterdir() if p.is_dir()]
+        except FileNotFoundError:
+            return []
+
     def _stat(self, path: str) -> Stat | None:
         try:
             return Stat((self.root / path).stat().st_size)
@@ -226,6 +233,28 @@ class LocalStore(ArtifactStore):
 
     def _sha256(self, path: str) -> str:
         return file_sha256(self.root / path)
+
+    def hashed(self, handle: Handle, name: str, spare: Path) -> tuple[Path, str]:
+        path = self.root / self._folder(handle) / name
+        try:
+            return path, file_sha256(path)
+        except FileNotFoundError:
+            raise self.missing(handle, [f"{self.uri(self._folder(handle))}/{name} is missing"]) from None
+
+    def open_ranges(self, handle: Handle, name: str) -> Source:
+        path = self.open_local(handle, name)
+        # a copy on the node's disk may have to make room while a long step reads it
+        return path if self.node is None or path.is_relative_to(self.root) else StoredFile(self, handle, name)
+
+    def read_range(self, handle: Handle, name: str, first: int, size: int) -> bytes | bytearray:
+        copy = self.node and self.node.cache.copy(handle, name)
+        if copy:
+            with suppress(OSError):
+                return ranges_of(copy).read(first, size)
+        try:
+            return ranges_of(self.root / self._folder(handle) / name).read(first, size)
+        except FileNotFoundError:
+            raise self.missing(handle, [f"{self.uri(self._folder(handle))}/{name} is missing"]) from None
 
     def open_local(self, handle: Handle, name: str | None = None) -> Path:
         wanted = handle if name is None else handle.model_copy(update={"files": (handle.file(name),)})

@@ -108,6 +108,7 @@ def initialise(
     *,
     overrides: Mapping[str, Any] | None = None,
     store: str | None = None,
+    training_store: str | None = None,
     profile: str = "local",
     database: str | None = None,
 ) -> tuple[RunDirectory, bool]:
@@ -118,6 +119,7 @@ def initialise(
     Args:
         overrides: what differs from the preset.
         store: where results are kept; None: in the run directory.
+        training_store: where the networks and what they are made from are kept; None: in `store`.
         database: where Dagster keeps its records: ``env:NAME`` or the address of a PostgreSQL without a password; None: SQLite.
 
     Raises:
@@ -136,14 +138,14 @@ def initialise(
             raise ConfigError(f"{path}: is a file; expected a folder, or a name that is free")
         build_config({"preset": preset, **overrides}, env=os.environ, source=f"preset {preset}")
     else:
-        _same(run, preset, overrides, store, profile)
+        _same(run, preset, overrides, store, training_store, profile)
     dagster_yaml = templates.DAGSTER_YAML if address is None else templates.shared_dagster_yaml(address, store)
     _same_database(run, address)
     path.mkdir(parents=True, exist_ok=True)
     (path / "dagster_home").mkdir(exist_ok=True)
     files = {
         "aframe.yaml": templates.experiment(preset, overrides),
-        "site.yaml": templates.site(store, profile, _hidden(address)),
+        "site.yaml": templates.site(store, profile, _hidden(address), training_store),
         "dagster_home/dagster.yaml": dagster_yaml,
         "workspace.yaml": templates.WORKSPACE_YAML,
     }
@@ -214,15 +216,17 @@ def _same_database(run: RunDirectory, address: str | dict[str, str] | None) -> N
         raise ConfigError(f"{file} has another database than --database; edit it, choose another directory, or remove the file")
 
 
-def _same(run: RunDirectory, preset: str, overrides: Mapping[str, Any], store: str | None, profile: str) -> None:
+def _same(
+    run: RunDirectory, preset: str, overrides: Mapping[str, Any], store: str | None, training_store: str | None, profile: str
+) -> None:
     """Raises ConfigError if the experiment in `run` is another than the one asked for."""
     have = _yaml(run.experiment)
     wanted: dict[str, Any] = {"preset": preset, **_leaves(overrides)}
     found = {"preset": have.get("preset", "o3"), **_leaves(have)}
-    if store is not None or profile != "local":
+    if store is not None or training_store is not None or profile != "local":
         site = _yaml(run.path / "site.yaml")
-        wanted |= {"store.root": store or "store", "executor.backend": profile}
-        found |= {"store.root": "store", "executor.backend": "local", **_leaves(site)}
+        wanted |= {"store.root": store or "store", "store.training": training_store, "executor.backend": profile}
+        found |= {"store.root": "store", "store.training": None, "executor.backend": "local", **_leaves(site)}
     for key, value in wanted.items():
         if found.get(key) != value:
             raise ConfigError(

@@ -76,6 +76,10 @@ def init(
     store: Annotated[
         str | None, typer.Option(help="Where results are kept: a folder or s3://bucket/prefix.", show_default="DIRECTORY/store")
     ] = None,
+    training_store: Annotated[
+        str | None,
+        typer.Option(help="Where the networks and what they are made from are kept: s3://bucket/prefix.", show_default="the store"),
+    ] = None,
     profile: Annotated[str, typer.Option(help="Where steps run.")] = "local",
     database: Annotated[
         str | None,
@@ -95,7 +99,9 @@ def init(
     from aframe_ops.cli.initialise import initialise, overrides_of
 
     overrides = overrides_of(strain, weights, preset.value)
-    run, new = initialise(directory, preset.value, overrides=overrides, store=store, profile=profile, database=database)
+    run, new = initialise(
+        directory, preset.value, overrides=overrides, store=store, training_store=training_store, profile=profile, database=database
+    )
     out = console()
     out.print(f"{run.path}: {'new run directory' if new else 'is this experiment already'} (preset {preset.value})", soft_wrap=True)
     out.print(f"next: aframe run {shlex.quote(str(directory))}", soft_wrap=True)
@@ -245,6 +251,38 @@ def adopt(
     from aframe_ops.run_directory import RunDirectory
 
     adopt_files(RunDirectory.find(to), console(), asset, files, sums)
+
+
+@app.command(
+    epilog="Example: aframe sync runs/demo s3://my-bucket/searches/demo --switch\n\n"
+    "Example: aframe sync s3://my-bucket/searches/demo runs/copy --asset 'model*' --asset events\n\n"
+    "Exit code: 0 the target has all of it, 1 something is damaged, differs or could not be copied, 2 the command cannot be understood"
+)
+@command
+def sync(
+    source: Annotated[str, typer.Argument(help="Run directory, or address of a store.", show_default=False)],
+    target: Annotated[
+        str, typer.Argument(help="Run directory, or address of a store: a folder or s3://bucket/prefix.", show_default=False)
+    ],
+    asset: Annotated[list[str] | None, typer.Option(help="Only this asset (* and ? allowed); may be repeated.", show_default="all")] = None,
+    move: Annotated[
+        bool, typer.Option("--move", help="Remove from SOURCE what TARGET has, once its bytes have been read back and compared.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read back and compare what TARGET has, also of earlier calls.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Take SOURCE's version where TARGET has another one.")] = False,
+    switch: Annotated[
+        bool, typer.Option("--switch", help="When TARGET has all of it, make it the store of the run directory SOURCE (site.yaml).")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Copies or moves artifacts between stores, checking their hashes. The same command again goes on where it was ended."""
+    from aframe_assets.store.syncing import Options
+    from aframe_ops.cli.syncing import sync_stores
+
+    options = Options(asset or ("*",), replace=replace, move=move, verify=verify, dry_run=dry_run)
+    if not sync_stores(source, target, options, console(stderr=as_json), switch=switch, as_json=as_json):
+        raise typer.Exit(FAILED)
 
 
 @segments_app.command("list", epilog="Example: aframe segments list runs/demo --role test")

@@ -119,18 +119,22 @@ preset: {preset}
     )
 
 
-def site(store: str | None, profile: str, variables: Sequence[str] = ()) -> str:
+def site(store: str | None, profile: str, variables: Sequence[str] = (), training: str | None = None) -> str:
     """`site.yaml`: where it runs and keeps its results.
 
     Args:
         variables: what jobs get from the environment besides what they always get.
+        training: where the networks and what they are made from are kept instead.
     """
+    part = ""
+    if training:
+        part = f"  {yaml.safe_dump({'training': training}, allow_unicode=True).strip()}   # the networks and what they are made from\n"
     root = yaml.safe_dump({"root": store or "store"}, allow_unicode=True).strip()
     return f"""\
 # Where the experiment runs and keeps its results; nothing here changes a result. Paths are relative to this file.
 store:
   {root}          # a folder, or s3://bucket/prefix
-  # cache_dir: ~/.cache/aframe   # local copies of a remote store's files
+{part}  # cache_dir: ~/.cache/aframe   # local copies of a remote store's files
   # cache_gb: 20
 executor:
   backend: {profile}

@@ -45,7 +45,9 @@ def group() -> None:
 def offline(
     directory: Annotated[Path, typer.Option("-d", "--directory", help="Directory to make.", show_default=False)],
     mode: Annotated[Mode, typer.Option(help="Which analysis.")] = Mode.sandbox,  # type: ignore[attr-defined]
-    s3_bucket: Annotated[str | None, typer.Option(help="Where results are kept; begins with s3://.", show_default=False)] = None,
+    s3_bucket: Annotated[
+        str | None, typer.Option(help="Where training data and networks are kept; begins with s3://.", show_default=False)
+    ] = None,
     weights_dir: Annotated[Path | None, typer.Option(help="Trained model to use instead of training.", show_default=False)] = None,
 ) -> None:
     """An analysis of recorded data."""
@@ -73,12 +75,13 @@ def online() -> None:
     )
 
 
-def _make(directory: Path, preset: str, store: str | None, weights: str | None) -> None:
+def _make(directory: Path, preset: str, bucket: str | None, weights: str | None) -> None:
     """Makes the run directory that Aframe's command and variables ask for, and says what comes next."""
     from aframe_ops.cli.initialise import initialise, overrides_of
 
     overrides = merge(overrides_of(None, weights, preset), strain_of(os.environ))
-    run, new = initialise(directory, preset, overrides=overrides, store=store or os.environ.get("AFRAME_RESULTS_DIR") or None)
+    store = os.environ.get("AFRAME_RESULTS_DIR") or None
+    run, new = initialise(directory, preset, overrides=overrides, store=store, training_store=bucket)
     if new:
         keep_identity(run.path / "env.sh", os.environ)
     out = console()

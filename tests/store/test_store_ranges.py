@@ -184,7 +184,7 @@ def test_a_connection_that_breaks_off_is_tried_again(remote, make, data, monkeyp
         return found
 
     monkeypatch.setattr(remote.client, "get_object", get)
-    monkeypatch.setattr("aframe_assets.store.s3.time.sleep", lambda _: None)
+    monkeypatch.setattr("aframe_assets.store.s3_connection.time.sleep", lambda _: None)
     if breaks == 2:
         assert file.read(0, 100) == data[:100] and count[0] == 3
     else:
