@@ -21,7 +21,7 @@ PART_BYTES = 5 << 20
 def killed_publishes(store, cache: Path, rounds: int) -> dict[str, float]:
     env = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     command = [sys.executable, HERE / "killed_publisher.py", store.url, cache, str(rounds), "7", str(PART_BYTES)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=550)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1700)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -30,6 +30,7 @@ def files_below(store, folder: str) -> set[str]:
     return set(store._stats(folder))
 
 
+@pytest.mark.timeout(1800)
 def test_no_manifest_without_its_bytes_after_a_hundred_kills(store, tmp_path, monkeypatch):
     monkeypatch.setattr(s3, "PART_BYTES", PART_BYTES)
     count = killed_publishes(store, tmp_path / "cache", ROUNDS)
@@ -65,6 +66,7 @@ def test_no_manifest_without_its_bytes_after_a_hundred_kills(store, tmp_path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_kill_while_an_artifact_is_replaced_leaves_the_old_or_the_new(store, tmp_path):
     """As above, five times as often."""
     count = killed_publishes(store, tmp_path / "cache", 5 * ROUNDS)
