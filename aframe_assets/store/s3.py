@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +28,7 @@ from aframe_assets.store.s3_transfer import save, sha256_of
 PART_BYTES = 8 << 20
 """Of an upload; the client takes larger ones where a file would have more than 10,000."""
 _PARALLEL = 10
-_ABANDONED = timedelta(days=1)
+_ABANDONED_S = 86400.0
 
 
 class S3Store(ArtifactStore):
@@ -216,91 +215,31 @@ class S3Store(ArtifactStore):
 
     def _abort_uploads(self, folder: str) -> None:
         """Give back the space of uploads that a kill cut off; they are invisible but are paid for."""
-        with self.connection.errors("list uploads", {"NoSuchUpload"}):
-            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._key(f"{folder}/"))
-            for answer in pages:
-                before = server_time(answer) - _ABANDONED
-                for upload in answer.get("Uploads", []):
-                    if upload["Initiated"] < before:
-                        self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        for found in self._uploads(self._key(f"{folder}/")):
+            if found.age_s > _ABANDONED_S:
+                self._abort(found)
+
+    def _uploads(self, prefix: str) -> Iterator[Lying]:
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+        with self.connection.errors("list uploads"):
+            for page in pages:
+                now = server_time(page)
+                for found in page.get("Uploads", []):
+                    yield Lying(self._path(found["Key"]), 0, (now - found["Initiated"]).total_seconds(), found["UploadId"])
 
     def _everything(self) -> Iterator[Lying]:
-        where = {"Bucket": self.bucket, "Prefix": self._key("")}
+        prefix = self._key("")
         with self.connection.errors("list"):
-            for page in self.client.get_paginator("list_objects_v2").paginate(**where):
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
                 now = server_time(page)
                 for found in page.get("Contents", []):
                     yield Lying(self._path(found["Key"]), found["Size"], (now - found["LastModified"]).total_seconds())
-            for page in self.client.get_paginator("list_multipart_uploads").paginate(**where):
-                now = server_time(page)
-                for found in page.get("Uploads", []):
-                    yield Lying(self._path(found["Key"]), 0, (now - found["Initiated"]).total_seconds(), found["UploadId"])
+        yield from self._uploads(prefix)
 
     def _abort(self, upload: Lying) -> None:
-        with self.connection.errors("abort an upload"):
-            self.client.abort_multipart_upload(Bucket=self.bucket, Key=self._key(upload.path), UploadId=upload.upload)
+        from botocore.exceptions import ClientError
 
-    def _place(self, folder: str, files: Mapping[str, Path], entries: Sequence[FileEntry]) -> list[FileEntry]:
-        return [self._upload(f"{folder}/{entry.name}", files[entry.name], entry) for entry in entries]
-
-    def _upload(self, path: str, file: Path, entry: FileEntry) -> FileEntry:
-        """Brings `file` to `path`, where it does not lie there already; its entry with the ETag."""
-        from boto3.s3.transfer import TransferConfig
-
-        config = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=_PARALLEL)
-        there = self._head(path)
-        # an object that carries this hash and size came from an earlier publish of the same bytes
-        if not _is(there, entry):
-            failed = None
-            try:
-                with self.connection.errors("upload"):
-                    extra = {"Metadata": {"sha256": entry.sha256}}
-                    self.client.upload_file(str(file), self.bucket, self._key(path), ExtraArgs=extra, Config=config)
-            except StoreError as error:
-                failed = error
-            # an upload that was completed, with its answer lost, is repeated and then refused; what lies there counts
-            with suppress(StoreError) if failed else nullcontext():
-                there = self._head(path)
-            if not (_is(there, entry) if failed else there and there["ContentLength"] == entry.nbytes):
-                words = f"{self.uri(path)} is not there, or not whole, right after its upload"
-                raise failed or StoreError(f"{words}; run the same command again")
-        return entry.model_copy(update={"etag": there["ETag"].strip('"')})
-
-    def _versions(self, folder: str) -> dict[str, float]:
-        out: dict[str, float] = {}
-        start = len(self._key(f"{folder}/"))
-        for answer in self._answers(folder):
-            # by the clock that stamped them: with one of this machine that goes wrong, a publish in progress would seem old
-            now = server_time(answer)
-            for found in answer.get("Contents", []):
-                version = found["Key"][start:].split("/", 1)[0]
-                age = (now - found["LastModified"]).total_seconds()
-                out[version] = min(age, out.get(version, age))
-        self._abort_uploads(folder)
-        return out
-
-    def _abort_uploads(self, folder: str) -> None:
-        """Give back the space of uploads that a kill cut off; they are invisible but are paid for."""
-        with self.connection.errors("list uploads", {"NoSuchUpload"}):
-            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._key(f"{folder}/"))
-            for answer in pages:
-                before = server_time(answer) - _ABANDONED
-                for upload in answer.get("Uploads", []):
-                    if upload["Initiated"] < before:
-                        self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-
-    def _everything(self) -> Iterator[Lying]:
-        now, where = datetime.now(UTC), {"Bucket": self.bucket, "Prefix": self._key("")}
-        with self._errors("list"):
-            for page in self.client.get_paginator("list_objects_v2").paginate(**where):
-                for found in page.get("Contents", []):
-                    yield Lying(self._path(found["Key"]), found["Size"], (now - found["LastModified"]).total_seconds())
-            for page in self.client.get_paginator("list_multipart_uploads").paginate(**where):
-                for found in page.get("Uploads", []):
-                    yield Lying(self._path(found["Key"]), 0, (now - found["Initiated"]).total_seconds(), found["UploadId"])
-
-    def _abort(self, upload: Lying) -> None:
-        with self._errors("abort an upload"):
+        with suppress(ClientError), self.connection.errors("abort an upload", {"NoSuchUpload"}):  # another worker was first
             self.client.abort_multipart_upload(Bucket=self.bucket, Key=self._key(upload.path), UploadId=upload.upload)
 
     def _remove(self, path: str) -> None:

@@ -49,7 +49,7 @@ def test_no_manifest_without_its_bytes_after_a_hundred_kills(store, tmp_path, mo
     assert set(good) == set(found) and bad == {}
     # whatever was cut off does not stand in the way of the next publish, which takes it along in the end
     monkeypatch.setattr(base_module, "ORPHAN_S", -60.0)
-    monkeypatch.setattr(s3, "_ABANDONED", -s3._ABANDONED)
+    monkeypatch.setattr(s3, "_ABANDONED_S", -s3._ABANDONED_S)
     for number in range(20):
         with store.scratch() as folder:
             (folder / "x").write_text(str(number))
