@@ -226,7 +226,7 @@ _ALL = [
     Node(
         "report",
         "sensitivity",
-        "3",
+        "4",
         ("name", "preset"),
         (
             Input("segments"),

@@ -153,6 +153,7 @@ def make_report(job: Job) -> Product:
 
     from aframe_assets import lineage
     from aframe_assets.segments.catalog import catalogs
+    from aframe_assets.sensitivity.event_files import GRACEDB, LIGOLW, gracedb_events, write_gracedb, write_ligolw
     from aframe_assets.sensitivity.examination import chosen, examinations
     from aframe_assets.sensitivity.plots import Figure
     from aframe_assets.sensitivity.report import Material, render
@@ -190,9 +191,17 @@ def make_report(job: Job) -> Product:
     )
     path = job.scratch / "report.html"
     path.write_text(page)
+    mergers = {e.rank: e.response.merger[0] for e in seen if e.response and e.response.merger}
+    events = gracedb_events(found, config.ifos, mergers)
+    program = {"name": config.name, "preset": config.preset, "seed": config.seed, "events": job.handle("events").key}
+    files = {
+        "report.html": path,
+        GRACEDB: write_gracedb(job.scratch / GRACEDB, events),
+        LIGOLW: write_ligolw(job.scratch / LIGOLW, events, program),
+    }
     how = "Open it with `aframe report` in the run directory, or copy `report.html` from the folder named here: it needs no other file."
     meta = {"exercise": config.sensitivity.exercise, "num_bytes": len(page.encode()), "num_pages": len(seen)}
-    return Product({"report.html": path}, meta, markdown={"how_to_open": how})
+    return Product(files, meta, markdown={"how_to_open": how})
 
 
 def _background(job: Job) -> Background:

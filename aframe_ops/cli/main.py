@@ -166,6 +166,39 @@ def status(
         show_status(workspace, console(), why=why, as_json=as_json)
 
 
+@app.command(epilog="Example: aframe export runs/demo --to results --format report --format ligolw")
+@command
+def export(
+    to: Annotated[Path, typer.Option(help="Folder to put the files in.", show_default=False)],
+    directory: Directory = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="report, csv, gracedb, ligolw or volume; may be repeated.", show_default="all"),
+    ] = None,
+) -> None:
+    """Copies results out of a run: the report, candidates as CSV, GraceDB's JSON and LIGO_LW, volumes as HDF5."""
+    from aframe_ops.cli.exporting import export_files
+    from aframe_ops.run_directory import RunDirectory
+
+    export_files(RunDirectory.find(directory).workspace(), to, formats or [], console())
+
+
+@app.command(epilog="Example: aframe crate runs/demo --to demo.zip --author 'A. Person <0000-0002-1825-0097>'")
+@command
+def crate(
+    to: Annotated[Path, typer.Option(help="Folder or .zip to make.", show_default=False)],
+    directory: Directory = None,
+    author: Annotated[list[str] | None, typer.Option(help="Name, or 'Name <ORCID>'; may be repeated.", show_default=False)] = None,
+    licence: Annotated[str | None, typer.Option("--license", help="Address of its licence.", show_default="CC BY 4.0")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Copy large artifacts too, instead of naming where they are.")] = False,
+) -> None:
+    """Packs a run as an RO-Crate: results, how each was made from what, whom they owe; for an archive or a paper."""
+    from aframe_ops.cli.exporting import export_crate
+    from aframe_ops.run_directory import RunDirectory
+
+    export_crate(RunDirectory.find(directory).workspace(), to, author or [], licence, everything=everything, console=console())
+
+
 @app.command(epilog="Example: aframe reap runs/demo --dry-run")
 @command
 def reap(
