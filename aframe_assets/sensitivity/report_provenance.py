@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -102,34 +102,34 @@ def timeline_figure(manifests: Manifests) -> list[Figure]:
     """When each asset was being made; nothing where no time is known."""
     import plotly.graph_objects as go
 
-    figure, shown = go.Figure(), []
-    for asset, records in manifests.items():
-        spans = _spans(_made(records).values())
-        if not spans:
-            continue
-        shown.append(asset)
-        for start, stop in spans:
-            seconds = (stop - start).total_seconds()
-            figure.add_bar(
-                y=[asset],
-                x=[1000 * seconds],
-                base=[start.isoformat()],
-                orientation="h",
-                marker={"color": COLOURS[len(shown) % len(COLOURS)]},
-                hovertemplate=f"{html.escape(asset)}<br>%{{base}}<br>{duration(seconds)}<extra></extra>",
-                showlegend=False,
-            )
-    if not shown:
+    spans = {a: own for a, records in manifests.items() if (own := _spans(_made(records).values()))}
+    if not spans:
         return []
+    whole = max(s[-1][1] for s in spans.values()) - min(s[0][0] for s in spans.values())
+    figure = go.Figure()
+    for i, (asset, own) in enumerate(spans.items()):
+        # what the eye cannot tell apart is one bar: there may be thousands of stretches
+        joined = _joined(own, whole / 500)
+        seconds = [(stop - start).total_seconds() for start, stop in joined]
+        figure.add_bar(
+            y=[asset] * len(joined),
+            x=[1000 * s for s in seconds],
+            base=[start.isoformat() for start, _ in joined],
+            orientation="h",
+            marker={"color": COLOURS[i % len(COLOURS)]},
+            customdata=[duration(s) for s in seconds],
+            hovertemplate=f"{html.escape(asset)}<br>%{{base}}<br>%{{customdata}}<extra></extra>",
+            showlegend=False,
+        )
     figure.update_layout(barmode="overlay", bargap=0.35)
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_xaxes(type="date", title="UTC")
     caption = "When each asset was made. Stretches made at the same time are one bar."
-    return [make_figure("timeline", "Timeline", caption, figure, 110 + 26 * len(shown))]
+    return [make_figure("timeline", "Timeline", caption, figure, 110 + 26 * len(spans))]
 
 
-def _spans(records: Sequence[Manifest]) -> list[tuple[datetime, datetime]]:
-    """Times at which any of the artifacts was being made, joined where they meet."""
+def _spans(records: Iterable[Manifest]) -> list[tuple[datetime, datetime]]:
+    """When each of the artifacts was being made, by time; those that do not tell are left out."""
     spans = []
     for x in records:
         try:
@@ -137,9 +137,14 @@ def _spans(records: Sequence[Manifest]) -> list[tuple[datetime, datetime]]:
             spans.append((stop - timedelta(seconds=max(float(x.provenance["wall_s"]), 1.0)), stop))
         except (KeyError, ValueError, TypeError):
             continue
+    return sorted(spans)
+
+
+def _joined(spans: Iterable[tuple[datetime, datetime]], gap: timedelta) -> list[tuple[datetime, datetime]]:
+    """Sorted `spans`, those less than `gap` apart as one."""
     joined: list[tuple[datetime, datetime]] = []
-    for start, stop in sorted(spans):
-        if joined and start <= joined[-1][1] + timedelta(seconds=1):
+    for start, stop in spans:
+        if joined and start <= joined[-1][1] + gap:
             joined[-1] = joined[-1][0], max(joined[-1][1], stop)
         else:
             joined.append((start, stop))
