@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import io
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aframe_assets.sensitivity.surroundings import Surroundings
+from aframe_assets.strain.event_plots import AROUND, LOUDEST_COLOUR, q_scan
 
 if TYPE_CHECKING:
     from aframe_assets.sensitivity.contributions import Response
 
 BEFORE, AFTER = 1.0, 0.5
 """Seconds shown before and after the merger."""
-
-Q_RANGE = (4.0, 64.0)
-ENERGY = 25.5
-"""Normalised energy at which the colour of a Q-scan ends, as is usual in the field."""
 
 COLOURS = {"H1": "#d55e00", "L1": "#0072b2", "V1": "#cc79a7", "K1": "#e69f00", "G1": "#555555"}
 
@@ -57,36 +53,35 @@ def traces_png(about: Surroundings, time: float, centre: float, response: Respon
 
 
 def q_scans_png(about: Surroundings, centre: float, band: tuple[float, float]) -> bytes:
-    """Q-scans of every detector: normalised energy of the whitened strain over time and frequency.
-
-    The transform is that of Chatterji et al. 2004 (Class. Quantum Grav. 21, S1809) as gwpy has it, with the Q of the loudest tile.
+    """Q-scans of every detector: normalised energy of the whitened strain over time and frequency (`aframe_assets.strain.event_plots`).
 
     Args:
+        about: whitened strain.
         centre: GPS seconds that the axis counts from.
         band: lowest and highest frequency, Hz; what whitening leaves.
     """
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    # before the style is set: gwpy changes it when it is imported
-    scans = {ifo: q_scan(about, ifo, centre, band) for ifo in about.ifos}
+    fs = about.chunk.sample_rate
     with matplotlib.style.context("default"):
         figure = Figure(figsize=(9, 0.5 + 2.3 * len(about.ifos)), dpi=90, layout="constrained")
         axes = figure.subplots(len(about.ifos), 1, squeeze=False, sharex=True)[:, 0]
         image = None
         for ax, ifo in zip(axes, about.ifos, strict=True):
-            scan = scans[ifo]
-            if scan is None:
+            start, x = about.cut(ifo, centre, AROUND, AROUND)
+            if len(x) < 2 * fs:
                 ax.text(0.5, 0.5, f"too little {ifo} strain about the event", transform=ax.transAxes, ha="center")
             else:
-                times, frequencies, energy, q = scan
-                image = ax.pcolormesh(
-                    times - centre, frequencies, energy.T, vmin=0, vmax=ENERGY, cmap="viridis", shading="nearest", rasterized=True
-                )
-                ax.set_title(f"{ifo}, Q = {q:.1f}", fontsize="medium", loc="left")
+                frequencies, energy = q_scan(x, fs, band)
+                seconds = start - centre + np.linspace(0, len(x) / fs, energy.shape[1])
+                near = (seconds >= -BEFORE) & (seconds <= AFTER)
+                drawn = {"vmin": 0, "vmax": LOUDEST_COLOUR, "cmap": "viridis", "shading": "nearest"}
+                image = ax.pcolormesh(seconds[near], frequencies, energy[:, near], **drawn)
+                ax.set_title(ifo, fontsize="medium", loc="left")
                 ax.set_yscale("log")
                 ax.set_ylim(frequencies[0], frequencies[-1])
-                ax.set_yticks([f for f in (20, 30, 50, 100, 200, 500, 1000) if band[0] <= f <= band[1]], minor=False)
+                ax.set_yticks([f for f in (20, 30, 50, 100, 200, 500, 1000) if frequencies[0] <= f <= frequencies[-1]], minor=False)
                 ax.minorticks_off()
                 ax.yaxis.set_major_formatter("{x:g}")
             ax.set_ylabel("frequency [Hz]")
@@ -95,32 +90,6 @@ def q_scans_png(about: Surroundings, centre: float, band: tuple[float, float]) -
         if image is not None:
             figure.colorbar(image, ax=list(axes), label="normalised energy", pad=0.01)
         return _png(figure)
-
-
-def q_scan(
-    about: Surroundings, ifo: str, centre: float, band: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float] | None:
-    """Q-scan of one detector about `centre`.
-
-    Returns:
-        GPS times (t,), frequencies in Hz (f,), normalised energy (t, f), and Q of the loudest tile; None with less than 2 s of strain
-        about `centre`.
-    """
-    from gwpy.timeseries import TimeSeries
-
-    start, x = about.cut(ifo, centre, 4, 4)
-    fs = about.chunk.sample_rate
-    # above, tiles of the lowest Q would reach over the Nyquist frequency
-    top = min(band[1], fs / 2 / (1 + math.sqrt(11) / Q_RANGE[0]))
-    stop = start + len(x) / fs
-    low, high = max(centre - BEFORE, start), min(centre + AFTER, stop)
-    if len(x) < 2 * fs or not start <= centre < stop:
-        return None
-    series = TimeSeries(x.astype(np.float64), t0=start, sample_rate=fs)
-    scan: Any = series.q_transform(
-        qrange=Q_RANGE, frange=(band[0], top), outseg=(low, high), tres=0.004, fres=120, logf=True, whiten=False, mismatch=0.2
-    )
-    return scan.times.value, scan.frequencies.value, np.asarray(scan.value), float(scan.q)
 
 
 def _png(figure: Any) -> bytes:

@@ -27,8 +27,24 @@ FILES = {
 _AUTHOR = re.compile(r"(?P<name>[^<>]+?)(?:\s*<(?:https://orcid\.org/)?(?P<orcid>\d{4}-\d{4}-\d{4}-\d{3}[\dX])>)?")
 
 
+_MAKE = "{asset} is missing or out of date; make it with `aframe run --until {asset}`, and see `aframe status --why`"
+
+
 class NotMade(ValueError):
     """What is to be exported is not there; the message says how it is made."""
+
+
+def show_report(workspace: Workspace, console: Console) -> None:
+    """Prints volumes, candidates, and the path of the report.
+
+    Raises:
+        NotMade: the report is not complete.
+    """
+    from aframe_ops.cli.results import show_results
+
+    if workspace.complete("report") is None:
+        raise NotMade(_MAKE.format(asset="report"))
+    show_results(workspace, console)
 
 
 def export_files(workspace: Workspace, folder: Path, formats: Sequence[str], console: Console) -> None:
@@ -46,7 +62,7 @@ def export_files(workspace: Workspace, folder: Path, formats: Sequence[str], con
     for asset in dict.fromkeys(FILES[f][0] for f in wanted):
         handles[asset] = workspace.complete(asset)
         if handles[asset] is None:
-            raise NotMade(f"{asset} is missing or out of date; make it with `aframe run --until {asset}`, and see `aframe status --why`")
+            raise NotMade(_MAKE.format(asset=asset))
         damage = workspace.store.verify(handles[asset])
         if damage:
             raise NotMade(f"{asset} is damaged: {'; '.join(damage)}; make it again with `aframe run`")

@@ -166,6 +166,16 @@ def status(
         show_status(workspace, console(), why=why, as_json=as_json)
 
 
+@app.command(epilog="Example: aframe report runs/demo")
+@command
+def report(directory: Directory = None) -> None:
+    """Prints what a finished run has found, and where its report is."""
+    from aframe_ops.cli.exporting import show_report
+    from aframe_ops.run_directory import RunDirectory
+
+    show_report(RunDirectory.find(directory).workspace(), console())
+
+
 @app.command(epilog="Example: aframe export runs/demo --to results --format report --format ligolw")
 @command
 def export(

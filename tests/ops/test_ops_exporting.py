@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,14 @@ def test_files_are_copied_whole(tiny_run, tmp_path):
     (tmp_path / "results" / "report.html").write_text("mine")
     tiny_run.aframe("export", str(tiny_run.path), "--to", str(tmp_path / "results"), "--format", "report")
     assert (tmp_path / "results" / "report.html").read_text() == page
+
+
+def test_the_report_is_found(tiny_run, tmp_path):
+    out = tiny_run.aframe("report", str(tiny_run.path)).stdout
+    assert "sensitive volume" in out and Path(out.rsplit("report: ", 1)[1].strip()).is_file()
+    tiny_run.aframe("init", str(tmp_path / "new"), "--preset", "demo")
+    again = tiny_run.aframe("report", str(tmp_path / "new"), check=False)
+    assert again.returncode == 1 and "report is missing or out of date" in again.stderr
 
 
 def test_what_cannot_be_exported_is_refused(tiny_run, tmp_path):
