@@ -189,7 +189,7 @@ def load_site(path: str | os.PathLike[str] | None = None, *, env: Mapping[str, s
         why = getattr(e, "strerror", None) or e
         raise ConfigError(f"{file}: cannot be read ({why}); expected a site file, as written by `aframe init`") from None
     try:
-        data = SiteConfig.model_validate_json(text) if file.suffix == ".json" else yaml.load(text, _Loader) or {}
+        data = SiteConfig.model_validate_json(text) if file.suffix == ".json" else yaml.load(text, SiteLoader) or {}
         if isinstance(data, SiteConfig):
             return data
         if not isinstance(data, dict):
@@ -207,10 +207,13 @@ def load_site(path: str | os.PathLike[str] | None = None, *, env: Mapping[str, s
         raise ConfigError(re.sub(r"://\S*@", "://***@", "\n".join(lines))) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key may not stand twice: the last one would count, and the first be a riddle."""
+class SiteLoader(yaml.SafeLoader):
+    """YAML in which a key may not stand twice, as the last one would count and the first be a riddle, and `on` as a key is a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"
         keys = [key.value for key, _ in node.value]
         if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
             raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)}: stands there more than once", node.start_mark)

@@ -31,7 +31,7 @@ from aframe_assets.config_reference import as_markdown, settings
 from aframe_assets.model.importing import is_shipped
 from aframe_ops.cli import main as cli
 from aframe_ops.cli.settings import NOT_SET
-from aframe_ops.site import SiteConfig
+from aframe_ops.site import SiteConfig, SiteLoader
 
 REPO = Path(__file__).resolve().parents[2]
 PAGES = {p.name: Page.read(p) for p in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md")))}
@@ -205,7 +205,7 @@ def run_python(block: Block, namespace: dict, site: Path) -> None:
 
 def check_yaml(block: Block) -> None:
     """Settings that are shown are settings that there are."""
-    values = yaml.safe_load(block.text)
+    values = yaml.load(block.text, SiteLoader)
     if set(values) <= set(SiteConfig.model_fields):
         SiteConfig.model_validate({**values, "directory": "/"})
     else:

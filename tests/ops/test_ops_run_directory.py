@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from aframe_assets.config_load import load_config
+import pytest
+
+from aframe_assets.config_load import ConfigError, load_config
 from aframe_ops.cli.initialise import initialise
 from aframe_ops.site import load_site
 
@@ -22,3 +24,12 @@ def test_what_is_pinned_is_not_reached_by_edits(tmp_path, monkeypatch):
         assert run.workspace(config, site).config.seed == 11
     assert os.environ["AFRAME_CONFIG"] == "before" and "AFRAME_SITE" not in os.environ
     assert run.config().seed == 12 and run.site().store_url == str(run.path / "elsewhere")
+
+
+def test_on_is_a_key_of_the_site_and_true_where_it_is_a_value(tmp_path):
+    """YAML 1.1 reads the word as a truth value, so that the switch of the sensors could not be set."""
+    (tmp_path / "site.yaml").write_text("automation:\n  on: on\n")
+    assert load_site(tmp_path / "site.yaml", env={}).automation.on is True
+    (tmp_path / "site.yaml").write_text("automation: {on: true, off: 1}\n")
+    with pytest.raises(ConfigError, match="automation.off = 1: unknown key"):
+        load_site(tmp_path / "site.yaml", env={})
