@@ -25,13 +25,15 @@ class Input:
         asset: upstream asset.
         how: 'whole' an unpartitioned artifact; 'row' this partition's row of the segments table; 'same' the same
             partition; 'all' every partition whose role is in `roles`; 'roles' an artifact whose identity is kept
-            per role in ``meta["roles"][role]["sha256"]``, so that other roles' data do not enter the key.
+            per role in ``meta["roles"][role]["sha256"]``, so that other roles' data do not enter the key; 'plan' the test
+            segments that slides were planned for; 'within' what of an artifact concerns these and this partition. The last
+            two do not change when test segments come late.
         roles: roles that are read.
         optional: absent when the asset is not in the graph.
     """
 
     asset: str
-    how: Literal["whole", "row", "same", "all", "roles"] = "whole"
+    how: Literal["whole", "row", "same", "all", "roles", "plan", "within"] = "whole"
     roles: tuple[Role, ...] = ROLES
     optional: bool = False
 
@@ -139,8 +141,8 @@ _ALL = [
         ),
         (
             Input("segments", "row"),
-            Input("segments", "roles", ("test",)),
-            Input("vetoes", optional=True),
+            Input("segments", "plan"),
+            Input("vetoes", "within", optional=True),
             Input("psd", "roles", ("test",)),
         ),
         partitioned=True,
@@ -186,8 +188,8 @@ _ALL = [
         ("ifos", "sample_rate", "conditioning", "model.architecture.context", "inference", "injections.num_signals"),
         (
             Input("segments", "row"),
-            Input("segments", "roles", ("test",)),
-            Input("vetoes", optional=True),
+            Input("segments", "plan"),
+            Input("vetoes", "within", optional=True),
             Input("background", "same"),
             Input("injections", "same"),
             Input("engine"),

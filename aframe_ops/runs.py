@@ -116,24 +116,18 @@ def reap(
     return Reaped(dead, alive, left)
 
 
-def sync_partitions(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
-    """Makes the registered segments those of the segments table: new keys are added sorted, others are retired.
-
-    (A range over the stored order would otherwise take in segments that no longer exist.)
-    """
-    have = set(instance.get_dynamic_partitions(SEGMENTS.name))
-    new = [k for k in keys if k not in have]
-    if new:
-        instance.add_dynamic_partitions(SEGMENTS.name, sorted(new))
-    for key in sorted(have - set(keys)):
-        instance.delete_dynamic_partition(SEGMENTS.name, key)
-
-
-def covering_range(instance: dg.DagsterInstance, keys: Iterable[str]) -> tuple[str, str] | None:
-    """First and last key, in stored order, of the range that covers `keys`; None for no keys."""
-    wanted = set(keys)
-    stored = [k for k in instance.get_dynamic_partitions(SEGMENTS.name) if k in wanted]
-    return (stored[0], stored[-1]) if stored else None
+def covering_ranges(instance: dg.DagsterInstance, keys: Iterable[str], without: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """Fewest ranges of the stored order, as (first, last) key, that cover `keys` and take in none of `without`."""
+    wanted, avoided = set(keys), set(without)
+    out: list[tuple[str, str]] = []
+    current: tuple[str, str] | None = None
+    for key in instance.get_dynamic_partitions(SEGMENTS.name):
+        if key in wanted:
+            current = (current[0] if current else key, key)
+        elif key in avoided and current:
+            out.append(current)
+            current = None
+    return [*out, current] if current else out
 
 
 def dagster_line(assets: Sequence[str], keys: tuple[str, str] | None) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from aframe_assets import lineage
 from aframe_assets.comparing.models import ComparisonError
 from aframe_assets.segments.catalog import catalog_times
+from aframe_assets.segments.frozen import plan_identity, planned_rows
 from aframe_assets.segments.geometry import SlideGeometry, num_slides
 from aframe_assets.segments.vetoes import vetoes_of
 from aframe_assets.store.handle import KeyParts
@@ -53,8 +54,7 @@ def part(
     read = {a: lineage.combined({p: h.identity for p, h in x.items()}) if isinstance(x, Mapping) else x.identity for a, x in inputs.items()}
     if "segments" in inputs:
         # other roles and later data are no matter of this search
-        role = inputs["segments"].meta["roles"]["test"]
-        read["segments"] = {"key": role["key"], "sha256": role["sha256"]}
+        read["segments"] = plan_identity(inputs["segments"].meta)
     parts = KeyParts(
         asset=f"compared_{asset}",
         code_version=node.code_version,
@@ -111,7 +111,7 @@ def searched_rows(job: Job) -> dict[str, Row]:
 
 def same_slides(job: Job, config: Config) -> Config:
     """`config`, of one model, with the number of slides of the search that all models share."""
-    rows = [r for r in job.handle("segments").meta["rows"].values() if r["role"] == "test"]
+    rows = list(planned_rows(job.handle("segments").meta).values())
     count = num_slides(job.config, geometries(job, job.config, rows))
     return config.model_copy(update={"inference": config.inference.model_copy(update={"num_slides": count})})
 

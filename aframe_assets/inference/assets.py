@@ -129,6 +129,7 @@ def _search(
     from aframe_assets.inference.slides import run_slides
     from aframe_assets.inference.whitened import WhitenedChunk
     from aframe_assets.segments.catalog import catalog_times
+    from aframe_assets.segments.frozen import planned_rows
     from aframe_assets.segments.geometry import SlideGeometry, num_slides, shift_vectors
     from aframe_assets.segments.vetoes import vetoes_of
     from aframe_assets.strain.background_file import read_background
@@ -139,7 +140,7 @@ def _search(
     engine = load_engine(job.path("engine"))
     _require_settings(engine, config)
     mergers, vetoes = catalog_times(config.inference.exclude_catalog), vetoes_of(job)
-    rows = [r for r in job.handle("segments").meta["rows"].values() if r["role"] == "test"]
+    rows = planned_rows(job.handle("segments").meta).values()
     slides = num_slides(config, [SlideGeometry.of(config, r["gps_start"], r["gps_stop"], mergers, vetoes) for r in rows])
     shifts = shift_vectors(slides, config.inference.shifts)
     geometry = SlideGeometry.of(config, job.row["gps_start"], job.row["gps_stop"], mergers, vetoes)

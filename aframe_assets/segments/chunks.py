@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -107,7 +108,9 @@ def cut(segments: Any, min_duration: float, max_duration: float, report: Cut | N
     return out
 
 
-def make_chunks(config: Config, science: dict[str, Any]) -> tuple[list[Chunk], Cut]:
+def make_chunks(
+    config: Config, science: dict[str, Any], before: Iterable[Chunk] = (), retired: Iterable[tuple[int, int]] = ()
+) -> tuple[list[Chunk], Cut]:
     """Chunks of all roles.
 
     Test and training times are cut apart at their windows' bounds. Of the training chunks, the latest are for validation
@@ -115,6 +118,8 @@ def make_chunks(config: Config, science: dict[str, Any]) -> tuple[list[Chunk], C
 
     Args:
         science: science segments of each detector, `aframe_assets.segments.query.science_segments`.
+        before: chunks that there were. They stay as they are, role and all, where they lie in coincident time and their window.
+        retired: GPS [start, stop) of which there shall be no chunk.
 
     Returns:
         Chunks by time, and what was left out.
@@ -125,16 +130,31 @@ def make_chunks(config: Config, science: dict[str, Any]) -> tuple[list[Chunk], C
     from igwn_segments import segment, segmentlist
 
     both, report, chunks = coincident(science), Cut(), []
-    for role, (start, stop) in windows(config).items():
+    both = both - segmentlist(segment(a, b) for a, b in retired).coalesce()
+    for window, (start, stop) in windows(config).items():
         within = both & segmentlist([segment(start, stop)])
-        minimum = config.segments.train_min_duration if role == "train" else config.segments.test_min_duration
-        pieces = cut(within, minimum, config.segments.max_duration, report)
-        if role == "train":
-            pieces = _two_at_least(config, pieces, report)
-            chunks += [Chunk(a, b, r) for (a, b), r in zip(pieces, training_roles(pieces, config.segments.min_valid_duration), strict=True)]
+        own = (c for c in before if (c.role == "test") == (window == "test"))
+        stay = [c for c in own if segment(c.gps_start, c.gps_stop) in within]
+        minimum = config.segments.train_min_duration if window == "train" else config.segments.test_min_duration
+        left = within - segmentlist(segment(c.gps_start, c.gps_stop) for c in stay).coalesce()
+        pieces = cut(left, minimum, config.segments.max_duration, report)
+        if window == "test":
+            chunks += [*stay, *(Chunk(a, b, "test") for a, b in pieces)]
         else:
-            chunks += [Chunk(a, b, "test") for a, b in pieces]
+            chunks += _training_chunks(config, stay, pieces, report)
     return sorted(chunks), report
+
+
+def _training_chunks(config: Config, stay: Sequence[Chunk], pieces: list[tuple[int, int]], report: Cut) -> list[Chunk]:
+    """`stay` with the roles that they have, and `pieces` with new ones; all anew where one of both roles has lost its last chunk."""
+    wanted = config.segments.min_valid_duration
+    if {c.role for c in stay} == {"train", "validation"}:
+        have = sum(c.duration for c in stay if c.role == "validation")
+        # (0, 0) stands for the training chunks that there are: all of the new ones may validate
+        roles = training_roles([(0, 0), *pieces], wanted - have)[1:] if have < wanted else ["train"] * len(pieces)
+        return [*stay, *(Chunk(a, b, r) for (a, b), r in zip(pieces, roles, strict=True))]
+    pieces = _two_at_least(config, sorted([*((c.gps_start, c.gps_stop) for c in stay), *pieces]), report)
+    return [Chunk(a, b, r) for (a, b), r in zip(pieces, training_roles(pieces, wanted), strict=True)]
 
 
 def training_roles(pieces: list[tuple[int, int]], min_valid_duration: float) -> list[Role]:

@@ -10,6 +10,8 @@ What a veto does to outputs, livetime and injections is in `aframe_assets.segmen
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -205,6 +207,33 @@ def vetoes_of(job: Job) -> dict[str, np.ndarray] | None:
     if "vetoes" not in job.inputs:
         return None
     return vetoed_times(read_vetoes(job.path("vetoes", VETOES)), job.config.ifos)
+
+
+def identities(
+    times: Mapping[str, np.ndarray], searched: Mapping[str, Mapping[str, Any]], planned: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What is vetoed, told so that a late chunk changes nothing for those before it.
+
+    Args:
+        times: `vetoed_times` of all of them.
+        searched, planned: rows of the test chunks, and of those that slides were planned for, by partition.
+
+    Returns:
+        "segments": {partition: digest of what is vetoed of that chunk}, without those of which nothing is; "plan": digest for `planned`.
+    """
+    own = {p: _identity(times, r) for p, r in {**planned, **searched}.items()}
+    plan = json.dumps({p: own[p] for p in sorted(planned)})
+    return {"segments": {p: own[p] for p in searched if own[p]}, "plan": hashlib.sha256(plan.encode()).hexdigest()}
+
+
+def _identity(times: Mapping[str, np.ndarray], row: Mapping[str, Any]) -> str:
+    start, stop = row["gps_start"], row["gps_stop"]
+    cut = {}
+    for ifo, table in times.items():
+        near = table[(table[:, 0] < stop) & (table[:, 1] > start)]
+        if len(near):
+            cut[ifo] = np.clip(near, start, stop).tolist()
+    return hashlib.sha256(json.dumps(cut, sort_keys=True).encode()).hexdigest()[:32] if cut else ""
 
 
 def vetoed_seconds(vetoes: Sequence[Veto]) -> dict[str, dict[str, float]]:

@@ -251,6 +251,10 @@ class ArtifactStore(ABC):
         manifest = Manifest(parts=parts, status="failed", error=error, provenance=self._provenance(None))
         self._settle(folder_of(parts.asset, parts.partition), manifest, keep=True)
 
+    def forget(self, asset: str, partition: str | None = None) -> None:
+        """Makes (asset, partition) count as never made. Its bytes stay until something of the same name is published."""
+        self._remove(f"{folder_of(asset, partition)}.json")
+
     def _settle(self, where: str, manifest: Manifest, keep: bool) -> Manifest:
         """Makes `manifest` the current one unless (`keep`) a whole artifact of its key is there; returns which one counts."""
         path, data = f"{where}.json", manifest.dumps().encode()

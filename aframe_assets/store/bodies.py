@@ -19,7 +19,7 @@ import dagster as dg
 
 from aframe_assets import lineage
 from aframe_assets.config import Config
-from aframe_assets.partitions import SEGMENTS
+from aframe_assets.partitions import register
 from aframe_assets.store import open_store, plots
 from aframe_assets.store.alone import alone
 from aframe_assets.store.errors import StoreError
@@ -62,7 +62,8 @@ def tell_user(line: str) -> None:
     print(f"aframe: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
-def _refuse(error: MissingArtifact) -> dg.Failure:
+def refused(error: MissingArtifact) -> dg.Failure:
+    """One line for the user, and a failure that is not retried."""
     tell_user(str(error))
     return dg.Failure(description=str(error), allow_retries=False)
 
@@ -72,7 +73,7 @@ def wanted_or_refuse(workspace: Workspace, asset: str, partition: str | None = N
     try:
         return workspace.wanted(asset, partition)
     except MissingArtifact as e:
-        raise _refuse(e) from None
+        raise refused(e) from None
 
 
 @contextmanager
@@ -104,12 +105,16 @@ def produce(
     log: Any,
     services: Mapping[str, Any] | None = None,
     observe: Callable[[Mapping[str, Any], Mapping[str, str]], None] | None = None,
+    keep: bool = True,
 ) -> tuple[Handle, dict[str, str]]:
     """Makes, publishes and draws what is `wanted`; its handle and what its page shows, as markdown by title.
 
     Where another run on this machine is doing so, that is waited for.
 
     Both would keep their work in one folder, and the first to publish removes it.
+
+    Args:
+        keep: as of `ArtifactStore.publish`; False makes it also where another run has just done so.
     """
     store, parts = workspace.store, wanted.parts
 
@@ -117,9 +122,9 @@ def produce(
         log.info(f"{parts.asset} is being made by another run on this machine; waiting for it")
 
     with alone(store.workdir(parts), told) as waited:
-        if waited and (made := store.complete(parts)) is not None:
+        if keep and waited and (made := store.complete(parts)) is not None:
             return made, plots.kept(store, made)
-        return _produced(workspace, wanted, make, blocking, run_id, log, services, observe)
+        return _produced(workspace, wanted, make, blocking, run_id, log, services, observe, keep)
 
 
 def _produced(
@@ -131,6 +136,7 @@ def _produced(
     log: Any,
     services: Mapping[str, Any] | None,
     observe: Callable[[Mapping[str, Any], Mapping[str, str]], None] | None,
+    keep: bool,
 ) -> tuple[Handle, dict[str, str]]:
     store, parts = workspace.store, wanted.parts
     start, cpu = time.time(), time.process_time()
@@ -156,6 +162,7 @@ def _produced(
                 "max_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
                 **({"code": code} if (code := os.environ.get(CODE_VARIABLE)) else {}),
             },
+            keep=keep,
         )
         shown = plots.rendered(product, log)
         plots.keep(store, parts, shown, scratch / "page")
@@ -197,10 +204,6 @@ def metadata_of(handle: Handle, made: bool, shown: Mapping[str, str]) -> dict[st
         if isinstance(value, bool | int | float | str):
             out[key] = value
     return out | {k: dg.MetadataValue.md(v) for k, v in shown.items()}
-
-
-def _register(context: Any, handle: Handle) -> None:
-    context.instance.add_dynamic_partitions(SEGMENTS.name, sorted(handle.meta["rows"]))
 
 
 def described(make: Callable[..., Product], node: lineage.Node) -> str:
@@ -253,7 +256,7 @@ def plain_asset(
             shown = plots.kept(workspace.store, handle)
             context.log.info(f"{name} is complete (key {handle.key[:16]}); nothing to do")
         if name == "segments":
-            _register(context, handle)
+            register(context.instance, handle.meta["rows"])
         manifest = workspace.store.manifest(name)
         return dg.MaterializeResult(
             value=handle,

@@ -10,12 +10,12 @@ import dagster as dg
 from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.partitions import SEGMENTS
-from aframe_assets.store.bodies import GLUE, Make, check_result, described, metadata_of, produce, tell_user, wanted_or_refuse
+from aframe_assets.store.bodies import GLUE, Make, check_result, described, metadata_of, produce, refused, tell_user, wanted_or_refuse
 from aframe_assets.store.handle import Handle, KeyParts
 from aframe_assets.store.job import Declared, Job, Product
 from aframe_assets.store.plots import kept
 from aframe_assets.store.work import makes, shard_parts
-from aframe_assets.store.workspace import Wanted
+from aframe_assets.store.workspace import MissingArtifact, Wanted
 from aframe_assets.tags import resources
 
 SHOWN = 500
@@ -92,8 +92,9 @@ def partitioned_asset(
 ) -> list[Any]:
     """A segment-partitioned asset whose segments are made in chunks, each chunk a step; and its checks.
 
-    A segment that fails is recorded as failed and the others go on; the collecting step then fails, naming the failed ones,
-    if fewer than ``execution.min_segment_fraction`` are complete, and warns otherwise.
+    A segment that fails is recorded as failed and the others go on, and so do they without one whose own upstream is not there; the
+    collecting step then fails, naming those, if they leave fewer than ``execution.min_segment_fraction`` of the search, and warns
+    otherwise. Segments that the search no longer has are left out.
 
     Args:
         services: Dagster resources that `make` finds in its job.
@@ -102,8 +103,9 @@ def partitioned_asset(
 
     def plan_keys(context):
         workspace = context.resources.experiment.workspace()
-        complete = workspace.store.complete_many(wanted_or_refuse(workspace, name, key).parts for key in context.partition_keys)
-        pending = [key for key in context.partition_keys if key not in complete]
+        wanted, _ = _wanted(workspace, name, context)
+        complete = workspace.store.complete_many(wanted.values())
+        pending = [key for key in wanted if key not in complete]
         size = workspace.config.execution.segments_per_step
         return {f"c{n:05d}": pending[i : i + size] for n, i in enumerate(range(0, len(pending), size))}
 
@@ -127,13 +129,13 @@ def partitioned_asset(
 
     def collect_all(context, made):
         workspace = context.resources.experiment.workspace()
-        handles = workspace.store.complete_many(wanted_or_refuse(workspace, name, key).parts for key in context.partition_keys)
-        failed = {key: _why_incomplete(workspace.store.manifest(name, key)) for key in context.partition_keys if key not in handles}
+        wanted, waiting = _wanted(workspace, name, context)
+        handles = workspace.store.complete_many(wanted.values())
+        failed = {key: _why_incomplete(workspace.store.manifest(name, key)) for key in wanted if key not in handles} | waiting
         if failed:
             text = "; ".join(f"{k}: {v}" for k, v in failed.items())
-            fraction = len(handles) / len(context.partition_keys)
-            if fraction < workspace.config.execution.min_segment_fraction:
-                tell_user(f"{name} failed for {len(failed)} of {len(context.partition_keys)} segments: {text}")
+            if not _tolerated(workspace, len(failed)):
+                tell_user(f"{name} failed for {len(failed)} of {len(wanted) + len(waiting)} segments: {text}")
                 raise dg.Failure(description=f"{name} failed for {len(failed)} segments: {text}", allow_retries=False)
             context.log.warning(f"{name} goes on without {len(failed)} segments: {text}")
         fresh = {k for chunk in made for k in chunk}
@@ -147,6 +149,28 @@ def partitioned_asset(
     furniture = {"kinds": kinds, "partitioned": True}
     asset = _fan_out(name, config, make, plan_keys, make_one, collect_all, {**tags, **makes(name, "partitions")}, services, **furniture)
     return [asset, *[check_of_segments(name, c) for c in checks]]
+
+
+def _wanted(workspace, name, context) -> tuple[dict[str, KeyParts], dict[str, str]]:
+    """Of this run's segments: key parts, or what of their own they wait for. An upstream of all of them that is missing is refused."""
+    known, wanted, waiting = set(workspace.partitions()), {}, {}
+    for key in context.partition_keys:
+        if key not in known:
+            context.log.warning(f"{key} is no segment of the search any more; nothing is made of it")
+            continue
+        try:
+            wanted[key] = workspace.wanted(name, key).parts
+        except MissingArtifact as e:
+            if e.partition is None:
+                raise refused(e) from None
+            waiting[key] = f"needs {e.asset}, which is {e.reason}"
+    return wanted, waiting
+
+
+def _tolerated(workspace, number: int) -> bool:
+    """Whether the search may go on without so many of its segments."""
+    every = max(1, len(workspace.partitions()))
+    return (every - number) / every >= workspace.config.execution.min_segment_fraction
 
 
 def _why_incomplete(manifest) -> str:
@@ -178,7 +202,7 @@ def check_of_segments(asset: str, declared: Declared) -> Any:
         records = {p: c for p, m in manifests.items() if p in current for c in m.checks if c["name"] == name}
         failed = {p: c for p, c in records.items() if not c["passed"]}
         # Segments that the collecting step was allowed to go on without do not stop the graph here either.
-        tolerated = len(failed) <= (1 - workspace.config.execution.min_segment_fraction) * len(current)
+        tolerated = _tolerated(workspace, len(failed))
         warn = bool(failed) and (tolerated or all(c["severity"] == "warn" for c in failed.values()))
         return dg.AssetCheckResult(
             passed=not failed and bool(records),

@@ -17,6 +17,7 @@ from aframe_assets.config import Config
 from aframe_assets.config_rules import mask_source
 from aframe_assets.model import own_networks
 from aframe_assets.segments.catalog import catalog_path
+from aframe_assets.segments.frozen import plan_identity
 from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.handle import Handle, KeyParts, Manifest
 from aframe_assets.waveforms.prior_files import path_of
@@ -143,6 +144,11 @@ class Workspace:
                     kept = {r: handle.meta["roles"][r] for r in i.roles if r in handle.meta["roles"]}
                     for r, value in kept.items():
                         identities[f"{i.asset}.{r}"] = {"key": value["key"], "sha256": value["sha256"]}
+                elif i.how == "plan":
+                    identities[f"{i.asset}.test"] = plan_identity(handle.meta)
+                elif i.how == "within" and "identities" in handle.meta:
+                    known = handle.meta["identities"]
+                    identities[i.asset] = _digest([known["plan"], known["segments"].get(partition, "")])
                 else:
                     identities[i.asset] = handle.identity
         common = self._same_for_all(asset)

@@ -100,6 +100,7 @@ def make_injections(job: Job) -> Product:
     Chunks that are not of the test role get none.
     """
     from aframe_assets.segments.catalog import catalog_times
+    from aframe_assets.segments.frozen import planned_rows
     from aframe_assets.segments.vetoes import vetoes_of
     from aframe_assets.strain.psd import read_psd
     from aframe_assets.waveforms.generation import WaveformGenerator
@@ -114,7 +115,8 @@ def make_injections(job: Job) -> Product:
     slides = []
     if job.row["role"] == "test":
         mergers = catalog_times(config.inference.exclude_catalog)
-        slides = share(config, job.handle("segments").meta["rows"], job.partition, mergers, vetoes_of(job))
+        planned = planned_rows(job.handle("segments").meta)
+        slides = share(config, planned, job.partition, mergers, vetoes_of(job), late=job.row)
     psds = read_psd(job.path("psd", "psd.hdf5"), "test", config.ifos, most_sensitive=True) if slides else {}
     selection = Selection.of(config, psds, "the most sensitive test PSD")
     placed, rejected, draws = injection_sets(

@@ -56,22 +56,39 @@ def plan(
     Raises:
         ValueError: the slides that are analysed have room for fewer; says for how many and what to change.
     """
+    return _plan(config, rows, mergers, vetoes).slides
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Slides with signals of each chunk, how many slides have any, and how many signals they had room for in all chunks together."""
+
+    slides: dict[str, list[SlideTimes]]
+    last: int
+    room: int
+
+
+def _plan(
+    config: Config, rows: Mapping[str, Mapping[str, Any]], mergers: Sequence[float], vetoes: Mapping[str, np.ndarray] | None
+) -> _Plan:
     order = sorted((p for p, r in rows.items() if r["role"] == "test"), key=lambda p: rows[p]["gps_start"])
     wanted = config.injections.num_signals
     out: dict[str, list[SlideTimes]] = {p: [] for p in rows}
     if not wanted:
-        return out
+        return _Plan(out, 0, 0)
     geometries = {p: SlideGeometry.of(config, rows[p]["gps_start"], rows[p]["gps_stop"], mergers, vetoes) for p in order}
     slides = num_slides(config, list(geometries.values()))
-    placed = 0
+    placed = room = 0
     for slide, shift in enumerate(shift_vectors(slides, config.inference.shifts), 1):
         for partition in order:
-            times = slide_times(config, geometries[partition], partition, slide, shift)[: wanted - placed]
+            times = slide_times(config, geometries[partition], partition, slide, shift)
+            room += len(times)
+            times = times[: wanted - placed]
             if len(times):
                 out[partition].append(SlideTimes(shift, times))
                 placed += len(times)
         if placed == wanted:
-            return out
+            return _Plan(out, slide, room)
     raise ValueError(
         f"injections.num_signals = {wanted}: {len(order)} test chunks have room for {placed} signals in the {slides} slides that are "
         f"analysed; set injections.num_signals to at most {placed}, lower injections.spacing ({config.injections.spacing:g} s) or "
@@ -80,11 +97,11 @@ def plan(
 
 
 @lru_cache(maxsize=4)
-def _plan_of(config_json: str, rows_json: str, mergers: tuple[float, ...], vetoes_json: str) -> dict[str, list[SlideTimes]]:
+def _plan_of(config_json: str, rows_json: str, mergers: tuple[float, ...], vetoes_json: str) -> _Plan:
     from aframe_assets.config import Config
 
     vetoes = {ifo: np.array(v).reshape(-1, 2) for ifo, v in json.loads(vetoes_json).items()}
-    return plan(Config.model_validate_json(config_json), json.loads(rows_json), mergers, vetoes)
+    return _plan(Config.model_validate_json(config_json), json.loads(rows_json), mergers, vetoes)
 
 
 def share(
@@ -93,7 +110,28 @@ def share(
     partition: str,
     mergers: Sequence[float] = (),
     vetoes: Mapping[str, np.ndarray] | None = None,
+    late: Mapping[str, Any] | None = None,
 ) -> list[SlideTimes]:
-    """What `plan` gives to one chunk; the plan is made once for all chunks of a process, since a long search's takes a while."""
+    """What `plan` gives to one chunk; the plan is made once for all chunks of a process, since a long search's takes a while.
+
+    A chunk that is not in the plan is given signals beside it: as many for the room that it has as the chunks of the plan have for
+    theirs, so that signals are spread alike over all data.
+
+    Args:
+        rows: chunks of the plan.
+        late: row of `partition`, where it is none of `rows`.
+    """
     vetoes_json = json.dumps({ifo: v.tolist() for ifo, v in (vetoes or {}).items()}, sort_keys=True)
-    return _plan_of(config.model_dump_json(), json.dumps(rows, sort_keys=True), tuple(mergers), vetoes_json)[partition]
+    whole = _plan_of(config.model_dump_json(), json.dumps(rows, sort_keys=True), tuple(mergers), vetoes_json)
+    if partition in rows:
+        return whole.slides[partition]
+    geometry = SlideGeometry.of(config, late["gps_start"], late["gps_stop"], mergers, vetoes)
+    shifts = shift_vectors(whole.last, config.inference.shifts)
+    times = [slide_times(config, geometry, partition, slide, shift) for slide, shift in enumerate(shifts, 1)]
+    left = round(config.injections.num_signals * sum(map(len, times)) / whole.room) if whole.room else 0
+    out = []
+    for shift, own in zip(shifts, times, strict=True):
+        if len(own[:left]):
+            out.append(SlideTimes(shift, own[:left]))
+        left -= len(own[:left])
+    return out

@@ -37,6 +37,15 @@ Preset = StrEnum("Preset", {name: name for name in preset_names()})
 Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda")})
 Directory = Annotated[Path | None, typer.Argument(help="Run directory; default: the current one.", show_default=False)]
 
+Segments = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only these: a segment, GPS times as 1240600000..1240700000, a role, missing, failed, or @FILE; several with commas. "
+        "Given again: those that fit both.",
+        show_default=False,
+    ),
+]
+
 
 def console(stderr: bool = False) -> Console:
     """A console that does not break lines of a file or pipe; on stderr it stays there while a run sends its own stderr to a file."""
@@ -107,7 +116,10 @@ def init(
     out.print(f"next: aframe run {shlex.quote(str(directory))}", soft_wrap=True)
 
 
-@app.command(epilog="Example: aframe run runs/demo --until psd")
+@app.command(
+    epilog="Example: aframe run runs/demo --until psd\n\n"
+    "Example: aframe run runs/demo --segments 1240610000.. --segments failed --until inference_results"
+)
 @command
 def run(
     directory: Directory = None,
@@ -116,6 +128,7 @@ def run(
     devices: Annotated[
         str | None, typer.Option(help="GPUs for this run, as 0,1: a training uses all of them. Or cpu,cpu.", show_default=False)
     ] = None,
+    segments: Segments = None,
 ) -> None:
     """Makes everything that is not complete. The same command again continues."""
     from aframe_ops.cli.results import show_results
@@ -124,10 +137,10 @@ def run(
 
     place, out = RunDirectory.find(directory), console()
     try:
-        workspace = run_all(place, out, until=until, verbose=verbose, devices=devices)
+        workspace = run_all(place, out, until=until, verbose=verbose, devices=devices, segments=segments or ())
     except RunFailed:
         raise typer.Exit(FAILED) from None
-    if until is None:
+    if until is None and not segments:
         show_results(workspace, out)
 
 
@@ -136,6 +149,7 @@ def run(
 def plan(
     directory: Directory = None,
     until: Annotated[str | None, typer.Option(help="Only this asset and what it needs.", show_default=False)] = None,
+    segments: Segments = None,
 ) -> None:
     """Says what `aframe run` would make, and why, without making it."""
     from aframe_ops.cli.reporting import show_plan
@@ -143,7 +157,7 @@ def plan(
 
     workspace = RunDirectory.find(directory).workspace()
     require_readable(workspace.config)
-    show_plan(workspace, console(), until)
+    show_plan(workspace, console(), until, segments or ())
 
 
 @app.command(epilog="Example: aframe status runs/demo --why\n\nExample: aframe status runs/demo --asset background")
@@ -334,12 +348,55 @@ def segments_list(
     directory: Directory = None,
     role: Annotated[str | None, typer.Option(help="Only train, validation or test.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    segments: Segments = None,
+    retired: Annotated[bool, typer.Option("--retired", help="Those that were taken out, with date and reason.")] = False,
 ) -> None:
     """Prints the partition keys in order of time, with start, stop and role."""
-    from aframe_ops.cli.reporting import show_segments
+    from aframe_ops.cli.segments import show_segments
     from aframe_ops.run_directory import RunDirectory
 
-    show_segments(RunDirectory.find(directory).workspace(), role=role, as_json=as_json)
+    show_segments(RunDirectory.find(directory).workspace(), role=role, as_json=as_json, segments=segments or (), retired=retired)
+
+
+@segments_app.command("sync", epilog="Example: aframe segments sync runs/demo --dry-run")
+@command
+def segments_sync(
+    directory: Directory = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Let go of segments that are no longer science time.")] = False,
+    recut: Annotated[
+        bool, typer.Option("--recut", help="Cut all time, give all roles and plan all slides anew: nothing of the old table stays.")
+    ] = False,
+    rechoose_psd: Annotated[
+        bool, typer.Option("--rechoose-psd", help="Let the next run choose reference PSDs among all segments there are by then.")
+    ] = False,
+) -> None:
+    """Asks the source of segments again and adds what is new. Segments that there are keep their bounds and roles."""
+    from aframe_ops.cli.segments import sync_segments
+    from aframe_ops.run_directory import RunDirectory
+
+    place = RunDirectory.find(directory)
+    sync_segments(place, console(), recut=recut, remove=remove, rechoose_psd=rechoose_psd, dry_run=dry_run)
+
+
+@segments_app.command("retire", epilog="Example: aframe segments retire runs/demo --segments 1240610000-660 --reason 'loud scattering'")
+@command
+def segments_retire(
+    directory: Directory = None,
+    segments: Segments = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in the table.", show_default=False)] = "",
+    restore: Annotated[bool, typer.Option("--restore", help="Bring retired segments back.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+) -> None:
+    """Takes segments out of the search for good, or brings them back. What was made of them stays in the store."""
+    from aframe_ops.cli.segments import retire_segments
+    from aframe_ops.run_directory import RunDirectory
+
+    if not segments:
+        raise ConfigError("--segments: expected which segments; see `aframe segments list`")
+    if not reason and not restore:
+        raise ConfigError("--reason: expected why these segments are taken out")
+    retire_segments(RunDirectory.find(directory), console(), segments, reason=reason, restore=restore, dry_run=dry_run)
 
 
 @config_app.command("show", epilog="Example: aframe config show runs/demo --resolved")

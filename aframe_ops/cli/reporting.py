@@ -1,9 +1,11 @@
-"""`aframe plan`, `status`, `segments list` and `config show`."""
+"""`aframe plan`, `status` and `config show`."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import typer
 from rich.console import Console
@@ -11,7 +13,7 @@ from rich.table import Table
 
 from aframe_assets.config import Config
 from aframe_assets.config_load import ConfigError, config_hash, resolved_text
-from aframe_assets.store.workspace import MissingArtifact, Workspace
+from aframe_assets.store.workspace import Workspace
 from aframe_ops.cli.progress import duration, size
 from aframe_ops.survey import AssetState, ancestors, survey
 
@@ -26,18 +28,23 @@ def _reasons(state: AssetState) -> str:
     return "; ".join(f"{text} ({n} segment{'s' * (n > 1)})" for text, n in counted)
 
 
-def show_plan(workspace: Workspace, console: Console, until: str | None) -> None:
+def show_plan(workspace: Workspace, console: Console, until: str | None, segments: Sequence[str] = ()) -> None:
     """What a run would make, upstream first.
 
+    Args:
+        segments: of these alone, see `aframe_ops.selecting.select`.
+
     Raises:
-        ConfigError: no such asset.
+        ConfigError: no such asset, or no such segments.
     """
     if until is not None and until not in workspace.graph:
         raise ConfigError(f"--until {until}: no such asset; expected one of {', '.join(workspace.graph)}")
     chosen = ancestors(workspace, until) if until else set(workspace.graph)
     todo = [s for s in survey(workspace).values() if s.name in chosen and not s.done]
+    if segments and not any(s.name == "segments" for s in todo):
+        todo = _of_segments(workspace, todo, segments)
     if not todo:
-        console.print("nothing to do: everything is complete")
+        console.print("nothing to do: everything is complete" if not segments else "nothing to do for these segments")
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("would make")
@@ -47,6 +54,15 @@ def show_plan(workspace: Workspace, console: Console, until: str | None) -> None
         count = (str(len(state.why)) if state.partitions else "all") if state.partitioned else ""
         table.add_row(state.name, count, _reasons(state))
     console.print(table)
+
+
+def _of_segments(workspace: Workspace, todo: Sequence[AssetState], segments: Sequence[str]) -> list[AssetState]:
+    """What of `todo` can be made when only `segments` are worked on."""
+    from aframe_ops.selecting import doable, select
+
+    chosen = select(workspace.rows(), segments, todo)
+    work = doable(workspace, {s.name: s for s in todo}, chosen)
+    return [replace(s, why={p: s.why[p] for p in s.why if p in work[s.name]}) for s in todo if s.name in work]
 
 
 def show_status(workspace: Workspace, console: Console, *, why: bool, as_json: bool) -> None:
@@ -78,25 +94,6 @@ def show_status(workspace: Workspace, console: Console, *, why: bool, as_json: b
         row = [mark, s.name, count, size(s.nbytes) if s.complete else "", duration(s.wall_s) if s.complete else ""]
         table.add_row(*row, *([_reasons(s)] if why else []))
     console.print(table)
-
-
-def show_segments(workspace: Workspace, *, role: str | None, as_json: bool) -> None:
-    """The segments table, a line each, the key first.
-
-    Raises:
-        ConfigError: there is none yet, or no such role.
-    """
-    if role not in (None, "train", "validation", "test"):
-        raise ConfigError(f"--role {role}: expected train, validation or test")
-    try:
-        rows = {p: r for p, r in workspace.rows().items() if role in (None, r["role"])}
-    except MissingArtifact as e:
-        raise ConfigError(str(e)) from None
-    if as_json:
-        typer.echo(json.dumps([{"partition": p, **r} for p, r in rows.items()], indent=1))
-        return
-    for partition, row in rows.items():
-        typer.echo(f"{partition}\t{row['gps_start']:.10g}\t{row['gps_stop']:.10g}\t{row['role']}")
 
 
 def show_config(config: Config, *, resolved: bool) -> None:

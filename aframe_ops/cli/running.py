@@ -7,7 +7,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from rich.console import Console
 from aframe_assets.config_load import ConfigError, config_hash
 from aframe_ops.cli.devices import with_devices
 from aframe_ops.run_directory import RunDirectory, require_readable
-from aframe_ops.survey import AssetState, ancestors, survey
+from aframe_ops.survey import ancestors, survey
 
 if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
     from aframe_assets.config import Config
     from aframe_assets.store.workspace import Workspace
     from aframe_ops.site import SiteConfig
@@ -79,11 +82,13 @@ def run_all(
     config: Config | None = None,
     again: str | None = None,
     devices: str | None = None,
+    segments: Sequence[str] = (),
 ) -> Workspace:
     """Makes what is missing; returns the workspace as it is afterwards. The experiment and site are read once, at the start.
 
     Args:
         until: an asset; only it and what it needs are made.
+        segments: only these are worked on, see `aframe_ops.selecting.select`.
         verbose: Dagster's own log is shown.
         config: an experiment in place of that of `run`.
         again: the command that continues a run that failed; `aframe run` by default.
@@ -99,7 +104,7 @@ def run_all(
         config, site = with_devices(config or run.config(), run.site(), devices)
     with run.pinned(config, site) as (config, site):
         require_readable(config)
-        return _run_missing(run, config, site, console, until, verbose, again)
+        return _run_missing(run, config, site, console, until, verbose, again, segments)
 
 
 def require_trainable(workspace: Workspace, site: SiteConfig, chosen: Iterable[str]) -> None:
@@ -122,7 +127,14 @@ def require_trainable(workspace: Workspace, site: SiteConfig, chosen: Iterable[s
 
 
 def _run_missing(
-    run: RunDirectory, config: Config, site: SiteConfig, console: Console, until: str | None, verbose: bool, again: str | None
+    run: RunDirectory,
+    config: Config,
+    site: SiteConfig,
+    console: Console,
+    until: str | None,
+    verbose: bool,
+    again: str | None,
+    segments: Sequence[str],
 ) -> Workspace:
     workspace = run.workspace(config, site)
     if until is not None and until not in workspace.graph:
@@ -134,9 +146,10 @@ def _run_missing(
 
         require_server(site.triton)
     with only_one(run), open_instance(run) as instance, contextlib.ExitStack() as afterwards:
+        from aframe_assets.partitions import register
         from aframe_ops.executor.routing import unknown_routes
         from aframe_ops.leases_reaping import GoingOn
-        from aframe_ops.runs import reap, sync_partitions
+        from aframe_ops.runs import reap
 
         going_on = GoingOn(site)
         found = reap(instance, site, locked=True, leave=going_on)
@@ -160,18 +173,79 @@ def _run_missing(
             console.print(f"pods run {described(site)}", soft_wrap=True, highlight=False)
         if workspace.complete("segments") is None:
             worked = True
-            _one_run(run, workspace, instance, console, {"segments": survey(workspace)["segments"]}, verbose, again)
+            _one_run(run, workspace, instance, console, ["segments"], None, verbose, again)
             workspace = run.workspace(config, site)
-        sync_partitions(instance, workspace.partitions())
+        register(instance, workspace.partitions())
         if until == "segments":
             return workspace
-        states = {name: s for name, s in survey(workspace).items() if name in chosen and not s.done}
-        if states:
-            _one_run(run, workspace, instance, console, states, verbose, again)
+        making = partial(_one_run, run, workspace, instance, console, verbose=verbose, again=again)
+        if segments:
+            worked = _run_selected(lambda: run.workspace(config, site), instance, console, chosen, segments, making) or worked
+        else:
+            worked = _make_rest(workspace, instance, chosen, making) or worked
+        if worked:
             console.print(f"done in {_clock(time.monotonic() - started)}")
-        elif not worked:
-            console.print("nothing to do: everything is complete")
+        else:
+            console.print("nothing to do: everything is complete" if not segments else "nothing to do for these segments")
     return run.workspace(config, site)
+
+
+def _make_rest(workspace: Workspace, instance: DagsterInstance, chosen: Collection[str], making: Callable[..., None]) -> bool:
+    """One run of all that is incomplete; whether there was anything."""
+    from aframe_ops.runs import covering_ranges
+
+    states = {name: s for name, s in survey(workspace).items() if name in chosen and not s.done}
+    incomplete = {p for s in states.values() if s.partitioned for p in s.why if p is not None}
+    # An asset that waits for its upstream may turn out complete; its body says so then.
+    ranges = covering_ranges(instance, incomplete)
+    names = [n for n, s in states.items() if ranges or not s.partitioned]
+    if names:
+        making(names, ranges[0] if ranges else None)
+    return bool(names)
+
+
+def _run_selected(
+    look: Callable[[], Workspace],
+    instance: DagsterInstance,
+    console: Console,
+    chosen: Collection[str],
+    segments: Sequence[str],
+    making: Callable[..., None],
+) -> bool:
+    """Makes of some segments what is incomplete, and of the whole search what does not wait for others; whether there was anything.
+
+    Raises:
+        ConfigError: no such segments.
+        RunFailed: a step of some range failed; the other ranges were made.
+    """
+    from aframe_ops.runs import covering_ranges
+    from aframe_ops.selecting import doable, next_runs, select
+
+    selected, before, failed = None, None, {}
+    while True:
+        # what waits for an upstream may turn out complete once that is made, and then others can be made: looked at anew each time
+        workspace = look()
+        states = {name: s for name, s in survey(workspace).items() if name in chosen and name != "segments"}
+        if selected is None:
+            selected = set(select(workspace.rows(), segments, list(states.values())))
+            console.print(f"{len(selected)} of {len(workspace.rows())} segments")
+        work = doable(workspace, states, selected)
+        if not work or work == before or failed:
+            break
+        before = work
+        incomplete = {p for s in states.values() if s.partitioned for p in s.why if p is not None}
+        for names, keys in next_runs(work, workspace.graph, incomplete, partial(covering_ranges, instance)):
+            try:
+                making(names, keys)
+            except RunFailed as e:
+                if not e.failed:
+                    raise
+                failed |= e.failed
+    if failed:
+        raise RunFailed(failed)
+    if left := [n for n, s in states.items() if not s.done and not s.partitioned]:
+        console.print(f"not made, since they need other segments: {', '.join(left)}", style="dim", soft_wrap=True)
+    return before is not None
 
 
 def _clock(seconds: float) -> str:
@@ -210,7 +284,8 @@ def _one_run(
     workspace: Workspace,
     instance,
     console: Console,
-    states: dict[str, AssetState],
+    names: Sequence[str],
+    keys: tuple[str, str] | None,
     verbose: bool,
     again: str | None,
 ) -> None:
@@ -221,13 +296,9 @@ def _one_run(
     from aframe_assets.store.opening import require_writable
     from aframe_ops.cli.progress import Progress
     from aframe_ops.executor.base import relay_to
-    from aframe_ops.runs import covering_range, dagster_line, execute
+    from aframe_ops.runs import dagster_line, execute
 
     require_writable(workspace.store)
-    incomplete = {p for s in states.values() if s.partitioned for p in s.why if p is not None}
-    # An asset that waits for its upstream may turn out complete; its body says so then.
-    keys = covering_range(instance, incomplete) if any(s.partitioned for s in states.values()) else None
-    names = [n for n, s in states.items() if keys or not s.partitioned]
     console.print(f"[bold]{len(names)} to make[/bold]: {', '.join(names)}", soft_wrap=True)
     console.print(f"$ {dagster_line(names, keys)}", style="dim", soft_wrap=True, highlight=False)
     logs = run.path / "logs"

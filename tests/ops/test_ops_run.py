@@ -115,7 +115,7 @@ def test_dagster_commands_in_the_directory(done):
 
 
 @pytest.mark.slow
-def test_dagster_dev_shows_the_graph_and_backfills_two_segments(done):
+def test_dagster_dev_shows_the_graph_and_backfills_two_stretches_and_what_reads_them(done):
     run, _ = done
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -141,15 +141,32 @@ def test_dagster_dev_shows_the_graph_and_backfills_two_segments(done):
         assert {"segments", "background", "model", "sensitive_volume", "report"} <= set(nodes)
         started = ask(
             "mutation($p: LaunchBackfillParams!){launchPartitionBackfill(backfillParams: $p){... on LaunchBackfillSuccess{backfillId}}}",
-            p={"assetSelection": [{"path": ["background"]}], "partitionNames": ["1240610000-64", "1240610100-64"]},
+            # another segment lies between them, and the index is one for all
+            p={
+                "assetSelection": [{"path": ["background"]}, {"path": ["background_index"]}],
+                "partitionNames": ["1240600000-64", "1240610000-64"],
+            },
         )
         query = "query($b: String!){partitionBackfillOrError(backfillId: $b){... on PartitionBackfill{status}}}"
-        status, deadline = "", time.monotonic() + 200
+        status, deadline = "", time.monotonic() + 400
         while not status.startswith("COMPLETED"):
             assert time.monotonic() < deadline and status not in ("FAILED", "CANCELED"), status
             time.sleep(2)
             status = ask(query, b=started["launchPartitionBackfill"]["backfillId"])["partitionBackfillOrError"]["status"]
         assert status == "COMPLETED_SUCCESS"
+        runs = ask("{runsOrError{... on Runs{results{status assetSelection{path} tags{key value}}}}}")["runsOrError"]["results"]
+        made = []
+        for each in runs:
+            tags = {t["key"]: t["value"] for t in each["tags"]}
+            if tags.get("dagster/backfill") == started["launchPartitionBackfill"]["backfillId"]:
+                assert each["status"] == "SUCCESS"
+                partition = tags.get("dagster/partition") or tags.get("dagster/asset_partition_range_start")
+                made.append(([a["path"][0] for a in each["assetSelection"]], partition))
+        assert sorted(made, key=str) == [
+            (["background"], "1240600000-64"),
+            (["background"], "1240610000-64"),
+            (["background_index"], None),
+        ]
     finally:
         os.killpg(dev.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -9,11 +9,12 @@ import pytest
 from aframe_assets.config_load import load_config
 from aframe_assets.segments.assets import assets, make_segments
 from aframe_assets.segments.query import read_segments
+from aframe_assets.store import open_store
 from aframe_assets.store.job import Job
 
 
 def job(config, scratch):
-    return Job(config, "segments", None, {}, None, None, scratch, scratch, logging.getLogger("test"))
+    return Job(config, "segments", None, {}, None, open_store(scratch / "store"), scratch, scratch, logging.getLogger("test"))
 
 
 def test_demo_preset(tmp_path):
