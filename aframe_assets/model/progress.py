@@ -174,7 +174,7 @@ def roc_curve(fpr: Sequence[float], tpr: Sequence[float], max_fpr: float) -> byt
     axes.plot([low / 2, 1], [low / 2, 1], "k:", lw=0.8, label="chance")
     axes.axvspan(low / 2, max(max_fpr, low), color="0.9", label="partial AUROC")
     axes.set(xscale="log", xlim=(low / 2, 1), ylim=(0, 1.02), xlabel="share of background above threshold", ylabel="share of signals above")
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(loc="best", fontsize="small")
     return _png(figure)
 
 

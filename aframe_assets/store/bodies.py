@@ -195,15 +195,13 @@ def check_result(record: Mapping[str, Any]) -> dg.AssetCheckResult:
 
 def metadata_of(handle: Handle, made: bool, shown: Mapping[str, str]) -> dict[str, Any]:
     """What an asset's page shows of `handle`: where it is, its small values, and `shown`, markdown by title."""
-    out: dict[str, Any] = {
-        **address(handle),
-        "nbytes": handle.nbytes,
-        "made": made,
-    }
+    # plots first: they are what is looked for
+    out: dict[str, Any] = {k: dg.MetadataValue.md(v) for k, v in shown.items()}
+    out |= {**address(handle), "nbytes": handle.nbytes, "made": made}
     for key, value in handle.meta.items():
-        if isinstance(value, bool | int | float | str):
+        if isinstance(value, bool | int | float | str) and key not in out:
             out[key] = value
-    return out | {k: dg.MetadataValue.md(v) for k, v in shown.items()}
+    return out
 
 
 def described(make: Callable[..., Product], node: lineage.Node) -> str:

@@ -56,7 +56,7 @@ def test_the_graph_shows_every_asset_in_its_group(ui, graph):
     names = {n: re.compile(rf"^({n}|{n[:5]}\w*…\w*{n[-4:]})$") for n in graph}
     for pattern in names.values():
         page.get_by_text(pattern).last.wait_for(state="attached")
-    page.wait_for_timeout(2000)
+    page.wait_for_timeout(5000)
     watched.shot("graph")
     assert watched.errors == []
 
