@@ -61,3 +61,42 @@ def test_candidates_are_sorted_by_a_click_and_by_the_keyboard(report):
     header.locator("button").press("Enter")
     assert column() == sorted(loudest_first, reverse=True) and header.get_attribute("aria-sort") == "descending"
     assert report.errors == []
+
+
+def test_a_candidate_has_a_page_of_its_own(report):
+    """A link of the table opens it alone, the focus goes there, and the way back leads to the table."""
+    page = report.page
+    link = page.locator("#candidates-table tbody a").first
+    name = link.get_attribute("href").removeprefix("#")
+    link.click()
+    opened = page.locator(f"#{name}")
+    opened.wait_for()
+    assert page.evaluate("document.activeElement.id") == name
+    assert page.locator("main > section").evaluate_all("all => all.every(e => getComputedStyle(e).display === 'none')")
+    assert opened.locator("img").evaluate_all("all => all.every(i => i.complete && i.naturalWidth > 400)")
+    assert opened.locator("img").count() == 2
+    report.shot("report-candidate")
+    opened.locator("a", has_text="All candidates").click()
+    page.locator("#candidates-table").wait_for()
+    assert not opened.is_visible() and report.errors == [] and report.outside == []
+
+
+def test_a_filter_says_how_many_rows_are_left(report):
+    field, rows = report.page.get_by_label("Show only rows with"), report.page.locator("#candidates-table tbody tr")
+    total = rows.count()
+    field.fill("no row has this")
+    report.page.get_by_text(f"0 of {total} shown").wait_for()
+    assert not rows.first.is_visible()
+    field.fill("")
+    assert rows.first.is_visible()
+
+
+def test_on_paper_nothing_is_folded_away(report):
+    report.page.emulate_media(media="print")
+    report.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    shown = "all => all.every(e => getComputedStyle(e).display !== 'none')"
+    assert report.page.locator("main > section, article.event").evaluate_all(shown)
+    assert report.page.locator("details").evaluate_all("all => all.every(d => d.open)")
+    report.page.emulate_media(media="screen")
+    report.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert not report.page.locator("details").evaluate_all("all => all.some(d => d.open)")
