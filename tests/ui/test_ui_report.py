@@ -38,7 +38,7 @@ def test_hovering_tells_numbers(report):
             if texts.count():
                 report.page.wait_for_timeout(300)
                 report.shot("report-hover")
-                assert any(c.isdigit() for c in texts.first.inner_text())
+                assert any(c.isdigit() for c in texts.first.text_content())
                 return
     raise AssertionError("no point of the first plot tells its numbers")
 
