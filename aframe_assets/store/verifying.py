@@ -83,18 +83,33 @@ def condemn(store: ArtifactStore, asset: str, partition: str | None, manifest: M
     Returns:
         False where it was replaced meanwhile, and left alone.
     """
+    return retire(store, asset, partition, f"{DAMAGED}: {'; '.join(problems)}; found by `aframe verify`", manifest)
+
+
+def retire(store: ArtifactStore, asset: str, partition: str | None, error: str, only: Manifest | None = None) -> bool:
+    """Puts a failure in the place of an artifact and removes its files.
+
+    Args:
+        error: what the failure says.
+        only: the record that is to be replaced; that of another artifact is left alone.
+
+    Returns:
+        Whether there was an artifact, or that one.
+
+    Raises:
+        StoreError: the files could not be removed; the artifact is out of use all the same.
+    """
     where = folder_of(asset, partition)
     now = store._marked(f"{where}.json")
     current = None if now.data is None else store._parse(now.data, f"{where}.json")
-    if current is None or current.handle is None or manifest.handle is None or current.handle.identity != manifest.handle.identity:
+    if current is None or current.handle is None or (only and only.handle and only.handle.identity != current.handle.identity):
         return False
-    parts = manifest.parts.model_copy(update={"asset": asset, "partition": partition})
-    error = f"{DAMAGED}: {'; '.join(problems)}; found by `aframe verify`"
+    parts = current.parts.model_copy(update={"asset": asset, "partition": partition})
     failed = Manifest(parts=parts, status="failed", error=error, provenance=store._provenance(None))
     if not store._exchange(f"{where}.json", failed.dumps().encode(), now.mark):
         return False
     try:
         store._remove(f"{where}/{current.handle.uri.rsplit('/', 1)[-1]}")
     except (StoreError, OSError) as e:
-        raise StoreError(f"{asset}: a damaged artifact was taken out of use, but its files could not be removed: {e}") from e
+        raise StoreError(f"{asset}: an artifact was taken out of use, but its files could not be removed: {e}") from e
     return True

@@ -342,6 +342,26 @@ def sync(
         raise typer.Exit(FAILED)
 
 
+@app.command(epilog="Example: aframe retry runs/demo\n\nExample: aframe retry runs/demo --asset background --segment 1240610000-64 --again")
+@command
+def retry(
+    directory: Directory = None,
+    asset: Annotated[list[str] | None, typer.Option(help="Only this asset; may be repeated.", show_default=False)] = None,
+    segment: Annotated[list[str] | None, typer.Option(help="Only this segment; may be repeated.", show_default=False)] = None,
+    again: Annotated[bool, typer.Option("--again", help="With --asset: what is complete, too.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Dagster's own log as well.")] = False,
+) -> None:
+    """Makes what failed, is held back by a check or is damaged, and nothing else."""
+    from aframe_ops.cli.retrying import retry as retry_failed
+    from aframe_ops.cli.running import RunFailed
+    from aframe_ops.run_directory import RunDirectory
+
+    try:
+        retry_failed(RunDirectory.find(directory), console(), asset or [], segment or [], again=again, verbose=verbose)
+    except RunFailed:
+        raise typer.Exit(FAILED) from None
+
+
 @segments_app.command("list", epilog="Example: aframe segments list runs/demo --role test")
 @command
 def segments_list(
