@@ -81,7 +81,7 @@ def test_the_page_of_an_asset_shows_what_a_scientist_looks_for(asset, ui, graph,
         row.wait_for()
     # the run is a copy: its pages name the place where it was made
     assert workspace.store.manifest(asset, key).handle.uri.rpartition("/store/")[2] in page.inner_text("body").replace("\n", "")
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(4000)
     watched.shot(f"asset-{asset}")
     for title, row in rows.items():
         if title in TABLES:  # short texts stand in the page itself
@@ -112,7 +112,7 @@ def test_a_backfill_from_the_page_makes_what_is_missing(ui, server, lost, finish
     watched = ui("/assets/injections?view=partitions")
     page = watched.page
     page.get_by_text(lost, exact=True).first.wait_for()
-    page.get_by_role("button", name=re.compile("^Materialize")).first.click()
+    page.locator("text=Materialize…").first.click()
     page.get_by_role("button", name="All", exact=True).click()
     launch = page.get_by_role("button", name="Launch backfill")
     watched.shot("backfill-dialog")
