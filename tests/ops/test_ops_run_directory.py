@@ -31,5 +31,5 @@ def test_on_is_a_key_of_the_site_and_true_where_it_is_a_value(tmp_path):
     (tmp_path / "site.yaml").write_text("automation:\n  on: on\n")
     assert load_site(tmp_path / "site.yaml", env={}).automation.on is True
     (tmp_path / "site.yaml").write_text("automation: {on: true, off: 1}\n")
-    with pytest.raises(ConfigError, match="automation.off = 1: unknown key"):
+    with pytest.raises(ConfigError, match=r"automation\.off = 1: unknown key"):
         load_site(tmp_path / "site.yaml", env={})
