@@ -206,7 +206,7 @@ def _stuck(workspace: Workspace, over: Sequence[str], total: int) -> str:
         return ""
     return (
         f"only background is made, since {len(gone)} of {total} segments have none and execution.min_segment_fraction is {least:g}: "
-        f"lower it, or take the segments out (`aframe segments retire {gone[0]}`)"
+        f"lower it, or take the segments out (`aframe segments retire --segments {gone[0]} --reason ...`)"
     )
 
 
