@@ -14,6 +14,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,21 +99,34 @@ def lost(finished) -> str:
 
 
 @pytest.fixture(scope="session")
-def server(finished, lost) -> str:
+def server(finished, lost) -> Iterator[str]:
     """Address of `dagster dev` on the run."""
+    with serving(finished) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """`serving`, for tests with a run of their own."""
+    return serving
+
+
+@contextmanager
+def serving(run: RunDirectory) -> Iterator[str]:
+    """`dagster dev` on a run directory; its address."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    address, log = f"http://127.0.0.1:{port}", open(finished.path / "dagster-dev.log", "wb")
+    address, log = f"http://127.0.0.1:{port}", open(run.path / "dagster-dev.log", "wb")
     # `env.sh` says where the run is; the interpreter is that of the tests
     command = f'. ./env.sh && exec "{sys.executable}" -m dagster dev -h 127.0.0.1 -p {port}'
-    env = finished.env | {"DAGSTER_DISABLE_TELEMETRY": "1"}
-    started = subprocess.Popen(["bash", "-c", command], cwd=finished.path, env=env, stdout=log, stderr=log, start_new_session=True)
+    env = run.env | {"DAGSTER_DISABLE_TELEMETRY": "1"}
+    started = subprocess.Popen(["bash", "-c", command], cwd=run.path, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         end = time.monotonic() + 600
         while not _answers(f"{address}/server_info"):
             if started.poll() is not None or time.monotonic() > end:
-                pytest.fail("dagster dev did not come up: " + (finished.path / "dagster-dev.log").read_text()[-3000:])
+                pytest.fail("dagster dev did not come up: " + (run.path / "dagster-dev.log").read_text()[-3000:])
             time.sleep(0.5)
         yield address
     finally:
