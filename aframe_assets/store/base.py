@@ -332,15 +332,15 @@ class ArtifactStore(ABC):
             with ThreadPoolExecutor(min(_PARALLEL, len(stale))) as pool:
                 for name, data in zip(stale, pool.map(lambda name: self._read(f"{asset}/{name}"), stale), strict=True):
                     known[name] = index.Entry(listed[name], index.plain_manifest(data))
-        out: dict[str | None, Manifest] = {}
-        for name in sorted(listed):
-            found = self._parse(known[name].manifest, f"{asset}/{name}")
-            if found is not None:
-                stem = name.removesuffix(".json")
-                out[None if stem == "_" else stem] = found
         if not fresh:
             with suppress(StoreError, OSError):  # a reader without write access still reads
                 self._write(f"{asset}/{index.NAME}", index.dumps({name: known[name] for name in sorted(listed)}))
+        out: dict[str | None, Manifest] = {}
+        for name in sorted(listed):
+            found = self._parse(known.pop(name).manifest, f"{asset}/{name}")
+            if found is not None:
+                stem = name.removesuffix(".json")
+                out[None if stem == "_" else stem] = found
         return out
 
     def complete(self, parts: KeyParts) -> Handle | None:
