@@ -48,7 +48,8 @@ class Live:
         (folder / "dagster_home" / "dagster.yaml").write_text(DAGSTER_YAML)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("AFRAME_", "AWS_", "DAGSTER_"))}
         paths = {"DAGSTER_HOME": str(folder / "dagster_home"), "AFRAME_CONFIG": str(folder / "aframe.yaml")}
-        self.env = clean | paths | {"OMP_NUM_THREADS": "1"}
+        patient = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "600", "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "600"}
+        self.env = clean | paths | patient | {"OMP_NUM_THREADS": "1"}
         self.ledger = Ledger(folder / "automation" / "files.jsonl")
 
     def start(self) -> None:
