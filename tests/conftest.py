@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tiny_run", "s3_bucket", "s3_proxy"]
+pytest_plugins = ["tiny_run", "s3_bucket", "s3_proxy", "flag_server"]
 
 REPO = Path(__file__).resolve().parents[1]
 

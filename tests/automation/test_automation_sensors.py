@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
-from dropped_files import Here, begin, config_of, experiment, nan, truncate, write
+from dropped_files import EXPERIMENT, Here, begin, config_of, experiment, nan, truncate, write
 from filelock import FileLock
 
 from aframe_assets import lineage
@@ -29,12 +29,12 @@ def key(number: int) -> str:
 class Play:
     """A run directory whose sensors are evaluated, and whose runs are executed, in this process."""
 
-    def __init__(self, folder: Path, instance: dg.DagsterInstance, **automation):
+    def __init__(self, folder: Path, instance: dg.DagsterInstance, overrides: dict | None = None, **automation):
         options = {"watch": ["inbox"], "settle_seconds": 0, "quiet_seconds": 0, "until": "background", "retry_minutes": 0}
         self.folder, self.instance = folder, instance
         for name in ("inbox", "strain"):
             (folder / name).mkdir(exist_ok=True)
-        self.site = experiment(folder, options | automation)
+        self.site = experiment(folder, options | automation, overrides)
         self.config = config_of(folder)
         self.defs = build_defs(self.config, self.site)
         self.cursors: dict[str, str | None] = {}
@@ -56,6 +56,10 @@ class Play:
     def tick(self) -> dg.RunRequest | None:
         """Both sensors; executes and returns the run that was asked for."""
         self.evaluate("incoming_strain")
+        return self.search()
+
+    def search(self) -> dg.RunRequest | None:
+        """The sensor of new segments; executes and returns the run that was asked for."""
         result = self.evaluate("new_segments")
         (request,) = getattr(result, "run_requests", None) or (None,)
         if request is not None:
@@ -284,3 +288,32 @@ def test_a_server_is_asked_once_in_so_many_hours(tmp_path, monkeypatch):
     assert not [
         s for s in build_defs(build_config({"preset": "demo"}), SiteConfig(directory=tmp_path)).sensors if s.name == "look_up_segments"
     ]
+
+
+def test_time_that_gwosc_has_gained_is_searched_and_the_rest_is_not_again(play, flag_server):
+    first, second = (begin(0), begin(0) + 16), (begin(3), begin(3) + 16)
+    flag_server.flags = {"H1_DATA": [first, second], "L1_DATA": [first]}
+    segments = EXPERIMENT["segments"] | {"source": "gwosc", "host": flag_server.url, "test_stop": begin(10)}
+    curve = "aLIGO_O4_high_asd.txt"
+    strain = {"source": "simulated", "simulated": {"asd": {"H1": curve, "L1": curve}}}
+    p = play(watch=[], overrides={"segments": segments, "strain": strain})
+    look_up = p.defs.resolve_job_def("look_up_segments")
+
+    def asked_again() -> None:
+        (request,) = p.evaluate("look_up_segments").run_requests
+        assert look_up.execute_in_process(instance=p.instance, tags={"dagster/run_key": request.run_key}).success
+        p.cursors.pop("look_up_segments")  # hours later
+
+    assert [p.search().tags[sensors.TAG] for _ in range(2)] == ["segments", "search"]
+    assert p.search() is None and p.made() == {key(0): 1}
+    asked_again()
+    assert p.search() is None, "H1 alone is no coincidence"
+    flag_server.flags["L1_DATA"] = [first, second]
+    asked_again()
+    assert p.search().tags["dagster/asset_partition_range_start"] == key(3)
+    assert p.search() is None and p.made() == {key(0): 1, key(3): 1}
+    # the server is gone, for an hour or for ever
+    flag_server.flags = {}
+    assert p.evaluate("look_up_segments").run_requests
+    assert not look_up.execute_in_process(instance=p.instance, raise_on_error=False).success
+    assert p.search() is None and set(p.workspace().rows()) == {key(0), key(3)}
