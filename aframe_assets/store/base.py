@@ -49,6 +49,8 @@ class ArtifactStore(ABC):
 
     url: str
     node: NodeDisk | None = None
+    _flushes = True
+    """Whether the files of a publish have to be on this machine's disk before they count."""
 
     # -- what a kind of storage provides; all paths are relative to the root ------------------------------------------
 
@@ -205,7 +207,7 @@ class ArtifactStore(ABC):
         where = folder_of(parts.asset, parts.partition)
         tree = collect(files, self._label(parts))
         meta, kept = plain(dict(meta or {}), "meta"), [plain(dict(c), "checks") for c in checks]
-        entries = [sealed_entry(name, path) for name, path in sorted(tree.items())]
+        entries = [sealed_entry(name, path, self._flushes) for name, path in sorted(tree.items())]
         sha256 = content_sha256(entries)
         folder = f"{where}/{parts.key[:16]}-{sha256[:8]}"
         before = self._manifest(where)

@@ -52,10 +52,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sealed_entry(name: str, path: Path) -> FileEntry:
-    """Flush the file to its disk, hash it, and say what is in it."""
+def sealed_entry(name: str, path: Path, flush: bool = True) -> FileEntry:
+    """Flush the file to its disk (if `flush`), hash it, and say what is in it."""
     with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+        if flush:
+            os.fsync(stream.fileno())
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return FileEntry(name=name, sha256=digest, nbytes=os.fstat(stream.fileno()).st_size)
 

@@ -44,6 +44,8 @@ class S3Store(ArtifactStore):
         ValueError: not such an address, or one that carries credentials.
     """
 
+    _flushes = False
+
     def __init__(self, url: str, cache_dir: str | Path, cache_bytes: int = 50_000_000_000, node: NodeDisk | None = None):
         found = urlsplit(url)
         if "@" in found.netloc:
