@@ -12,6 +12,7 @@ import pytest
 from aframe_assets.config_load import build_config
 from aframe_assets.provenance.citations import CC_BY, data_sources, statement
 from aframe_assets.provenance.crate import About, CrateError, write_crate
+from aframe_assets.segments.table import make_roles
 from aframe_assets.store import open_store
 from aframe_assets.store.workspace import Workspace
 
@@ -27,7 +28,7 @@ def workspace(tmp_path):
     for asset, (name, text, partition) in made.items():
         (tmp_path / name).write_text(text)
         parts = Workspace(config, store).wanted(asset, partition).parts
-        meta = {"rows": ROWS, "roles": {}} if asset == "segments" else {}
+        meta = {"rows": ROWS, "roles": make_roles(ROWS)} if asset == "segments" else {}
         store.publish(parts, {name: tmp_path / name}, meta, provenance={"wall_s": 60.0, "cpu_s": 30.0, "max_rss_mb": 500})
     return Workspace(config, store)
 
