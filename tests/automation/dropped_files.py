@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 from pathlib import Path
 
 import h5py
@@ -92,6 +94,30 @@ def truncate(path: Path) -> Path:
     data = path.read_bytes()
     path.write_bytes(data[: 2 * len(data) // 3])
     return path
+
+
+def files_of(folder: Path, good: int, seed: int) -> tuple[list[Path], set[str], set[str]]:
+    """Files to drop in random order, so that many come late; keys of the good segments, and names of the bad files.
+
+    To ten good ones come one copy under another name, one cut short, and one with NaN, a gap or too low a rate.
+    """
+    order, files, bad = random.Random(seed), [], set()
+    for i in range(good):
+        files.append(write(folder, i))
+    for i in range(0, good, 10):
+        # a copy and what it is a copy of may come in either order, and the first is the good one
+        files.append(Path(shutil.copy(files[i], folder / f"copy-{begin(i)}-16.hdf5")))
+        wrong = [truncate(write(folder, good + i))]
+        if i % 30 == 0:
+            wrong.append(write(folder, good + i + 1, spoil=nan))
+        elif i % 30 == 10:
+            wrong.append(write(folder, good + i + 1, spoil=gap))
+        else:
+            wrong.append(write(folder, good + i + 1, name="slow", rate=256))
+        files += wrong
+        bad |= {p.name for p in wrong}
+    order.shuffle(files)
+    return files, {f"{begin(i)}-16" for i in range(good)}, bad
 
 
 class Here:

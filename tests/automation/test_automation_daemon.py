@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
-from dropped_files import begin, config_of, experiment, gap, nan, truncate, write
+from dropped_files import config_of, experiment, files_of
 
 from aframe_assets.store.opening import open_store
 from aframe_assets.store.workspace import Workspace
@@ -122,30 +121,6 @@ def drop(made: Path, inbox: Path, *, slowly: bool) -> None:
         time.sleep(1)
         file.write(data[len(data) // 2 :])
     made.unlink()
-
-
-def files_of(folder: Path, good: int, seed: int) -> tuple[list[Path], set[str], set[str]]:
-    """Files to drop in random order, so that many come late; keys of the good segments, and names of the bad files.
-
-    To ten good ones come one copy under another name, one cut short, and one with NaN, a gap or too low a rate.
-    """
-    order, files, bad = random.Random(seed), [], set()
-    for i in range(good):
-        files.append(write(folder, i))
-    for i in range(0, good, 10):
-        # a copy and what it is a copy of may come in either order, and the first is the good one
-        files.append(Path(shutil.copy(files[i], folder / f"copy-{begin(i)}-16.hdf5")))
-        wrong = [truncate(write(folder, good + i))]
-        if i % 30 == 0:
-            wrong.append(write(folder, good + i + 1, spoil=nan))
-        elif i % 30 == 10:
-            wrong.append(write(folder, good + i + 1, spoil=gap))
-        else:
-            wrong.append(write(folder, good + i + 1, name="slow", rate=256))
-        files += wrong
-        bad |= {p.name for p in wrong}
-    order.shuffle(files)
-    return files, {f"{begin(i)}-16" for i in range(good)}, bad
 
 
 def play(live: Live, good: int, waves: int, cuts: dict[int, str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dropped_files import EXPERIMENT, LENGTH, RATE, START, Here, begin, config_of, experiment, gap, nan, truncate, volts, write
+from dropped_files import EXPERIMENT, LENGTH, RATE, START, Here, begin, config_of, experiment, files_of, gap, nan, truncate, volts, write
 from gwosc_file import write_gwosc
 
 from aframe_assets.config_load import ConfigError
@@ -242,6 +242,41 @@ def test_a_kill_at_any_point_leaves_no_file_twice_and_none_lost(folder, monkeypa
     assert len(again.ledger.read()) == 4
     assert len(list((folder / "strain").glob("*.hdf5"))) == 4 and not again.landing
     assert not list((folder / "strain" / ".checking").iterdir()) + list((folder / "strain" / ".ready").iterdir())
+
+
+def test_five_hundred_files_in_waves_with_a_kill_and_a_restart(folder, monkeypatch):
+    files, keys, bad = files_of(folder / "made", 385, seed=7)
+    options = {"settle_seconds": 2, "quiet_seconds": 20, "max_wait_seconds": 100}
+    inc, here = incoming(folder, **options)
+    now, landed, append = 0.0, [], Ledger.append
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, entry):
+        if len(self.read()) == 130:
+            raise Killed
+        append(self, entry)
+
+    for wave in range(5):
+        for path in files[wave * 101 : (wave + 1) * 101]:
+            shutil.move(path, folder / "inbox" / path.name)
+        landed += inc.look(here, now=now + 10, budget_s=1e9).landed
+        if wave == 1:
+            monkeypatch.setattr(Ledger, "append", killed)
+            with pytest.raises(Killed):
+                inc.look(here, now=now + 15, budget_s=1e9)
+            monkeypatch.undo()
+        if wave in (1, 3):
+            inc, here = incoming(folder, **options)
+        for seconds in (20, 30, 40, 60):
+            landed += inc.look(here, now=now + seconds, budget_s=1e9).landed
+        now += 60
+    entries = inc.ledger.read()
+    assert len(entries) == len(files) == len({e.identity for e in entries})
+    assert sorted(Path(e.file).name for e in entries if e.verdict == "bad") == sorted(bad)
+    assert {f"{e.spans[0][1]:.0f}-16" for e in entries if e.verdict == "good"} == keys
+    assert len(landed) == len(set(landed)) == len(keys) == len(list((folder / "strain").glob("*.hdf5")))
 
 
 def test_a_full_disk_is_no_verdict(folder, monkeypatch):
