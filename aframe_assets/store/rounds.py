@@ -136,11 +136,8 @@ def rounds_asset(
                 with store.scratch() as folder:
                     product = tell(workspace.config, known, folder)
                     handle = store.publish(parts, product.files, product.meta, provenance={"run_id": context.run_id})
-                context.log_event(
-                    dg.AssetObservation(
-                        asset_key=name, metadata=metadata_of(handle, True, rendered(product, context.log)) | {"round": number}
-                    )
-                )
+                    shown = rendered(product, context.log)
+                context.log_event(dg.AssetObservation(asset_key=name, metadata=metadata_of(handle, True, shown) | {"round": number}))
             return known
 
         return op

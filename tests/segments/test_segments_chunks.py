@@ -184,7 +184,7 @@ def test_checks():
     chunks, report = make_chunks(c, science)
     rows = make_rows(c, chunks)
     checks = segment_checks(c, rows, make_roles(rows), science, report)
-    assert [x.name for x in checks] == [n for n, _ in CHECKS] and all(x.passed for x in checks)
+    assert [x.name for x in checks] == [c.name for c in CHECKS] and all(x.passed for x in checks)
     assert checks[1].metadata["test_livetime_s"] == 10000
 
     science["L1"] = segmentlist([segment(1_000_000_000, 1_000_000_500), segment(1_000_020_000, 1_000_020_100)])
