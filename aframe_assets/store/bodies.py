@@ -109,9 +109,8 @@ def produce(
 ) -> tuple[Handle, dict[str, str]]:
     """Makes, publishes and draws what is `wanted`; its handle and what its page shows, as markdown by title.
 
-    Where another run on this machine is doing so, that is waited for.
-
-    Both would keep their work in one folder, and the first to publish removes it.
+    Where another run on this machine is doing so, that is waited for: both would keep their work in one folder, and the first to
+    publish removes it.
 
     Args:
         keep: as of `ArtifactStore.publish`; False makes it also where another run has just done so.
@@ -124,51 +123,36 @@ def produce(
     with alone(store.workdir(parts), told) as waited:
         if keep and waited and (made := store.complete(parts)) is not None:
             return made, plots.kept(store, made)
-        return _produced(workspace, wanted, make, blocking, run_id, log, services, observe, keep)
-
-
-def _produced(
-    workspace: Workspace,
-    wanted: Wanted,
-    make: Make,
-    blocking: Mapping[str, bool],
-    run_id: str,
-    log: Any,
-    services: Mapping[str, Any] | None,
-    observe: Callable[[Mapping[str, Any], Mapping[str, str]], None] | None,
-    keep: bool,
-) -> tuple[Handle, dict[str, str]]:
-    store, parts = workspace.store, wanted.parts
-    start, cpu = time.time(), time.process_time()
-    unfinished = Unfinished(store, parts)
-    seen = {"observe": observe} if observe else {}
-    with store.scratch() as scratch:
-        place = store, scratch, store.workdir(parts)
-        what = workspace.config, parts.asset, parts.partition, wanted.inputs, wanted.row
-        job = Job(*what, *place, log, services or {}, unfinished=unfinished, **seen)
-        product = make(job)
-        if product.logs is not None:
-            store.publish(parts.model_copy(update={"asset": f"{parts.asset}_logs"}), product.logs, {}, keep=False)
-        handle = store.publish(
-            parts,
-            product.files,
-            dict(product.meta),
-            checks=[_check_record(c, blocking) for c in product.checks],
-            provenance={
-                "run_id": run_id,
-                "host": socket.gethostname(),
-                "wall_s": round(time.time() - start, 3),
-                "cpu_s": round(time.process_time() - cpu, 3),
-                "max_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-                **({"code": code} if (code := os.environ.get(CODE_VARIABLE)) else {}),
-            },
-            keep=keep,
-        )
-        shown = plots.rendered(product, log)
-        plots.keep(store, parts, shown, scratch / "page")
-    with suppress(StoreError, OSError):  # what is left takes space and harms nobody
-        unfinished.drop()
-    return handle, shown
+        start, cpu = time.time(), time.process_time()
+        unfinished = Unfinished(store, parts)
+        seen = {"observe": observe} if observe else {}
+        with store.scratch() as scratch:
+            place = store, scratch, store.workdir(parts)
+            what = workspace.config, parts.asset, parts.partition, wanted.inputs, wanted.row
+            job = Job(*what, *place, log, services or {}, unfinished=unfinished, **seen)
+            product = make(job)
+            if product.logs is not None:
+                store.publish(parts.model_copy(update={"asset": f"{parts.asset}_logs"}), product.logs, {}, keep=False)
+            handle = store.publish(
+                parts,
+                product.files,
+                dict(product.meta),
+                checks=[_check_record(c, blocking) for c in product.checks],
+                provenance={
+                    "run_id": run_id,
+                    "host": socket.gethostname(),
+                    "wall_s": round(time.time() - start, 3),
+                    "cpu_s": round(time.process_time() - cpu, 3),
+                    "max_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+                    **({"code": code} if (code := os.environ.get(CODE_VARIABLE)) else {}),
+                },
+                keep=keep,
+            )
+            shown = plots.rendered(product, log)
+            plots.keep(store, parts, shown, scratch / "page")
+        with suppress(StoreError, OSError):  # what is left takes space and harms nobody
+            unfinished.drop()
+        return handle, shown
 
 
 def _check_record(check: Check, blocking: Mapping[str, bool]) -> dict[str, Any]:
