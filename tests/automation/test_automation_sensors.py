@@ -18,6 +18,7 @@ from aframe_assets.config_load import build_config
 from aframe_assets.store.opening import open_store
 from aframe_assets.store.workspace import Workspace
 from aframe_ops.automation import sensors
+from aframe_ops.automation.looking_up import SERVERS
 from aframe_ops.automation.new_segments import CHAIN, TRAINED, Memory
 from aframe_ops.definitions import build_defs
 from aframe_ops.site import SiteConfig
@@ -205,7 +206,8 @@ def test_everything_is_off_and_nothing_trains(tmp_path):
         site = SiteConfig(directory=tmp_path, automation={"watch": ["inbox"]})
         config = config.model_copy(update={"strain": config.strain.model_copy(update={"files": [str(tmp_path / "strain")]})})
         defs = build_defs(config, site)
-        assert {s.name for s in defs.sensors} == {"incoming_strain", "new_segments", "follow_new_results"}
+        asked = {"look_up_segments"} if config.segments.source in SERVERS else set()
+        assert {s.name for s in defs.sensors} == {"incoming_strain", "new_segments", "follow_new_results"} | asked
         assert all(s.default_status == dg.DefaultSensorStatus.STOPPED for s in defs.sensors)
         graph = defs.resolve_asset_graph()
         automatic = {k.to_user_string() for k in graph.get_all_asset_keys() if graph.get(k).automation_condition}

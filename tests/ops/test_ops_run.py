@@ -228,7 +228,10 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_runs(tmp_path):
     assert aframe("init", run, "--preset", "demo", "--store", "/proc/store").returncode == 0
     result = aframe("run", run)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "store file:///proc/store: cannot be written:" in result.stderr and "see store.root of site.yaml" in result.stderr
+    assert (
+        "store file:///proc/store: cannot be written:" in result.stderr
+        and "see store.root (or store.training) of site.yaml" in result.stderr
+    )
     assert "dagster asset materialize" not in result.stdout and not list((run / "logs").glob("*/*.err"))
 
 

@@ -208,10 +208,10 @@ def test_keys_take_the_content_of_every_catalogue(tmp_path):
     config = load_config(tmp_path / "aframe.yaml")
     assert config.sensitivity.catalog == [str(tmp_path / "a.csv"), "packaged", str(tmp_path / "b.csv")]
     store = open_store(tmp_path / "store")
-    before = Workspace(config, store)._external("candidates")
+    before = Workspace(config, store)._same_for_all("candidates").inputs
     assert set(before) == {"sensitivity.catalog.0", "sensitivity.catalog.1", "sensitivity.catalog.2"}
     (tmp_path / "b.csv").write_text("name,GPS\nB,1126259462.4\n")
-    after = Workspace(config, store)._external("candidates")
+    after = Workspace(config, store)._same_for_all("candidates").inputs
     assert (
         after["sensitivity.catalog.0"] == before["sensitivity.catalog.0"]
         and after["sensitivity.catalog.2"] != before["sensitivity.catalog.2"]
@@ -241,7 +241,7 @@ def test_keys_take_the_content_of_the_packaged_catalogue(tmp_path, monkeypatch):
 
     def identities():
         workspace = Workspace(config, open_store(tmp_path / "store"))
-        return {asset: workspace._external(asset)[key] for asset, key in keys.items()}
+        return {asset: workspace._same_for_all(asset).inputs[key] for asset, key in keys.items()}
 
     before = identities()
     edited = tmp_path / "gwtc.csv"

@@ -87,7 +87,7 @@ def test_the_key_takes_the_published_values_and_what_the_note_reads(tmp_path, mo
 
     def key(names, **sections):
         config = build_config({"preset": "demo", "sensitivity": {"comparators": names}} | sections)
-        return Workspace(config, open_store(tmp_path / "store"))._external("sensitive_volume")
+        return Workspace(config, open_store(tmp_path / "store"))._same_for_all("sensitive_volume").inputs
 
     bare, compared = key([]), key(["all"])
     assert set(bare) == {"injections.prior", "p_astro.prior"} and set(compared) == {*bare, "comparators"}
