@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor, distributed
@@ -171,7 +172,9 @@ def roc_curve(fpr: Sequence[float], tpr: Sequence[float], max_fpr: float) -> byt
     axes = figure.add_subplot()
     low = min((x for x in fpr if x > 0), default=1e-4)
     axes.step([max(x, low / 2) for x in fpr], tpr, where="post", label="best epoch")
-    axes.plot([low / 2, 1], [low / 2, 1], "k:", lw=0.8, label="chance")
+    # a straight line between two points of a logarithmic axis would be another curve
+    guesses = np.geomspace(low / 2, 1, 100)
+    axes.plot(guesses, guesses, "k:", lw=0.8, label="chance")
     axes.axvspan(low / 2, max(max_fpr, low), color="0.9", label="partial AUROC")
     axes.set(xscale="log", xlim=(low / 2, 1), ylim=(0, 1.02), xlabel="share of background above threshold", ylabel="share of signals above")
     axes.legend(loc="best", fontsize="small")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from aframe_assets.model import progress
 from aframe_assets.model.checkpoints import newest_checkpoint
 from aframe_assets.model.lightning_module import Detector, learning_rate
 
@@ -164,3 +165,17 @@ def test_an_example_batch_fits_on_an_assets_page(shape):
     x, signals = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.arange(64)[:, None] % 3 == 0
     assert 10_000 < len(example_batch(x, signals.float())) < 120_000
     assert example_batch(x[:2], torch.zeros(2, 1)).startswith(b"\x89PNG"), "fewer than there are places for"
+
+
+def test_chance_is_drawn_as_chance_on_the_roc_curve_s_logarithmic_axis(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(progress, "_png", lambda figure: drawn.append(figure) or b"")
+    progress.roc_curve([0.0, 0.001, 0.1, 1.0], [0.2, 0.3, 0.8, 1.0], 0.01)
+    (axes,) = drawn[0].axes
+    (chance,) = [line for line in axes.lines if line.get_label() == "chance"]
+    # where the eye reads it: straight pieces of the axes, and not of the values
+    to_share = axes.transAxes.inverted().transform
+    x, y = to_share(axes.transData.transform(np.column_stack(chance.get_data()))).T
+    for fpr in (0.003, 0.03, 0.1, 0.5):
+        at = to_share(axes.transData.transform((fpr, fpr)))
+        assert np.interp(at[0], x, y) == pytest.approx(at[1], abs=0.01)
