@@ -180,11 +180,12 @@ def _copy(source: ArtifactStore, target: ArtifactStore, manifest: Manifest, opti
             if found != entry.sha256:
                 address = f"{source.uri(folder)}/{entry.name}"
                 raise ArtifactGone(f"{address} has another sha256 than recorded ({found[:12]}, expected {entry.sha256[:12]})")
+        target._clear_damaged(before, folder)
         placed = target._place(folder, files, entries)
     copy = handle.model_copy(update={"uri": target.uri(folder), "files": tuple(placed)})
     provenance = {**manifest.provenance, "copied_from": source.url}
     now = manifest.model_copy(update={"handle": copy, "provenance": provenance})
-    settled = target._settle(where, now, keep=True)
+    settled = target._settle(where, now, keep=not options.replace)
     if settled.handle is None or settled.handle.identity != handle.identity:
         raise StoreError(f"{target.url} was given another version of {handle.label} meanwhile; run the same command again")
     if bad := target._damage(settled.handle):

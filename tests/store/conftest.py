@@ -30,9 +30,9 @@ def make():
 
 @pytest.fixture
 def damage():
-    """Change a stored file behind the store's back."""
+    """Change a stored file behind the store's back; on S3 the object may keep the `label` that says what was uploaded."""
 
-    def replace(store, handle, name: str, data: bytes | None) -> None:
+    def replace(store, handle, name: str, data: bytes | None, label: str | None = None) -> None:
         path = store._folder(handle) + "/" + name
         if hasattr(store, "root"):
             target = Path(store.root / path)
@@ -42,6 +42,7 @@ def damage():
         elif data is None:
             store.client.delete_object(Bucket=store.bucket, Key=store._key(path))
         else:
-            store.client.put_object(Bucket=store.bucket, Key=store._key(path), Body=data)
+            metadata = {"sha256": label} if label else {}
+            store.client.put_object(Bucket=store.bucket, Key=store._key(path), Body=data, Metadata=metadata)
 
     return replace

@@ -92,6 +92,28 @@ def test_another_version_is_left_alone_unless_it_is_to_be_replaced(store, other,
     assert len(other._versions(f"background/{SEGMENTS[0]}")) == 1
 
 
+def test_another_result_of_the_same_settings_can_be_replaced(store, other, make):
+    """Two trainings of one experiment have one key and other weights."""
+    wanted = put(store, make("model", None), weights=b"of this machine")
+    put(other, make("model", None), weights=b"of that machine")
+    assert states(sync(store, other)) == {"differs": 1}
+    assert states(sync(store, other, Options(replace=True))) == {"copied": 1}
+    copy = other.complete(make("model", None))
+    assert copy.identity == wanted.identity and bytes_of(other, copy) == {"weights": b"of this machine"}
+
+
+def test_a_damaged_copy_is_written_anew_and_not_taken_for_the_upload_of_these_bytes(store, other, make, damage):
+    handle = put(store, make("model", None), weights=b"as trained")
+    list(sync(store, other))
+    copy = other.complete(make("model", None))
+    # on a disk only sizes tell
+    damage(other, copy, "weights", b"as" if hasattr(other, "root") else b"as trainee", label=handle.file("weights").sha256)
+    assert other.complete(make("model", None)) is None
+    assert states(sync(store, other)) == {"copied": 1}
+    again = other.complete(make("model", None))
+    assert bytes_of(other, again) == {"weights": b"as trained"} and other.verify(again) == []
+
+
 @pytest.mark.parametrize("change", ["flip", "cut", "gone"])
 def test_what_is_damaged_is_neither_copied_nor_removed(store, other, filled, make, damage, change):
     handle = filled["model"]
