@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MODULE = "aframe_ops.definitions"
 
+RUN_LOCK = ".run.lock"
+"""Held by whatever makes or changes artifacts here without Dagster's daemon."""
+
 EVENT_BATCH = "500"
 """Events of many partitions that go to PostgreSQL in one statement (SQLite has no use for it)."""
 

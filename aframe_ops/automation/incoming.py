@@ -7,6 +7,7 @@ at any point costs nothing: what was begun is done again, what was found is not.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -16,12 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from aframe_assets.config_load import ConfigError
 from aframe_assets.strain.intake import Finding, Span, overlap
-from aframe_ops.automation.ledger import Entry, Ledger
+from aframe_ops.automation.ledger import Entry, Ledger, printable
 from aframe_ops.automation.places import Drop, PlaceError, content, drops, take
+from aframe_ops.run_directory import RUN_LOCK
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 BUDGET_S = 20.0
 """Seconds that one look may read files; the others are read at the next. Dagster ends a sensor's evaluation after 60."""
+
+LONGEST = 240
+"""Bytes of a file's name; disks allow 255, and where two files have one name, one of them is given a longer one."""
 
 FOLDER = "automation"
 
@@ -61,6 +66,7 @@ class Look:
         settling: files that may still be written to, or were not reached in time.
         ready: good files that wait for more.
         troubles: places and files that could not be read this time.
+        waits: what `ready` waits for, unless it is for more files.
     """
 
     new: list[Entry] = field(default_factory=list)
@@ -68,14 +74,15 @@ class Look:
     settling: int = 0
     ready: int = 0
     troubles: list[str] = field(default_factory=list)
+    waits: str = ""
 
     def __str__(self) -> str:
         count = {v: sum(e.verdict == v for e in self.new) for v in ("good", "duplicate", "unused", "bad")}
         words = [f"{n} {v}" for v, n in count.items() if n]
         words += [f"{len(self.landed)} put into the experiment"] if self.landed else []
-        words += [f"{self.ready} good ones wait for more"] if self.ready else []
+        words += [f"{self.ready} good ones wait {f'since {self.waits}' if self.waits else 'for more'}"] if self.ready else []
         words += [f"{self.settling} may still be written to"] if self.settling else []
-        return ", ".join(words or ["no new files"]) + "".join(f"; {t}" for t in self.troubles)
+        return printable(", ".join(words or ["no new files"]) + "".join(f"; {t}" for t in self.troubles))
 
 
 class Incoming:
@@ -90,6 +97,7 @@ class Incoming:
         self.folder = site.directory / FOLDER
         self.land = (site.directory / os.path.expanduser(self.options.land)).resolve()
         self.ledger = Ledger(self.folder / "files.jsonl")
+        self._run_lock = site.directory / RUN_LOCK
         self.places = [p if "://" in p else str((site.directory / os.path.expanduser(p)).resolve()) for p in self.options.watch]
         self._checking, self._ready = self.land / ".checking", self.land / ".ready"
         if self.places and self.land not in [Path(p).resolve() for p in config.strain.files]:
@@ -116,14 +124,14 @@ class Incoming:
         """'searched', 'waiting' or 'gone' for a good file, else its verdict."""
         if entry.verdict != "good":
             return entry.verdict
-        return "searched" if (self.land / entry.name).exists() else "waiting" if (self._ready / entry.name).exists() else "gone"
+        return "waiting" if (self._ready / entry.name).exists() else "searched" if (self.land / entry.name).exists() else "gone"
 
-    def look(self, reader: Reads, *, may_land: bool = True, now: float | None = None, budget_s: float = BUDGET_S) -> Look:
+    def look(self, reader: Reads, *, waits: str = "", now: float | None = None, budget_s: float = BUDGET_S) -> Look:
         """Lists the places, reads what is new and whole, and puts a quiet batch of good files into the experiment.
 
         Args:
             reader: says what a file is worth.
-            may_land: False keeps good files waiting, since something reads the experiment's files now.
+            waits: what reads the experiment's files now; good ones are kept waiting for its end.
             now: seconds since 1970.
             budget_s: seconds for reading.
 
@@ -132,7 +140,7 @@ class Incoming:
         """
         now = time.time() if now is None else now
         with self.lock.acquire(timeout=0):
-            out = Look()
+            out = Look(waits=waits)
             entries = self.ledger.read()
             self._tidy(entries)
             settled, first_seen = self._settled(entries, now, out)
@@ -140,8 +148,12 @@ class Incoming:
             known = {e.identity for e in entries}
             pending = {f: s for f, s in first_seen.items() if (f, *s[:2]) not in known}
             self._save_pending(pending)
-            if may_land:
-                self._put(entries, now, max((s[2] for s in pending.values()), default=0.0), out)
+            try:
+                if not waits:
+                    with FileLock(self._run_lock).acquire(timeout=0):
+                        self._put(entries, now, max((s[2] for s in pending.values()), default=0.0), out)
+            except Timeout:
+                out.waits = "`aframe run`, or a command like it, is at work here"
             out.ready = len(self._waiting(entries))
             return out
 
@@ -164,7 +176,8 @@ class Incoming:
                     if drop[:3] in known or drop.file in seen:
                         continue
                     was = before.get(drop.file)
-                    since = was[2] if was and was[:2] == drop[1:3] else now
+                    # a clock that was set back would have it wait for the time that there was before
+                    since = min(was[2], now) if was and was[:2] == drop[1:3] else now
                     seen[drop.file] = (drop.size, drop.stamp, since)
                     if drop.whole or now - since >= self.options.settle_seconds:
                         settled.append(drop)
@@ -193,13 +206,14 @@ class Incoming:
                 hashes |= {content(p): str(p) for p in strangers if p.stat().st_size == drop.size}
                 sizes.discard(drop.size)
             try:
-                entry = replace(self._entry(drop, reader, held, hashes), time=stamp(now))
+                entry = self._entry(drop, reader, held, hashes)
             except PlaceError as e:
                 out.troubles.append(str(e))
                 continue
             except OSError as e:
                 out.troubles.append(f"{self.land}: {drop.file} cannot be copied there: {e.strerror or e}")
                 return
+            entry = replace(entry, why=printable(entry.why), time=stamp(now))
             self.ledger.append(entry)
             entries.append(entry)
             out.new.append(entry)
@@ -209,7 +223,10 @@ class Incoming:
 
     def _entry(self, drop: Drop, reader: Reads, held: Sequence[tuple[Span, str]], hashes: dict[str, str]) -> Entry:
         # it is read under its own name, which may say when it begins; what is read is what is searched
-        copy = self._checking / Path(drop.file).name
+        own = Path(drop.file).name
+        if not own.isprintable() or len(os.fsencode(own)) > LONGEST:
+            return Entry(*drop[:3], "bad", f"{drop.file}: expected a name of at most {LONGEST} bytes that can be printed")
+        copy = self._checking / own
         copy.unlink(missing_ok=True)
         sha256 = take(drop, copy, link=self.options.take == "link")
         try:
@@ -240,12 +257,18 @@ class Incoming:
                 (self._ready / ".landing").unlink()
             return
         since = [datetime.fromisoformat(e.time).timestamp() for e in waiting]
+        if max(since) > now:  # a clock was set back: nobody knows how long they have waited
+            since = [-math.inf]
         quiet = now - max(newest, *since) >= self.options.quiet_seconds
         if not (quiet or now - min(since) >= self.options.max_wait_seconds or self.landing):
             return
         (self._ready / ".landing").touch()
         for entry in waiting:
-            os.replace(self._ready / entry.name, self.land / entry.name)
+            there = self.land / entry.name
+            if there.exists() and content(there) != entry.sha256:  # since it was judged
+                out.troubles.append(f"{there}: somebody has put it there; {entry.file} waits until it is gone")
+                continue
+            os.replace(self._ready / entry.name, there)
             out.landed.append(entry.name)
         (self._ready / ".landing").unlink()
 

@@ -40,6 +40,16 @@ class Entry:
     def identity(self) -> tuple[str, int, str]:
         return self.file, self.size, self.stamp
 
+    @property
+    def shown(self) -> str:
+        """`file` as it may be written to a terminal, a log or a page: names may hold anything."""
+        return printable(self.file)
+
+
+def printable(name: str) -> str:
+    """`name` if it can be printed, else with escapes for what cannot."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
 
 class Ledger:
     """The file of entries at `path`; one process at a time may append."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aframe_assets.segments.strain_headers import FRAME_SUFFIXES, HDF5_SUFFIXES
+from aframe_assets.store.errors import StoreError
+from aframe_assets.store.s3_connection import Connection
 
 SUFFIXES = (*HDF5_SUFFIXES, *FRAME_SUFFIXES)
 _PIECE = 1 << 20
@@ -39,14 +41,19 @@ def drops(place: str) -> Iterator[Drop]:
     """Strain files in a folder and its subfolders, or below s3://bucket/prefix; hidden ones are not looked at.
 
     Raises:
-        PlaceError: it cannot be listed.
+        PlaceError: it cannot be listed, or not all of it.
     """
     if place.startswith("s3://"):
         yield from _objects(place)
         return
-    if not os.path.isdir(place):
-        raise PlaceError(f"{place}: no such folder")
-    for folder, inner, names in os.walk(place, followlinks=True):
+    unread: list[OSError] = []
+    visited = set()
+    for folder, inner, names in os.walk(place, followlinks=True, onerror=unread.append):
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in visited:  # two links that lead back up would be followed for ever
+            inner.clear()
+            continue
+        visited.add((here.st_dev, here.st_ino))
         inner[:] = sorted(n for n in inner if not n.startswith("."))
         for name in sorted(names):
             if name.startswith(".") or not name.endswith(SUFFIXES):
@@ -56,7 +63,11 @@ def drops(place: str) -> Iterator[Drop]:
                 found = os.stat(path)
             except OSError:  # taken away since, or a link to nowhere
                 continue
-            yield Drop(path, found.st_size, f"{found.st_mtime_ns}-{found.st_ino}", False)
+            # whoever opened a pipe would wait for somebody to write to it
+            if stat.S_ISREG(found.st_mode):
+                yield Drop(path, found.st_size, f"{found.st_mtime_ns}-{found.st_ino}", False)
+    if unread:
+        raise PlaceError(f"{unread[0].filename}: cannot be listed ({unread[0].strerror})")
 
 
 def take(drop: Drop, target: Path, *, link: bool = False) -> str:
@@ -77,9 +88,9 @@ def take(drop: Drop, target: Path, *, link: bool = False) -> str:
         raise PlaceError(f"{drop.file}: cannot be read ({e.strerror})") from None
     with source:
         if link and _linked(drop.file, target):
-            digest = hashlib.file_digest(source, "sha256").hexdigest()
+            digest = _digest(_pieces(drop.file, source))
         else:
-            digest = _copied(source, target)
+            digest = _copied(_pieces(drop.file, source), target)
         found = os.fstat(source.fileno())
     if (found.st_size, f"{found.st_mtime_ns}-{found.st_ino}") != (drop.size, drop.stamp):
         target.unlink()
@@ -101,10 +112,26 @@ def _linked(path: str, target: Path) -> bool:
     return True
 
 
-def _copied(source: Any, target: Path) -> str:
+def _pieces(file: str, source: Any) -> Iterator[bytes]:
+    """What is read of `file`. That it cannot be read is no fault of the disk that it is written to."""
+    try:
+        while piece := source.read(_PIECE):
+            yield piece
+    except Exception as e:  # boto's errors have no common class without importing it; some of them are OSErrors
+        raise PlaceError(f"{file}: cannot be read: {type(e).__name__}: {e}") from None
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _copied(pieces: Iterable[bytes], target: Path) -> str:
     digest = hashlib.sha256()
     with open(target, "wb") as out:
-        while piece := source.read(_PIECE):
+        for piece in pieces:
             digest.update(piece)
             out.write(piece)
         out.flush()
@@ -112,38 +139,35 @@ def _copied(source: Any, target: Path) -> str:
     return digest.hexdigest()
 
 
-def _client(place: str) -> tuple[Any, str, str]:
-    from aframe_assets.store.s3 import S3Store
-
-    # its client alone is used: endpoint, addressing and credentials as for a store
-    store = S3Store(place, Path(os.environ.get("TMPDIR", "/tmp")) / "aframe-incoming")
-    return store.client, store.bucket, store.prefix
+def _connection(place: str) -> tuple[Connection, str]:
+    bucket, _, key = place.removeprefix("s3://").partition("/")
+    return Connection(place, bucket), key
 
 
 def _objects(place: str) -> Iterator[Drop]:
+    connection, prefix = _connection(place.rstrip("/"))
     try:
-        client, bucket, prefix = _client(place.rstrip("/"))
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
-        for page in pages:
-            for found in page.get("Contents", []):
-                key = found["Key"]
-                if key.endswith(SUFFIXES) and not any(part.startswith(".") for part in key.split("/")):
-                    yield Drop(f"s3://{bucket}/{key}", found["Size"], found["ETag"].strip('"'), True)
-    except Exception as e:  # boto's errors have no common class without importing it
+        with connection.errors("list"):
+            pages = connection.client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=connection.bucket, Prefix=f"{prefix}/" if prefix else ""):
+                for found in page.get("Contents", []):
+                    key = found["Key"]
+                    if key.endswith(SUFFIXES) and not any(part.startswith(".") for part in key.split("/")):
+                        yield Drop(f"s3://{connection.bucket}/{key}", found["Size"], found["ETag"].strip('"'), True)
+    except StoreError as e:
+        raise PlaceError(f"{place}: cannot be listed: {e}") from None
+    except Exception as e:  # what answers is no S3 server
         raise PlaceError(f"{place}: cannot be listed: {type(e).__name__}: {e}") from None
 
 
 def _download(drop: Drop, target: Path) -> str:
-    bucket, _, key = drop.file.removeprefix("s3://").partition("/")
+    connection, key = _connection(drop.file)
     try:
-        client = _client(f"s3://{bucket}")[0]
-        body = client.get_object(Bucket=bucket, Key=key, IfMatch=drop.stamp)["Body"]
-        with open(target, "wb") as out:
-            shutil.copyfileobj(body, out, _PIECE)
-    except OSError:
-        raise
-    except Exception as e:
-        raise PlaceError(f"{drop.file}: cannot be fetched: {type(e).__name__}: {e}") from None
+        with connection.errors("fetch"):
+            body = connection.client.get_object(Bucket=connection.bucket, Key=key, IfMatch=drop.stamp)["Body"]
+    except StoreError as e:
+        raise PlaceError(f"{drop.file}: cannot be fetched: {e}") from None
+    digest = _copied(_pieces(drop.file, body), target)
     if target.stat().st_size != drop.size:
         raise PlaceError(f"{drop.file}: {target.stat().st_size} of {drop.size} bytes came")
-    return content(target)
+    return digest

@@ -29,6 +29,8 @@ DOWNSTREAM = ("events", "sensitive_volume", "candidates", "report")
 
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _GOING = [s for s in dg.DagsterRunStatus if s not in _ENDED]
+_READING = [s for s in _GOING if s not in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.MANAGED)]
+"""A run that was made and never started, as by a command that was killed, is so for ever."""
 _REMEMBERED = 2000
 """Observations looked through for a file that was reported before its evaluation was cut short."""
 
@@ -63,16 +65,14 @@ def incoming_sensor(config: Config, site: SiteConfig) -> dg.SensorDefinition:
         from aframe_ops.automation.inspector import Inspector
 
         incoming = Incoming(config, site)
-        # the table is made of what lies there: nothing is added while it is
-        making = context.instance.get_runs_count(dg.RunsFilter(tags={TAG: "segments"}, statuses=_GOING))
         try:
             with Inspector(config) as reader:
-                look = incoming.look(reader, may_land=not making)
+                look = incoming.look(reader, waits=reads_files(context.instance, site) or "")
         except Timeout:
             return dg.SkipReason("another process looks at the watched places")
         entries = incoming.ledger.read()
         for entry in look.new:
-            context.log.log(30 if entry.verdict == "bad" else 20, f"{entry.verdict}: {entry.file} {entry.why}")
+            context.log.log(30 if entry.verdict == "bad" else 20, f"{entry.verdict}: {entry.shown} {entry.why}")
         told = int(context.cursor or 0)
         bad = [e for e in entries[told if told <= len(entries) else 0 :] if e.verdict == "bad"]
         return dg.SensorResult(
@@ -83,7 +83,7 @@ def incoming_sensor(config: Config, site: SiteConfig) -> dg.SensorDefinition:
 
 
 def _name(entry: Entry) -> str:
-    return "|".join(map(str, entry.identity))
+    return "|".join([entry.shown, *map(str, entry.identity[1:])])
 
 
 def _unreported(instance: dg.DagsterInstance, bad: list[Entry]) -> list[dg.AssetObservation]:
@@ -96,7 +96,7 @@ def _unreported(instance: dg.DagsterInstance, bad: list[Entry]) -> list[dg.Asset
     for entry in bad:
         if _name(entry) not in known:
             spans = ", ".join(f"{i} GPS {a:.14g} to {b:.14g}" for i, a, b in entry.spans)
-            metadata: dict[str, Any] = {"file": entry.file, "why": entry.why, "strain": spans or "unknown", "bytes": entry.size}
+            metadata: dict[str, Any] = {"file": entry.shown, "why": entry.why, "strain": spans or "unknown", "bytes": entry.size}
             out.append(
                 dg.AssetObservation(INCOMING, description=entry.why, metadata={**metadata, "found": entry.time, "identity": _name(entry)})
             )
@@ -175,33 +175,62 @@ def _ended(instance: dg.DagsterInstance, memory: Memory) -> bool:
     return key is None or not instance.get_runs_count(dg.RunsFilter(tags={"dagster/run_key": key}, statuses=_GOING))
 
 
+def reads_files(instance: dg.DagsterInstance, site: SiteConfig) -> str | None:
+    """What reads the experiment's files, in words, if anything does: files that were added would put its segments table out of date."""
+    from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+
+    if words := _goes_on(instance, site, dg.RunsFilter(statuses=_READING)) or _searches(instance, site):
+        return words
+    going = instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]), limit=1)
+    return f"backfill {going[0].backfill_id} is going on" if going else None
+
+
+def _searches(instance: dg.DagsterInstance, site: SiteConfig) -> str | None:
+    """A run that these sensors have started, in words; batch jobs of a dead one are the next run's."""
+    for kind in ("segments", "search"):
+        if words := _goes_on(instance, site, dg.RunsFilter(tags={TAG: kind}, statuses=_GOING), but_left=True):
+            return words
+    return None
+
+
+def _goes_on(instance: dg.DagsterInstance, site: SiteConfig, wanted: dg.RunsFilter, but_left: bool = False) -> str | None:
+    """One of the runs `wanted`, in words, but for those whose worker has died with the machine or with `dagster dev`.
+
+    Args:
+        but_left: nor those of which nothing but batch jobs goes on.
+    """
+    from aframe_ops.leases_reaping import GoingOn
+    from aframe_ops.runs import reap
+
+    if not instance.get_runs_count(wanted):
+        return None
+    left = reap(instance, site, patience=0, leave=GoingOn(site)).left
+    for run in instance.get_runs(wanted):
+        if not (but_left and run.run_id in left):
+            kind = f" of new data ({run.tags[TAG]})" if TAG in run.tags else ""
+            return f"run {run.run_id[:8]}{kind} is {run.status.value.lower()}"
+    return None
+
+
 def _busy(instance: dg.DagsterInstance, site: SiteConfig) -> str | None:
     """What keeps new runs waiting, if anything does."""
     from filelock import FileLock, Timeout
 
     from aframe_ops.automation.incoming import FOLDER, landing
-    from aframe_ops.leases_reaping import GoingOn
-    from aframe_ops.runs import reap
+    from aframe_ops.run_directory import RUN_LOCK
 
-    try:
-        FileLock(site.directory / ".run.lock").acquire(timeout=0).lock.release()
-    except Timeout:
-        return "`aframe run` is running in this directory"
     try:
         (site.directory / FOLDER).mkdir(parents=True, exist_ok=True)
         FileLock(site.directory / FOLDER / ".lock").acquire(timeout=0).lock.release()
     except Timeout:
         return "new files are being looked at"
+    try:
+        FileLock(site.directory / RUN_LOCK).acquire(timeout=0).lock.release()
+    except Timeout:
+        return "`aframe run` is running in this directory"
     if landing(site.directory / os.path.expanduser(site.automation.land)):
         return "new files are being put into the experiment"
-    for tag in ("segments", "search"):
-        going = instance.get_runs(dg.RunsFilter(tags={TAG: tag}, statuses=_GOING), limit=1)
-        if going:
-            # its worker may have died with the machine or with `dagster dev`; batch jobs that go on are the next run's
-            found = reap(instance, site, patience=0, leave=GoingOn(site))
-            if going[0].run_id not in (*found.dead, *found.left):
-                return f"run {going[0].run_id[:8]} of new data ({tag}) is {going[0].status.value.lower()}"
-    return None
+    return _searches(instance, site)
 
 
 def downstream_condition() -> dg.AutomationCondition:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 from filelock import Timeout
@@ -12,6 +13,9 @@ from rich.console import Console
 
 from aframe_assets.config_load import ConfigError
 from aframe_ops.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from aframe_ops.site import SiteConfig
 
 VERDICTS = ("searched", "waiting", "gone", "duplicate", "unused", "bad")
 
@@ -39,7 +43,7 @@ def show_incoming(run: RunDirectory, console: Console, *, look: bool, verdict: s
     if look:
         try:
             with Inspector(config) as reader:
-                found = incoming.look(reader, budget_s=float("inf"))
+                found = incoming.look(reader, waits=_waits(run, site), budget_s=float("inf"))
         except Timeout:
             raise ConfigError("the sensor is looking at the watched places just now; try again in a moment") from None
         troubles = found.troubles
@@ -50,8 +54,20 @@ def show_incoming(run: RunDirectory, console: Console, *, look: bool, verdict: s
         typer.echo(json.dumps([{**asdict(e), "verdict": where} for where, e in chosen], indent=1))
         return not troubles
     for where, e in chosen:
-        typer.echo(f"{where}\t{e.file}{f'{chr(9)}{e.why}' if e.why else ''}")
+        typer.echo(f"{where}\t{e.shown}{f'{chr(9)}{e.why}' if e.why else ''}")
     counted = Counter(where for where, _ in entries)
     words = ", ".join(f"{counted[v]} {v}" for v in VERDICTS if counted[v])
     console.print(words or "no file has been read yet", style="dim")
     return not troubles
+
+
+def _waits(run: RunDirectory, site: SiteConfig) -> str:
+    """What of Dagster reads the experiment's files now, if Dagster is used here."""
+    from aframe_ops.automation.sensors import reads_files
+    from aframe_ops.cli.running import open_instance
+
+    if not (run.dagster_home / "dagster.yaml").exists():
+        return ""
+    run.activate()
+    with open_instance(run) as instance:
+        return reads_files(instance, site) or ""

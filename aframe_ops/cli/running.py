@@ -17,7 +17,7 @@ from rich.console import Console
 
 from aframe_assets.config_load import ConfigError, config_hash
 from aframe_ops.cli.devices import with_devices
-from aframe_ops.run_directory import RunDirectory, require_readable
+from aframe_ops.run_directory import RUN_LOCK, RunDirectory, require_readable
 from aframe_ops.survey import ancestors, survey
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def only_one(run: RunDirectory) -> Iterator[None]:
     Raises:
         ConfigError: another `aframe run` has it.
     """
-    lock = FileLock(run.path / ".run.lock")
+    lock = FileLock(run.path / RUN_LOCK)
     try:
         # A killed predecessor gives it up at once; this wait covers one that is just ending.
         lock.acquire(timeout=5)

@@ -11,14 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dropped_files import EXPERIMENT, LENGTH, RATE, START, Here, begin, config_of, experiment, files_of, gap, nan, truncate, volts, write
+from filelock import FileLock
 from gwosc_file import write_gwosc
 
 from aframe_assets.config_load import ConfigError
+from aframe_assets.store.opening import open_store
+from aframe_assets.store.workspace import Workspace
 from aframe_assets.strain.intake import inspect
 from aframe_ops.automation.incoming import Incoming
 from aframe_ops.automation.inspector import Inspector
 from aframe_ops.automation.ledger import Entry, Ledger
-from aframe_ops.automation.places import PlaceError, drops, take
+from aframe_ops.automation.places import PlaceError, _copied, _pieces, drops, take
+from aframe_ops.run_directory import RUN_LOCK
 
 
 @pytest.fixture
@@ -128,11 +132,25 @@ def test_what_never_rests_waits_no_longer_than_the_longest(folder):
     assert landed.index(9) == 8 and sum(landed) == 9
 
 
-def test_nothing_goes_in_while_the_table_is_made(folder):
+def test_nothing_goes_in_while_something_reads_what_is_there(folder):
     inc, here = incoming(folder, settle_seconds=0, quiet_seconds=0)
     write(folder / "inbox", 1)
-    assert inc.look(here, now=0, may_land=False).ready == 1
-    assert inc.look(here, now=1).landed
+    look = inc.look(here, now=0, waits="run 1234 is started")
+    assert look.ready == 1 and str(look) == "1 good, 1 good ones wait since run 1234 is started"
+    with FileLock(folder / RUN_LOCK):
+        look = inc.look(here, now=1)
+    assert look.ready == 1 and "`aframe run`, or a command like it, is at work here" in str(look)
+    assert inc.look(here, now=2).landed
+
+
+def test_a_clock_that_is_set_back_keeps_nothing_waiting(folder):
+    inc, here = incoming(folder)
+    write(folder / "inbox", 1)
+    inc.look(here, now=1e9)
+    assert not inc.look(here, now=5000).new
+    assert inc.look(here, now=5010).ready == 1
+    # and again, when it has been judged
+    assert inc.look(here, now=0).landed
 
 
 def test_bad_and_double_files_stay_out(folder):
@@ -168,6 +186,20 @@ def test_detectors_in_files_of_their_own_and_folders_below(folder):
     write(folder / "inbox" / ".hidden", 2)
     assert len(inc.look(here, now=0).landed) == 2
     assert len(list((folder / "strain").glob("*.hdf5"))) == 2, "one name, two files"
+
+
+def test_a_file_put_there_by_hand_is_never_replaced(folder):
+    inc, here = incoming(folder, settle_seconds=0)
+    for i in (1, 2):
+        write(folder / "inbox", i)
+    inc.look(here, now=0)
+    mine = write(folder / "strain", 1, seed=9)
+    before = mine.read_bytes()
+    look = inc.look(here, now=200)
+    assert mine.read_bytes() == before and look.ready == 1 and "somebody has put it there" in str(look)
+    assert [inc.whereabouts(e) for e in inc.ledger.read()] == ["waiting", "searched"]
+    mine.unlink()
+    assert inc.look(here, now=201).landed == [mine.name]
 
 
 def test_files_put_there_by_hand_are_reckoned_with(folder):
@@ -293,11 +325,48 @@ def test_a_full_disk_is_no_verdict(folder, monkeypatch):
     assert inc.look(here, now=1).landed
 
 
+def test_what_cannot_be_read_is_no_fault_of_the_disk_here(folder):
+    class Broken:
+        def read(self, size):
+            raise OSError(5, "Input/output error")  # boto's timeouts are OSErrors too
+
+    with pytest.raises(PlaceError, match=r"a file: cannot be read: OSError: .*Input/output error"):
+        _copied(_pieces("a file", Broken()), folder / "copy")
+
+
 def test_a_place_that_is_gone_is_told_and_the_others_are_looked_at(folder):
     inc, here = incoming(folder, watch=["gone", "inbox"], settle_seconds=0, quiet_seconds=0)
     write(folder / "inbox", 1)
     look = inc.look(here, now=0)
-    assert look.landed and f"{folder / 'gone'}: no such folder" in str(look)
+    assert look.landed and f"{folder / 'gone'}: cannot be listed (No such file or directory)" in str(look)
+
+
+@pytest.mark.timeout(60)
+def test_names_links_and_pipes_that_lead_astray(folder, capsys):
+    from rich.console import Console
+
+    from aframe_ops.cli.incoming import show_incoming
+    from aframe_ops.run_directory import RunDirectory
+
+    inc, here = incoming(folder, settle_seconds=0, quiet_seconds=0)
+    inbox = folder / "inbox"
+    os.mkfifo(inbox / "pipe.hdf5")
+    for name in ("up", "again"):
+        os.symlink(inbox, inbox / name)
+    strange = [b"\xff\xfe-%d-16.hdf5" % begin(1), b"\x1b[31m\nbad\t-%d-16.hdf5" % begin(2), b"y" * 241 + b"-%d-16.h5" % begin(3)]
+    for i, name in enumerate(strange, 1):
+        path = os.fsencode(write(inbox, i))
+        os.rename(path, path[: path.rindex(b"/") + 1] + name[-255:])
+    write(inbox / "folder\udcff", 4)
+    write(inbox, 5)
+    look = inc.look(here, now=0)
+    assert {e.spans[0][1] for e in look.new if e.verdict == "good"} == {begin(4), begin(5)}
+    assert sum(e.verdict == "bad" and "expected a name of at most 240 bytes that can be printed" in e.why for e in look.new) == 3
+    assert len(look.new) == 5 and not inc.look(here, now=1).new
+    assert show_incoming(RunDirectory(folder), Console(), look=False, verdict=None, as_json=False)
+    shown = capsys.readouterr().out
+    assert all(c.isprintable() or c in "\n\t" for c in shown) and shown.count("\n") == 6
+    Workspace(inc.config, open_store(folder / "store")).wanted("segments")
 
 
 def test_a_file_that_changes_under_the_copy_is_not_taken(folder):
@@ -379,10 +448,32 @@ def test_files_dropped_in_a_bucket(folder, bucket):
     assert not inc.look(here, now=1).new
     found = list(drops(f"s3://{name}/drop"))
     client.delete_object(Bucket=name, Key=f"drop/background-{begin(1)}-16.hdf5")
-    with pytest.raises(PlaceError, match=r"cannot be fetched: NoSuchKey|404"):
+    with pytest.raises(PlaceError, match=r"cannot be fetched: .*(NoSuchKey|404)"):
         take(next(d for d in found if "/a/" not in d.file), folder / "copy")
-    with pytest.raises(PlaceError, match="NoSuchBucket"):
+    with pytest.raises(PlaceError, match="there is no such bucket"):
         list(drops("s3://no-such-bucket-here/x"))
+
+
+def test_a_bucket_whose_server_fails_now_and_then_loses_nothing(folder, bucket, proxy, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    client, name = bucket
+    inc, here = incoming(folder, watch=[f"s3://{name}/drop", "inbox"], settle_seconds=0, quiet_seconds=0)
+    for i in (1, 2):
+        path = write(folder / "made", i)
+        client.upload_file(str(path), name, f"drop/{path.name}")
+    write(folder / "inbox", 3)
+    for kind in ("500", "drop", "cut"):
+        fault = proxy.fault(kind, where="list-type")
+        look = inc.look(here, now=0)
+        assert fault.met and f"s3://{name}/drop: cannot be listed" in str(look) and not look.settling, kind
+    assert [Path(e.file).parent for e in inc.ledger.read()] == [folder / "inbox"], "the other place was looked at"
+    # what breaks off is no fault of the disk here, and holds back no other file
+    for kind in ("500", "cut"):
+        proxy.fault(kind, where=f"{begin(1)}-")
+        look = inc.look(here, now=1)
+        assert f"drop/background-{begin(1)}-16.hdf5: cannot be" in str(look) and "copied" not in str(look)
+    assert verdicts(inc) == {f"background-{begin(i)}-16.hdf5": "good" for i in (2, 3)}
+    assert inc.look(here, now=2).landed == [f"background-{begin(1)}-16.hdf5"]
 
 
 def test_an_object_that_is_listed_and_never_there_starts_nothing(folder, monkeypatch):

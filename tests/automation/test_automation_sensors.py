@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dropped_files import EXPERIMENT, Here, begin, config_of, experiment, nan, truncate, write
 from filelock import FileLock
 from gwosc.api.v2 import JSON_CACHE
@@ -187,6 +188,26 @@ def test_runs_of_others_are_waited_for(play):
     assert len(list((p.folder / "strain").glob("*.hdf5"))) == 1, "nothing is added while the table is made"
     p.instance.report_run_failed(run)
     assert p.tick() is not None
+
+
+def test_nothing_is_added_while_any_run_reads_what_is_there(play):
+    p = play()
+    job = p.defs.resolve_implicit_global_asset_job_def()
+    write(p.folder / "inbox", 1)
+    p.tick()
+    write(p.folder / "inbox", 2)
+    # a search, and a run that somebody started on the page
+    for tags in ({sensors.TAG: "search"}, {}):
+        run = p.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        assert f"1 good ones wait since run {run.run_id[:8]}" in p.said("incoming_strain")
+        p.instance.report_run_failed(run)
+    backfill = PartitionBackfill("some", BulkActionStatus.REQUESTED, from_failure=False, tags={}, backfill_timestamp=0.0)
+    p.instance.add_backfill(backfill)
+    assert "1 good ones wait since backfill some is going on" in p.said("incoming_strain")
+    p.instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
+    # one that was made and never started, by a command that was killed, is so for ever
+    p.instance.create_run_for_job(job)
+    assert "1 put into the experiment" in p.said("incoming_strain")
 
 
 def test_everything_is_off_and_nothing_trains(tmp_path):
