@@ -217,9 +217,10 @@ class S3Store(ArtifactStore):
 
     def _abort_uploads(self, folder: str) -> None:
         """Give back the space of uploads that a kill cut off; they are invisible but are paid for."""
-        for found in self._uploads(self._key(f"{folder}/")):
-            if found.age_s > _ABANDONED_S:
-                self._abort(found)
+        with suppress(StoreError):  # who may write a bucket may not be allowed to list its uploads
+            for found in self._uploads(self._key(f"{folder}/")):
+                if found.age_s > _ABANDONED_S:
+                    self._abort(found)
 
     def _uploads(self, prefix: str) -> Iterator[Lying]:
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)

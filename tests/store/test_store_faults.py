@@ -12,6 +12,7 @@ from s3_proxy import SKEW_S
 from aframe_assets.store import StoreError, open_store, s3, s3_connection, s3_transfer
 from aframe_assets.store.opening import require_writable
 from aframe_assets.store.ranges import StoredFile
+from aframe_assets.store.unfinished import Unfinished
 
 MB = 1 << 20
 REAL = bool(os.environ.get("AFRAME_TEST_S3_ENDPOINT"))
@@ -34,6 +35,18 @@ def put(store, parts, data):
     with store.scratch() as folder:
         (folder / "x").write_bytes(data)
         return store.publish(parts, folder)
+
+
+def test_a_user_who_may_not_list_uploads_publishes_and_keeps_work_in_progress(remote, make, tmp_path, monkeypatch):
+    def denied(*_):
+        raise StoreError("list uploads: access denied")
+
+    monkeypatch.setattr(s3.S3Store, "_uploads", denied)
+    unfinished = Unfinished(remote, make("model", None))
+    for step in range(4):
+        (tmp_path / "a.ckpt").write_bytes(bytes([step]))
+        unfinished.keep({"a.ckpt": tmp_path / "a.ckpt"}, {"step": step})
+    assert unfinished.find().meta == {"step": 3} and len(remote._versions("model_unfinished/_")) == 2
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "429", "drop", "lost"])
