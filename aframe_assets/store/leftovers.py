@@ -68,11 +68,6 @@ def find_leftovers(store: ArtifactStore, young_s: float = YOUNG_S) -> list[Lefto
     return sorted([*found, *_work(store, manifests, young_s)], key=lambda x: x.address)
 
 
-def assets_of(store: ArtifactStore) -> list[str]:
-    """Names of all assets of which there is a manifest, sorted."""
-    return sorted(_assets(store._everything()))
-
-
 def _assets(files: Iterable[Lying]) -> set[str]:
     return {f.path.split("/")[0] for f in files if f.path.count("/") == 1 and f.path.endswith(".json") and f.path[0] not in "._"}
 

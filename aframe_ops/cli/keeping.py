@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aframe_assets.config_load import ConfigError
-from aframe_assets.store.leftovers import Leftover, assets_of, find_leftovers
+from aframe_assets.store.leftovers import Leftover, find_leftovers
 from aframe_assets.store.verifying import verify_store
 from aframe_ops.cli.progress import duration, size
 from aframe_ops.cli.running import only_one, open_instance
@@ -26,14 +26,18 @@ def verify_all(run: RunDirectory, console: Console, assets: Iterable[str], segme
     """Reads every byte of the store's artifacts; whether all are as recorded.
 
     Raises:
-        ConfigError: no such asset in the store.
+        ConfigError: no such asset in the store, or nothing of such a segment.
     """
-    store = run.workspace().store
-    there = assets_of(store)
+    store, segments = run.workspace().store, set(segments)
+    there = store.assets()
     if unknown := sorted(set(assets) - set(there)):
         raise ConfigError(f"--asset {unknown[0]}: nothing of it is in {store.url}; there are {', '.join(there) or 'no artifacts'}")
+    chosen = sorted(assets) or there
+    # that nothing was read must not look as if all were well
+    if unknown := segments and sorted(segments.difference(*(store.manifests(a) for a in chosen))):
+        raise ConfigError(f"--segment {unknown[0]}: nothing of it is in {store.url}; see `aframe segments list`")
     count, nbytes, bad = 0, 0, []
-    for found in verify_store(store, sorted(assets) or there, list(segments), mark):
+    for found in verify_store(store, chosen, segments, mark):
         count, nbytes = count + 1, nbytes + found.nbytes
         if found.problems:
             bad.append(found)

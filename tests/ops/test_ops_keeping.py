@@ -50,6 +50,8 @@ def test_verify_takes_damage_out_of_use(run):
     assert aframe("verify", run)[0] == 0
     code, _, err = aframe("verify", run, "--asset", "nothing")
     assert code == 2 and "nothing of it is in" in err and "segments, training_waveforms" in err
+    code, out, err = aframe("verify", run, "--segment", "1240600000-64")
+    assert code == 2 and "--segment 1240600000-64: nothing of it is in" in err and "as recorded" not in out
 
 
 def test_prune_shows_first_and_keeps_what_a_manifest_names(run):
