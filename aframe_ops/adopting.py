@@ -88,8 +88,12 @@ def _partitions(workspace: Workspace, files: Sequence[Path]) -> dict[Path, str]:
 
 def _read_sums(path: Path) -> dict[str, str]:
     """sha256 by name of a file."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"--sums {path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
     out = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if line.strip():
             found = _LINE.fullmatch(line)
             if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
@@ -14,7 +15,21 @@ from rich.console import Console
 
 from aframe_assets.config_load import ConfigError, preset_names
 
-OK, FAILED, USAGE = 0, 1, 2
+FAILED, USAGE = 1, 2
+"""Exit codes."""
+
+_OF_A_PLACE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""What the system says of files and folders that a user has named, and can mend."""
 
 # groups of commands in `aframe --help`
 THE_SEARCH = "The search"
@@ -68,9 +83,12 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             function(*args, **kwargs)
         except Exception as e:
             # Errors of our own classes are written for users; anything else is a defect and keeps its trace.
+            text = str(e)
             if not type(e).__module__.startswith(("aframe_assets", "aframe_ops")):
-                raise
-            for line in str(e).splitlines():
+                if not isinstance(e, OSError) or e.errno not in _OF_A_PLACE:
+                    raise
+                text = f"{e.filename or 'a file'}: {e.strerror}; change that, or name another place, then run the same command again"
+            for line in text.splitlines():
                 typer.echo(f"aframe: {line}", err=True)
             raise typer.Exit(USAGE if isinstance(e, ConfigError) else FAILED) from None
 

@@ -27,7 +27,7 @@ def show_keys(part: str | None, *, site: bool, markdown: bool) -> None:
         near = difflib.get_close_matches(part or "", [word for s in every for word in (s.key, *s.key.split("."))], n=1, cutoff=0.5)
         which, other = ("site.yaml", "without --site") if site else ("aframe.yaml", "with --site")
         raise ConfigError(
-            f"{part}: no key of {which} holds this; {f'did you mean {near[0]}? ' if near else ''}The other file's keys: {other}"
+            f"{part}: no key of {which} holds this; {f'did you mean {near[0]}? The' if near else 'the'} other file's keys: {other}"
         )
     typer.echo(as_markdown(found).rstrip() if markdown else "\n".join(map(_as_text, found)))
 

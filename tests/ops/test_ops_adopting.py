@@ -66,6 +66,8 @@ def test_background_of_another_run_is_taken_with_its_bytes(run, tmp_path):
         assert handle.meta["adopted_from"] == str(path) and handle.meta["range_mpc"].keys() == {"H1", "L1"}
         assert workspace.store.manifest("background", handle.partition).provenance["run_id"].startswith("adopted by ")
     assert "was complete already" in aframe("adopt", "background", files[0], "--to", run)[1]
+    code, _, err = aframe("adopt", "background", *files, "--to", run, "--sums", tmp_path / "gone")
+    assert code == 2 and f"--sums {tmp_path / 'gone'}: cannot be read: No such file" in err
 
 
 @pytest.mark.parametrize(

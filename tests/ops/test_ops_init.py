@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -189,6 +190,14 @@ def test_refusals_leave_nothing_behind(tmp_path, args, words):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_place_that_cannot_be_written_is_told_in_a_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = call("init", tmp_path / "file" / "run", "--preset", "demo")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"aframe: {tmp_path / 'file' / 'run'}: Not a directory; ")
+
+
 def test_usage_errors_exit_2(tmp_path):
     assert call("init", tmp_path / "x", "--preset", "nope").exit_code == 2
     assert call("init", tmp_path / "x").exit_code == 2
@@ -197,11 +206,19 @@ def test_usage_errors_exit_2(tmp_path):
 
 
 def test_every_command_has_an_example():
-    for words in (["init"], ["run"], ["plan"], ["status"], ["reap"], ["segments", "list"], ["config", "show"], ["detect"], ["doctor"]):
-        result = call(*words, "--help")
-        assert result.exit_code == 0 and f"Example: aframe {' '.join(words)}" in result.output, words
-    result = call("offline", "--help", program=upstream)
-    assert result.exit_code == 0 and "Example: aframe-init offline" in result.output
+    for name, program in (("aframe", app), ("aframe-init", upstream)):
+        commands = dict(_commands(typer.main.get_command(program), (name,)))
+        assert commands
+        for words, command in commands.items():
+            assert command.hidden or f"Example: {' '.join(words)}" in (command.epilog or ""), words
+
+
+def _commands(group, words):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, (*words, name))
+        else:
+            yield (*words, name), command
 
 
 def test_the_shipped_dagster_home_is_the_same():
