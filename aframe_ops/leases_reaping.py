@@ -81,7 +81,7 @@ class Report:
 
 
 class GoingOn:
-    """Says which leased jobs of a run are queued or running; a batch system that does not answer counts as yes."""
+    """Says which leased jobs of a run are queued or running; a batch system, or a store, that does not answer counts as yes."""
 
     def __init__(self, site: SiteConfig):
         self._site, self._watch = site, Watch(site, 0.0)
@@ -90,9 +90,10 @@ class GoingOn:
     def __call__(self, run_id: str) -> list[str]:
         """Backend and id of each."""
         if self._live is None:  # all runs at once
-            leases: dict[str, Lease] = {}
-            with contextlib.suppress(StoreError):
+            try:
                 leases = {lease.name: lease for lease in leases_of(self._site).all().values()}
+            except StoreError as e:
+                return [f"not known, since the store cannot be asked ({_first_line(e)})"]
             over = self._watch.over(leases.values())
             self._live = [lease for lease in leases.values() if lease.name not in over]
         return [f"{lease.backend} {lease.job or lease.name}" for lease in self._live if lease.run == run_id]

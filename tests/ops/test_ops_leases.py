@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lease_play import Play, install
 
 from aframe_assets.config_load import load_config
+from aframe_assets.store.errors import StoreError
 from aframe_assets.store.leases import Leases
 from aframe_assets.store.work import makes
 from aframe_assets.store.workspace import Workspace
@@ -404,7 +405,11 @@ def test_reap_does_nothing_when_it_cannot_know(toy, claims, instance, monkeypatc
     assert left.lives and not [n for n in toy.notes("asked") if n["question"] == "cancel"]
 
 
-def test_reap_leaves_a_job_that_a_live_run_waits_for(toy, claims, instance):
+def away(*_):
+    raise StoreError("s3 does not answer")
+
+
+def test_reap_leaves_a_job_that_a_live_run_waits_for(toy, claims, instance, monkeypatch):
     left = Left(toy, instance, claims, DagsterRunStatus.STARTED)
     waiting = toy.path / "logs" / "waiting-run"
     waiting.mkdir()
@@ -416,6 +421,10 @@ def test_reap_leaves_a_job_that_a_live_run_waits_for(toy, claims, instance):
     # `aframe run` leaves it as well, as long as the job goes on
     assert GoingOn(load_site())(left.run) == [f"play {left.id}"]
     assert reap(instance, load_site(), leave=GoingOn(load_site())).left == [left.run]
+    # of what is not known, nothing is given up
+    with monkeypatch.context() as patch:
+        patch.setattr(Leases, "all", away)
+        assert reap(instance, load_site(), leave=GoingOn(load_site())).left == [left.run]
     os.close(lock)
     assert [j.outcome for j in reap_all(instance, load_site()).jobs] == ["cancelled"]
     assert GoingOn(load_site())(left.run) == []
