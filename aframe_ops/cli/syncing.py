@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -130,6 +131,9 @@ def _switch(run: RunDirectory, store: ArtifactStore) -> None:
         temporary.write_text(new)
         if not count or open_store(load_site(temporary).store_url).url != store.url:
             raise ConfigError(f"{file}: has no line `root: ...` below `store:` that can be changed; set store.root to {_root(store)} there")
+        if file.exists():
+            # its lines of shell may hold what others are not to read
+            shutil.copymode(file, temporary)
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
