@@ -325,15 +325,19 @@ class ArtifactStore(ABC):
         """Names of all assets of which there is anything, sorted."""
         return sorted(name for name in self._folders() if not name.startswith(("_", ".")))
 
-    def manifests(self, asset: str) -> dict[str | None, Manifest]:
+    def manifests(self, asset: str, afresh: bool = False) -> dict[str | None, Manifest]:
         """The records of all partitions, sorted (None is the key of an unpartitioned artifact).
 
         One listing and one read of the index; records that the index does not know, or knows in an older form, are
         read one by one and the index is rewritten.
+
+        Args:
+            afresh: read all of them one by one.
         """
         check_word(asset, "asset name")
         listed = {e.name: e.stamp for e in self._list(asset) if e.name.endswith(".json") and e.name != index.NAME}
-        known = index.loads(self._read(f"{asset}/{index.NAME}"), self.uri(f"{asset}/{index.NAME}"))
+        address = f"{asset}/{index.NAME}"
+        known = {} if afresh else index.loads(self._read(address), self.uri(address))
         stale = [name for name, mark in listed.items() if name not in known or known[name].stamp != mark]
         fresh = not stale and known.keys() == listed.keys()
         if stale:
@@ -342,7 +346,7 @@ class ArtifactStore(ABC):
                     known[name] = index.Entry(listed[name], index.plain_manifest(data))
         if not fresh:
             with suppress(StoreError, OSError):  # a reader without write access still reads
-                self._write(f"{asset}/{index.NAME}", index.dumps({name: known[name] for name in sorted(listed)}))
+                self._write(address, index.dumps({name: known[name] for name in sorted(listed)}))
         out: dict[str | None, Manifest] = {}
         for name in sorted(listed):
             found = self._parse(known.pop(name).manifest, f"{asset}/{name}")

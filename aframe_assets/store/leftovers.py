@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aframe_assets.store.files import is_abandoned
-from aframe_assets.store.layout import Lying
+from aframe_assets.store.layout import Lying, folder_of
+from aframe_assets.store.verifying import unreadable
 
 if TYPE_CHECKING:
     from aframe_assets.store.base import ArtifactStore
@@ -64,6 +65,9 @@ def find_leftovers(store: ArtifactStore, young_s: float = YOUNG_S) -> list[Lefto
     """
     groups, files = _grouped(store._everything())
     manifests = {asset: store.manifests(asset) for asset in sorted({where.split("/")[0] for where, _ in groups} | _assets(files))}
+    # of a later version of this project, or damaged: what it names may be needed
+    unread = {folder_of(asset, p) for asset, records in manifests.items() for p in unreadable(store, asset, records)}
+    groups = {place: lying for place, lying in groups.items() if place[0] not in unread}
     found = [*_versions(store, groups, manifests, young_s), *_files(store, files, young_s), *_finished(store, groups, manifests, young_s)]
     return sorted([*found, *_work(store, manifests, young_s)], key=lambda x: x.address)
 
@@ -113,7 +117,8 @@ def _named(manifests: dict[str, dict[str | None, Manifest]], where: str) -> str 
 def _remove_version(store: ArtifactStore, where: str, version: str) -> None:
     """A writer may have published into it since it was looked at."""
     now = store._manifest(where)
-    if now is None or now.handle is None or now.handle.uri.rsplit("/", 1)[-1] != version:
+    named = now.handle.uri.rsplit("/", 1)[-1] if now and now.handle else None
+    if named != version and (now or store._read(f"{where}.json") is None):
         store._remove(f"{where}/{version}")
 
 

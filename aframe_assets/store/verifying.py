@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aframe_assets.store import index
 from aframe_assets.store.errors import ArtifactGone, StoreError
 from aframe_assets.store.handle import Manifest, content_sha256
 from aframe_assets.store.layout import folder_of
@@ -51,12 +52,35 @@ def verify_store(store: ArtifactStore, assets: Collection[str], partitions: Coll
         StoreError: the store cannot be read.
     """
     for asset in assets:
-        todo = [(p, m) for p, m in store.manifests(asset).items() if m.handle is not None and (not partitions or p in partitions)]
+        # the records themselves: their index may be damaged, or tell of one as it was before it was
+        records = store.manifests(asset, afresh=True)
+        todo = [(p, m) for p, m in records.items() if m.handle is not None and (not partitions or p in partitions)]
+        for partition in unreadable(store, asset, records):
+            if not partitions or partition in partitions:
+                words = f"{store.uri(folder_of(asset, partition))}.json cannot be read as a manifest, so it counts as never made"
+                yield Verified(asset, partition, (words,), 0)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = pool.map(lambda one, asset=asset: problems_of(store, asset, *one), todo)
-            for (partition, manifest), problems in zip(todo, found, strict=True):
-                condemned = bool(problems) and mark and condemn(store, asset, partition, manifest, problems)
+            found = pool.map(lambda one, asset=asset: _read(store, asset, *one), todo)
+            for (partition, manifest), (problems, stays) in zip(todo, found, strict=True):
+                condemned = bool(problems) and stays and mark and condemn(store, asset, partition, manifest, problems)
                 yield Verified(asset, partition, tuple(problems), manifest.handle.nbytes, condemned)
+
+
+def _read(store: ArtifactStore, asset: str, partition: str | None, manifest: Manifest) -> tuple[list[str], bool]:
+    """What is wrong with an artifact, and whether that is known to stay so: a disk or a mount may come back."""
+    try:
+        return problems_of(store, asset, partition, manifest), True
+    except OSError as e:
+        return [f"{store.uri(folder_of(asset, partition))}: cannot be read: {e}"], False
+
+
+def unreadable(store: ArtifactStore, asset: str, records: Collection[str | None]) -> list[str | None]:
+    """Partitions of `asset` whose record is there and is none that can be read; `records` are those of which one was."""
+    stems = {e.name.removesuffix(".json") for e in store._list(asset) if e.name.endswith(".json") and e.name != index.NAME}
+    left = sorted(stems - {p or "_" for p in records})
+    # what was published or removed meanwhile is no damage
+    read = {stem: store._read(f"{asset}/{stem}.json") for stem in left}
+    return [None if s == "_" else s for s, data in read.items() if data is not None and store._parse(data, f"{asset}/{s}.json") is None]
 
 
 def problems_of(store: ArtifactStore, asset: str, partition: str | None, manifest: Manifest) -> list[str]:
