@@ -47,7 +47,8 @@ def retry(
     for asset, partitions in todo.items():
         keys = [p for p in partitions if p is not None]
         console.print(f"{asset}: {f'{len(keys)} segments' if keys else 'again'}")
-        run_all(run, console, until=asset, segments=[",".join(keys)] if keys else [], verbose=verbose)
+        # what has failed had all its inputs; of them an asset may miss others, as a model those of the test data
+        run_all(run, console, until=asset, alone=True, segments=[",".join(keys)] if keys else [], verbose=verbose)
 
 
 def _chosen(workspace: Workspace, assets: Collection[str], segments: Collection[str], again: bool) -> dict[str, list[str | None]]:

@@ -83,11 +83,13 @@ def run_all(
     again: str | None = None,
     devices: str | None = None,
     segments: Sequence[str] = (),
+    alone: bool = False,
 ) -> Workspace:
     """Makes what is missing; returns the workspace as it is afterwards. The experiment and site are read once, at the start.
 
     Args:
         until: an asset; only it and what it needs are made.
+        alone: of that asset nothing that it needs is made.
         segments: only these are worked on, see `aframe_ops.selecting.select`.
         verbose: Dagster's own log is shown.
         config: an experiment in place of that of `run`.
@@ -104,7 +106,7 @@ def run_all(
         config, site = with_devices(config or run.config(), run.site(), devices)
     with run.pinned(config, site) as (config, site):
         require_readable(config)
-        return _run_missing(run, config, site, console, until, verbose, again, segments)
+        return _run_missing(run, config, site, console, until, verbose, again, segments, alone)
 
 
 def require_trainable(workspace: Workspace, site: SiteConfig, chosen: Iterable[str]) -> None:
@@ -135,11 +137,12 @@ def _run_missing(
     verbose: bool,
     again: str | None,
     segments: Sequence[str],
+    alone: bool,
 ) -> Workspace:
     workspace = run.workspace(config, site)
     if until is not None and until not in workspace.graph:
         raise ConfigError(f"--until {until}: no such asset; expected one of {', '.join(workspace.graph)}")
-    chosen = ancestors(workspace, until) if until else set(workspace.graph)
+    chosen = {until} if until and alone else ancestors(workspace, until) if until else set(workspace.graph)
     require_trainable(workspace, site, chosen)
     if config.inference.mode == "triton" and "inference_results" in chosen:
         from aframe_ops.serving.provider import require_server

@@ -25,7 +25,7 @@ def aframe(*args) -> tuple[int, str, str]:
 def asked(monkeypatch) -> list:
     """What was to be made: (asset, segments)."""
     calls = []
-    monkeypatch.setattr(running, "run_all", lambda run, out, *, until, segments, verbose: calls.append((until, segments)))
+    monkeypatch.setattr(running, "run_all", lambda run, out, *, until, alone, segments, verbose: calls.append((until, segments)))
     return calls
 
 
@@ -64,6 +64,28 @@ def test_what_failed_and_nothing_else(tmp_path, asked):
     ):
         code, _, err = aframe("retry", run.path, *words)
         assert code == 2 and message in err
+
+
+def test_what_others_still_miss_is_not_made_with_it(tmp_path, monkeypatch):
+    calls = []
+
+    def one_run(run, workspace, instance, console, names, keys, **_) -> None:
+        calls.append((names, keys))
+
+    monkeypatch.setattr(running, "_one_run", one_run)
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    enough = {"execution": {"min_segment_fraction": 0.5}}
+    run, _ = initialise(tmp_path / "run", "demo", overrides=enough, store=None, profile="local", database=None)
+    workspace = run.workspace()
+    planner.fill(workspace, 6)
+    store = workspace.store
+    store._remove(f"background/{workspace.partitions()[-1]}.json")
+    parts = run.workspace().wanted("background_index").parts
+    store._remove("background_index/_.json")
+    store.record_failure(parts, "killed: out of memory")
+    code, _, err = aframe("retry", run.path)
+    assert code == 0, err
+    assert calls == [(["background_index"], None)], "not the strain of a segment that may be missing"
 
 
 def test_again_takes_what_is_complete_out_of_use(tmp_path, asked):
