@@ -95,10 +95,12 @@ def _versions(store: ArtifactStore, groups: dict, manifests: dict, young_s: floa
         for one in uploads:
             if one.age_s >= young_s:
                 yield Leftover("an upload that was cut off", store.uri(one.path), one.nbytes, one.age_s, partial(store._abort, one))
+        # an upload that goes on is that of a writer, who needs what he has put there before
+        age = min(one.age_s for one in lying)
         lying = [one for one in lying if not one.upload]
         if not lying:
             continue
-        age, nbytes, path = min(one.age_s for one in lying), sum(one.nbytes for one in lying), f"{where}/{version}"
+        nbytes, path = sum(one.nbytes for one in lying), f"{where}/{version}"
         if version.startswith(_STAGING):
             if is_abandoned(version.removeprefix(_STAGING), age):
                 yield Leftover("a publish that was killed", store.uri(path), nbytes, age, partial(store._remove, path))

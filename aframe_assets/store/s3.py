@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -210,7 +211,7 @@ class S3Store(ArtifactStore):
             now = server_time(answer)
             for found in answer.get("Contents", []):
                 version = found["Key"][start:].split("/", 1)[0]
-                age = (now - found["LastModified"]).total_seconds()
+                age = _age(now, found["LastModified"])
                 out[version] = min(age, out.get(version, age))
         self._abort_uploads(folder)
         return out
@@ -223,12 +224,24 @@ class S3Store(ArtifactStore):
                     self._abort(found)
 
     def _uploads(self, prefix: str) -> Iterator[Lying]:
+        """Uploads that were begun and not ended; their age is that of their last part: a large file takes hours."""
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
         with self.connection.errors("list uploads"):
             for page in pages:
                 now = server_time(page)
                 for found in page.get("Uploads", []):
-                    yield Lying(self._path(found["Key"]), 0, (now - found["Initiated"]).total_seconds(), found["UploadId"])
+                    parts = self._parts(found["Key"], found["UploadId"])
+                    last = max([found["Initiated"], *(part["LastModified"] for part in parts)])
+                    nbytes = sum(part["Size"] for part in parts)
+                    yield Lying(self._path(found["Key"]), nbytes, _age(now, last), found["UploadId"])
+
+    def _parts(self, key: str, upload: str) -> list[dict[str, Any]]:
+        from botocore.exceptions import ClientError
+
+        pages = self.client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=key, UploadId=upload)
+        with suppress(ClientError), self.connection.errors("list uploads", {"NoSuchUpload"}):  # it has just been ended
+            return [part for page in pages for part in page.get("Parts", [])]
+        return []
 
     def _everything(self) -> Iterator[Lying]:
         prefix = self._key("")
@@ -236,7 +249,7 @@ class S3Store(ArtifactStore):
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
                 now = server_time(page)
                 for found in page.get("Contents", []):
-                    yield Lying(self._path(found["Key"]), found["Size"], (now - found["LastModified"]).total_seconds())
+                    yield Lying(self._path(found["Key"]), found["Size"], _age(now, found["LastModified"]))
         yield from self._uploads(prefix)
 
     def _abort(self, upload: Lying) -> None:
@@ -309,6 +322,11 @@ class S3Store(ArtifactStore):
         except CacheError as error:
             raise StoreError(f"{handle.label} from {handle.uri}: {error}") from error
         return path if name is None else path / name
+
+
+def _age(now: datetime, then: datetime) -> float:
+    """Seconds. An answer's time is in whole seconds, that of an object in thousandths: a new one would seem to come from the future."""
+    return max(0.0, (now - then).total_seconds())
 
 
 def _is(there: Mapping[str, Any] | None, entry: FileEntry) -> bool:

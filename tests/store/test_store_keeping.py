@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,45 @@ def test_leftovers_are_found_and_nothing_else(store, make):
     assert store._read("notes/of/a/user.txt") == b"mine" and store._read("_values/run/step.json") == b"1"
     for handle in (*kept, shard, out_of_date):
         assert store.manifest(handle.asset, handle.partition).handle.identity == handle.identity and store.verify(handle) == []
+
+
+def shift_times(store, call: str, items: str, time: str, by: timedelta) -> None:
+    """From now on, a server's answers to `call` give later times."""
+
+    def shifted(parsed, **_) -> None:
+        for one in parsed.get(items, []):
+            one[time] += by
+
+    store.client.meta.events.register(f"after-call.s3.{call}", shifted)
+
+
+def test_what_is_newer_than_its_listing_is_as_old_as_nothing(store):
+    """Ceph's listings are of a whole second, its objects of a thousandth."""
+    if hasattr(store, "root"):
+        pytest.skip("a folder has no listings with a time")
+    store._write(f"background/{KEYS[3]}/{'0' * 16}-{'1' * 8}/a", b"orphan")
+    shift_times(store, "ListObjectsV2", "Contents", "LastModified", timedelta(seconds=60))
+    (found,) = find_leftovers(store, 0)
+    assert found.age_s == 0
+
+
+def test_an_upload_of_hours_that_goes_on_is_left_alone(store, make):
+    if hasattr(store, "root"):
+        pytest.skip("a folder has no uploads")
+
+    def hours_ago(*call: str) -> None:
+        shift_times(store, *call, timedelta(hours=-3))
+
+    where = f"background/{KEYS[0]}/{'0' * 16}-{'2' * 8}"
+    store._write(f"{where}/small", b"there first")
+    large = {"Bucket": store.bucket, "Key": store._key(f"{where}/large")}
+    begun = store.client.create_multipart_upload(**large)["UploadId"]
+    store.client.upload_part(**large, UploadId=begun, PartNumber=1, Body=b"x" * 1000)
+    hours_ago("ListMultipartUploads", "Uploads", "Initiated")
+    hours_ago("ListObjectsV2", "Contents", "LastModified")
+    assert find_leftovers(store) == [], "its last part came just now, so its writer is at work"
+    hours_ago("ListParts", "Parts", "LastModified")
+    assert {x.address: x.nbytes for x in find_leftovers(store)} == {store.uri(where): 11, store.uri(f"{where}/large"): 1000}
 
 
 def test_a_version_that_was_published_after_it_was_found_stays(store, make):
