@@ -206,7 +206,9 @@ def test_the_command_moves_a_run_to_another_store(bucket, make, tmp_path, monkey
         put(run.workspace().store, make(partition=p), strain=b"s" * 1200)
     before = (run.path / "site.yaml").read_text()
     assert "would copy" in aframe("sync", "run", address, "--dry-run", "--switch") and (run.path / "site.yaml").read_text() == before
+    (run.path / "site.yaml").chmod(0o600)
     told = aframe("sync", "run", address, "--switch")
+    assert (run.path / "site.yaml").stat().st_mode & 0o777 == 0o600, "its lines of shell may hold what others are not to read"
     assert "2.4 kB" in told and f"store.root is {address} now" in told
     after = (run.path / "site.yaml").read_text()
     assert run.site().store_url == address and [a for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b] == [
