@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from aframe_assets.segments.frozen import Table
+from aframe_assets.segments.frozen import Table, window_of
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -107,8 +107,13 @@ def sync(
     return found
 
 
-def retire(workspace: Workspace, instance: DagsterInstance | None, partitions: Sequence[str], reason: str) -> list[str]:
+def retire(
+    workspace: Workspace, instance: DagsterInstance | None, partitions: Sequence[str], reason: str, *, dry_run: bool = False
+) -> list[str]:
     """Takes segments out of the search for good; says what else that changes.
+
+    Args:
+        dry_run: only looks.
 
     Raises:
         SegmentsRefused: a role would be left without segments.
@@ -118,24 +123,38 @@ def retire(workspace: Workspace, instance: DagsterInstance | None, partitions: S
     after = table.without(workspace.config, partitions, reason, today)
     for role in {r["role"] for r in table.rows.values()} - {r["role"] for r in after.rows.values()}:
         raise SegmentsRefused(f"no segment would be left for {role}; at least one must stay")
-    _put(workspace, instance, after)
-    return _chosen_for_psd(workspace, partitions)
+    if not dry_run:
+        _put(workspace, instance, after)
+    return [*_chosen_for_psd(workspace, partitions), *trains_again(workspace, {p: table.rows[p] for p in partitions})]
 
 
-def restore(workspace: Workspace, instance: DagsterInstance | None, partitions: Sequence[str]) -> None:
-    """Brings retired segments back, as they were.
+def restore(workspace: Workspace, instance: DagsterInstance | None, partitions: Sequence[str], *, dry_run: bool = False) -> list[str]:
+    """Brings retired segments back, as they were; says what else that changes.
+
+    Args:
+        dry_run: only looks.
 
     Raises:
-        SegmentsRefused: one is not retired, or its time is another segment's by now.
+        KeyError: one is not retired.
+        SegmentsRefused: the time of one is another segment's by now.
     """
     table = _table(workspace)
-    if unknown := [p for p in partitions if p not in table.retired]:
-        raise SegmentsRefused(f"{', '.join(unknown)}: not retired; retired are: {', '.join(table.retired) or 'none'}")
     try:
         after = table.restored(workspace.config, partitions)
     except ValueError as e:
         raise SegmentsRefused(str(e)) from None
-    _put(workspace, instance, after)
+    if not dry_run:
+        _put(workspace, instance, after)
+    return trains_again(workspace, {p: table.retired[p] for p in partitions})
+
+
+def trains_again(workspace: Workspace, rows: Mapping[str, Row]) -> list[str]:
+    """A warning, if segments of these `rows` that come or go change what a network that is there was trained on."""
+    own = [p for p, r in rows.items() if window_of(r["role"]) == "train"]
+    trained = [a for a in ("model", "filter_model") if a in workspace.graph and workspace.store.manifest(a) is not None]
+    if not own or not trained or not workspace.config.model.trains:
+        return []
+    return [f"training data change ({', '.join(own[:5])}{', ...' if len(own) > 5 else ''}): {' and '.join(trained)} will be trained anew"]
 
 
 def rechoose_psd(workspace: Workspace) -> bool:

@@ -34,7 +34,7 @@ def has_failed(why: str) -> bool:
     return why.startswith(_FAILURES)
 
 
-def select(rows: Rows, asked: Sequence[str], states: Collection[AssetState] = ()) -> list[str]:
+def select(rows: Rows, asked: Sequence[str], states: Collection[AssetState] = (), see: str = "aframe segments list") -> list[str]:
     """Partitions, by time, that fit every one of `asked`; each is a list of words, divided by commas, of which one must fit.
 
     A word is a segment; FIRST...LAST, segments and all between; START..STOP, GPS times that a segment overlaps; a role; `failed`,
@@ -44,6 +44,7 @@ def select(rows: Rows, asked: Sequence[str], states: Collection[AssetState] = ()
     Args:
         rows: the segments table.
         states: assets that count for `missing` and `failed`.
+        see: the command that lists `rows`.
 
     Raises:
         ConfigError: another word, a segment that is not in the table, or nothing that fits (but for `missing` and `failed`).
@@ -53,22 +54,22 @@ def select(rows: Rows, asked: Sequence[str], states: Collection[AssetState] = ()
     chosen, whatever = set(rows), set(rows)
     for text in asked:
         words = [w.strip() for w in text.split(",") if w.strip()]
-        found: set[str] = set().union(*(by_state[w] if w in by_state else _word(rows, w) for w in words))
+        found: set[str] = set().union(*(by_state[w] if w in by_state else _word(rows, w, see) for w in words))
         chosen &= found
         whatever &= found | (set(rows) if set(words) & set(by_state) else set())
     if not whatever:
-        raise ConfigError(f"--segments {' --segments '.join(asked)}: no segment of {len(rows)} fits; see `aframe segments list`")
+        raise ConfigError(f"--segments {' --segments '.join(asked)}: no segment of {len(rows)} fits; see `{see}`")
     return sorted(chosen, key=lambda p: rows[p]["gps_start"])
 
 
-def _word(rows: Rows, word: str) -> set[str]:
+def _word(rows: Rows, word: str, see: str) -> set[str]:
     if word in ROLES:
         return {p for p, r in rows.items() if r["role"] == word}
     if _KEY.fullmatch(word):
-        return {_known(rows, word, "")}
+        return {_known(rows, word, "", see)}
     first, dots, last = word.partition("...")
     if dots and _KEY.fullmatch(first) and _KEY.fullmatch(last):
-        start, stop = rows[_known(rows, first, word)]["gps_start"], rows[_known(rows, last, word)]["gps_start"]
+        start, stop = (rows[_known(rows, key, word, see)]["gps_start"] for key in (first, last))
         return {p for p, r in rows.items() if start <= r["gps_start"] <= stop}
     if (times := _TIMES.fullmatch(word)) and word != "..":
         start, stop = float(times[1] or "-inf"), float(times[2] or "inf")
@@ -76,23 +77,23 @@ def _word(rows: Rows, word: str) -> set[str]:
             raise ConfigError(f"--segments {word}: the first time is not before the second")
         return {p for p, r in rows.items() if r["gps_start"] < stop and r["gps_stop"] > start}
     if word.startswith("@"):
-        return _listed(rows, Path(word[1:]).expanduser())
+        return _listed(rows, Path(word[1:]).expanduser(), see)
     raise ConfigError(f"--segments {word}: {EXPECTED}")
 
 
-def _known(rows: Rows, key: str, where: str) -> str:
+def _known(rows: Rows, key: str, where: str, see: str) -> str:
     if key not in rows:
-        raise ConfigError(f"--segments {where or key}: there is no segment {key}; see `aframe segments list`")
+        raise ConfigError(f"--segments {where or key}: there is no segment {key}; see `{see}`")
     return key
 
 
-def _listed(rows: Rows, path: Path) -> set[str]:
+def _listed(rows: Rows, path: Path, see: str) -> set[str]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"--segments @{path}: cannot be read: {e}") from None
     found = [(n, line.split()[0]) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
-    return {_known(rows, key, f"@{path}, line {n}") for n, key in found}
+    return {_known(rows, key, f"@{path}, line {n}", see) for n, key in found}
 
 
 def doable(workspace: Workspace, states: Mapping[str, AssetState], selected: Collection[str]) -> dict[str, set[str | None]]:

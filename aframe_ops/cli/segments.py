@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,10 +13,14 @@ from rich.console import Console
 from aframe_assets.config_load import ConfigError
 from aframe_assets.lineage import ROLES
 from aframe_assets.store.workspace import MissingArtifact, Workspace
+from aframe_ops.selecting import FAILED, MISSING, select
 
 if TYPE_CHECKING:
     from aframe_ops.run_directory import RunDirectory
     from aframe_ops.segment_changes import Change
+
+
+RETIRED = "aframe segments list --retired"
 
 
 def show_segments(workspace: Workspace, *, role: str | None, as_json: bool, segments: Sequence[str] = (), retired: bool = False) -> None:
@@ -36,7 +41,8 @@ def show_segments(workspace: Workspace, *, role: str | None, as_json: bool, segm
     except MissingArtifact as e:
         raise ConfigError(str(e)) from None
     if retired:
-        rows = workspace.store.manifest("segments").handle.meta.get("retired", {})
+        rows = _retired(workspace)
+        rows = {p: rows[p] for p in select(rows, segments, see=RETIRED)} if segments else rows
     elif segments:
         rows = {p: rows[p] for p in _selected(workspace, segments)}
     rows = {p: r for p, r in rows.items() if role in (None, r["role"])}
@@ -49,7 +55,6 @@ def show_segments(workspace: Workspace, *, role: str | None, as_json: bool, segm
 
 
 def _selected(workspace: Workspace, segments: Sequence[str]) -> list[str]:
-    from aframe_ops.selecting import FAILED, MISSING, select
     from aframe_ops.survey import survey
 
     asked = {w.strip() for text in segments for w in text.split(",")}
@@ -73,17 +78,19 @@ def sync_segments(run: RunDirectory, console: Console, *, recut: bool, remove: b
         require_readable(config)
         workspace = run.workspace(config, site)
         if dry_run:
-            _tell(console, segment_changes.sync(workspace, dry_run=True, recut=recut), "would be")
+            _tell(console, workspace, segment_changes.sync(workspace, dry_run=True, recut=recut), "would be")
             return
         with only_one(run), open_instance(run) as instance:
             change = segment_changes.sync(workspace, instance, recut=recut, remove=remove)
-            _tell(console, change, "")
+            _tell(console, workspace, change, "")
             if rechoose_psd:
                 there = segment_changes.rechoose_psd(workspace)
                 console.print("reference PSDs: the next run chooses anew" if there else "reference PSDs: none was chosen yet")
 
 
-def _tell(console: Console, change: Change, mood: str) -> None:
+def _tell(console: Console, workspace: Workspace, change: Change, mood: str) -> None:
+    from aframe_ops.segment_changes import trains_again
+
     if not change:
         console.print("segments are as the source says")
         return
@@ -94,6 +101,8 @@ def _tell(console: Console, change: Change, mood: str) -> None:
                 console.print(f"  {partition}  {row['role']}", highlight=False)
     if change.late:
         console.print("slides and injections stay planned for the first test segments; `aframe segments sync --recut` plans anew")
+    for line in trains_again(workspace, {**change.added, **change.removed, **change.changed}):
+        console.print(line, style="yellow", soft_wrap=True)
     console.print("next: aframe run")
 
 
@@ -110,22 +119,22 @@ def retire_segments(run: RunDirectory, console: Console, segments: Sequence[str]
     run.activate()
     with run.pinned() as (config, site), only_one(run), open_instance(run) as instance:
         workspace = run.workspace(config, site)
-        if restore:
-            chosen = [w.strip() for text in segments for w in text.split(",") if w.strip()]
-        else:
-            try:
-                chosen = _selected(workspace, segments)
-            except MissingArtifact as e:
-                raise ConfigError(str(e)) from None
-        rows: Mapping[str, Any] = {} if restore else workspace.rows()
+        try:
+            rows = _retired(workspace) if restore else workspace.rows()
+            chosen = select(rows, segments, see=RETIRED) if restore else _selected(workspace, segments)
+        except MissingArtifact as e:
+            raise ConfigError(str(e)) from None
+        if not chosen:
+            raise ConfigError(f"--segments {' --segments '.join(segments)}: there is none now")
         for partition in chosen:
-            console.print(f"  {partition}  {rows[partition]['role'] if partition in rows else ''}", highlight=False)
-        if dry_run:
-            console.print(f"{len(chosen)} would be {'restored' if restore else 'retired'}")
-        elif restore:
-            segment_changes.restore(workspace, instance, chosen)
-            console.print(f"{len(chosen)} restored; next: aframe run")
-        else:
-            for line in segment_changes.retire(workspace, instance, chosen, reason):
-                console.print(line, style="yellow", soft_wrap=True)
-            console.print(f"{len(chosen)} retired; next: aframe run")
+            console.print(f"  {partition}  {rows[partition]['role']}", highlight=False)
+        change = segment_changes.restore if restore else partial(segment_changes.retire, reason=" ".join(reason.split()))
+        for line in change(workspace, instance, chosen, dry_run=dry_run):
+            console.print(line, style="yellow", soft_wrap=True)
+        done = "restored" if restore else "retired"
+        console.print(f"{len(chosen)} would be {done}" if dry_run else f"{len(chosen)} {done}; next: aframe run")
+
+
+def _retired(workspace: Workspace) -> Mapping[str, Any]:
+    workspace.rows()
+    return workspace.store.manifest("segments").handle.meta.get("retired", {})

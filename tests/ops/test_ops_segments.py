@@ -101,7 +101,11 @@ def test_retired_segments_stay_out_until_they_are_restored(run):
     code, output = look("retire", run, "--segments", "test", "--reason", "x")
     assert code == 1 and "no segment would be left for test" in output
     assert look("retire", run, "--segments", TEST)[0] == look("retire", run)[0] == 2
-    assert look("retire", run, "--segments", "..1240610050", "--segments", "test", "--reason", "scattered light")[0] == 0
+    code, output = look("retire", run, "--segments", "failed", "--reason", "x")
+    assert code == 2 and "--segments failed: there is none now" in output
+    code, output = look("retire", run, "--segments", "test", "--reason", "x", "--dry-run")
+    assert code == 1 and "no segment would be left for test" in output
+    assert look("retire", run, "--segments", "..1240610050", "--segments", "test", "--reason", "scattered\n light")[0] == 0
     assert listed(run) == partitions(run) == [TRAIN, OTHER, SECOND]
     line = look("list", run, "--retired")[1]
     assert line.startswith(f"{TEST}\t1240610000\t1240610064\ttest\t20") and line.endswith("\tscattered light\n")
@@ -111,10 +115,28 @@ def test_retired_segments_stay_out_until_they_are_restored(run):
     experiment(run, FIXED)
     assert look("sync", run, "--remove")[0] == 0
     code, output = look("retire", run, "--restore", "--segments", OTHER)
-    assert code == 1 and f"{OTHER}: not retired; retired are: {TEST}" in output
-    assert look("retire", run, "--restore", "--segments", TEST)[0] == 0
+    assert code == 2 and f"there is no segment {OTHER}; see `aframe segments list --retired`" in output
+    assert "1 would be restored" in look("retire", run, "--restore", "--segments", "test", "--dry-run")[1] and TEST not in listed(run)
+    assert look("retire", run, "--restore", "--segments", "1240610000..1240610010")[0] == 0
     assert RunDirectory(run).workspace().store.manifest("segments").handle.meta == before
     assert sorted(partitions(run)) == [TRAIN, OTHER, TEST, SECOND]
+
+
+def test_who_takes_training_data_away_or_brings_more_is_told_what_it_costs(run):
+    from aframe_assets.store.handle import KeyParts
+
+    experiment(run, [*FIXED, [1240600200, 1240600264]], min_valid_duration=16)
+    assert look("sync", run)[0] == 0
+    words = "model will be trained anew"
+    assert words not in look("retire", run, "--segments", TRAIN, "--reason", "x", "--dry-run")[1], "there is none yet"
+    store = RunDirectory(run).workspace().store
+    (run / "x").write_text("x")
+    store.publish(KeyParts(asset="model", code_version="4"), {"x": run / "x"}, {})
+    assert f"training data change ({TRAIN}): {words}" in look("retire", run, "--segments", TRAIN, "--reason", "x", "--dry-run")[1]
+    assert TRAIN in listed(run)
+    assert words not in look("retire", run, "--segments", TEST, "--reason", "x")[1]
+    experiment(run, [*FIXED, [1240600200, 1240600264], [1240600300, 1240600364]], min_valid_duration=16)
+    assert f"training data change (1240600300-64): {words}" in look("sync", run, "--dry-run")[1]
 
 
 def test_psds_are_chosen_anew_when_asked_for(run):
