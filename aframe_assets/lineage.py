@@ -228,7 +228,7 @@ _ALL = [
     Node(
         "report",
         "sensitivity",
-        "4",
+        "5",
         ("name", "preset"),
         (
             Input("segments"),

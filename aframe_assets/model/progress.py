@@ -151,12 +151,13 @@ def learning_curve(rows: list[dict[str, Any]]) -> bytes:
     """PNG of training loss and validation metrics against the epoch."""
     figure = _figure(7, 3)
     left, right = figure.subplots(1, 2)
-    epochs = [r["epoch"] + 1 for r in rows]
+    # counted as in metrics.csv and in the bundle, which names the epoch that was kept
+    epochs = [r["epoch"] for r in rows]
     left.plot(epochs, [r["train_loss"] for r in rows], marker=".")
-    left.set(xlabel="epoch", ylabel="training loss")
+    left.set(xlabel="epoch, counted from 0", ylabel="training loss")
     for name in ("valid_auroc", "valid_efficiency"):
         right.plot(epochs, [r.get(name, float("nan")) for r in rows], marker=".", label=name)
-    right.set(xlabel="epoch", ylim=(0, 1.02))
+    right.set(xlabel="epoch, counted from 0", ylim=(0, 1.02), ylabel="validation metric")
     right.legend()
     return _png(figure)
 

@@ -132,18 +132,24 @@ def make_candidates(job: Job) -> Product:
     stills_of: dict[str, Any] = {"zero_lag": lambda: stills.zero_lag_png(zero.detection_statistic, zero.Tb, background)}
     if found:
         stills_of["loudest_event"] = lambda: _loudest_event(job, found[0])
-    names, table = ("candidates.csv", "candidates.json", FIGURES), {"loudest": stills.candidate_table(found)}
+    names, table = ("candidates.csv", "candidates.json", FIGURES), {"loudest": stills.candidate_table(found, unit)}
     return Product({n: out / n for n in names}, meta, candidate_checks(found), stills_of, markdown=table)
 
 
 def _loudest_event(job: Job, loudest: Candidate) -> bytes:
     """Whitened strain and Q-scans at `loudest`, from the background of its segment."""
-    from aframe_assets.strain.background_index import holder
-    from aframe_assets.strain.event_plots import AROUND, event_plot, whitened_around
+    from dataclasses import asdict
 
-    time, config = loudest.detection_time, job.config
-    stretch = whitened_around(holder(job, time), config.ifos, config.conditioning, time - AROUND, time + AROUND)
-    return event_plot(stretch, time, f"loudest candidate: statistic {loudest.detection_statistic:.2f}, FAR {loudest.far_per_year:.2g} / yr")
+    from aframe_assets.sensitivity.event_plots import strain_png
+    from aframe_assets.sensitivity.summary import candidate_far_text
+    from aframe_assets.sensitivity.surroundings import surroundings
+    from aframe_assets.strain.background_index import strain_at
+
+    time, config, unit = loudest.detection_time, job.config, _unit(job.config)
+    about = surroundings(strain_at(job, time), config, time)
+    far = f"{candidate_far_text(asdict(loudest), unit, None)} {unit.removeprefix('1')}"
+    title = f"loudest candidate: statistic {loudest.detection_statistic:.2f}, FAR {far}"
+    return strain_png(about, config.conditioning, time, title=title)
 
 
 def make_report(job: Job) -> Product:

@@ -28,7 +28,7 @@ class Examination:
 
     Attributes:
         rank: of the candidate.
-        traces, scans: pictures as PNG bytes, or None.
+        strain, output: pictures of the strain and of the network's output as PNG bytes, or None.
         response: of the network, or None.
         qualities: of each detector's data.
         vetoes: vetoed time within FLAG_WINDOW.
@@ -37,8 +37,8 @@ class Examination:
     """
 
     rank: int
-    traces: bytes | None = None
-    scans: bytes | None = None
+    strain: bytes | None = None
+    output: bytes | None = None
     response: Response | None = None
     qualities: tuple[Quality, ...] = ()
     vetoes: tuple[Veto, ...] = ()
@@ -75,7 +75,7 @@ def examine(
     Raises:
         StrainError: a damaged file.
     """
-    from aframe_assets.sensitivity.event_plots import q_scans_png, traces_png
+    from aframe_assets.sensitivity.event_plots import LARGE, output_png, strain_png
 
     time, notes = candidate["detection_time"], []
     about = surroundings(file, config, time)
@@ -87,13 +87,11 @@ def examine(
         )
     # without a plateau the middle of the window that was seen is the best guess
     centre = response.merger[0] if response and response.merger else time + config.inference.integration_window_length / 2
-    c = config.conditioning
-    band = (max(c.highpass or 0.0, 20.0), min(c.lowpass or config.sample_rate, config.sample_rate / 2))
     near = tuple(v for v in vetoes if v.start <= time + FLAG_WINDOW and v.stop >= time - FLAG_WINDOW)
     return Examination(
         candidate["rank"],
-        traces_png(about, time, centre, response),
-        q_scans_png(about, centre, band),
+        strain_png(about, config.conditioning, time, centre=centre, dpi=LARGE),
+        output_png(response, time, centre) if response is not None and len(response.times) else None,
         response,
         tuple(qualities(about, centre, references)),
         near,

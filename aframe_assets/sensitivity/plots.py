@@ -7,6 +7,7 @@ plotly's script inside it once, so that it works without a network.
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -152,27 +153,29 @@ def found_missed_figure(draws: Draws, threshold: float, far_text: str) -> Figure
     )
 
 
+def efficiency(draws: Draws, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Share of injected signals at or above `threshold` in bins of equal number of network SNR.
+
+    Returns:
+        mean SNR, share, and its binomial error, which none found and all found have too; shape (bin,) each.
+    """
+    snr, statistic = draws.snr[draws.accepted], draws.statistic[draws.accepted]
+    bins = [b for b in np.array_split(np.argsort(snr), np.clip(len(snr) // 30, 4, 25)) if len(b)]
+    number, found = np.array([len(b) for b in bins], float), np.array([(statistic[b] >= threshold).sum() for b in bins], float)
+    # half a signal more found and half a one more missed
+    share = (found + 0.5) / (number + 1)
+    return np.array([snr[b].mean() for b in bins]), found / number, np.sqrt(share * (1 - share) / number)
+
+
 def efficiency_figure(draws: Draws, thresholds: Sequence[tuple[str, float]]) -> Figure:
     """Share of injected signals found against their network SNR, with binomial errors, for each (label, threshold)."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    snr, statistic = draws.snr[draws.accepted], draws.statistic[draws.accepted]
-    if len(snr):
-        edges = np.unique(np.quantile(snr, np.linspace(0, 1, int(np.clip(len(snr) // 30, 4, 25)) + 1)))
-        place = np.clip(np.digitize(snr, edges) - 1, 0, len(edges) - 2)
-        number = np.bincount(place, minlength=len(edges) - 1)
-        for i, (label, threshold) in enumerate(thresholds):
-            hits = np.bincount(place, statistic >= threshold, minlength=len(edges) - 1)
-            share = (hits + 0.5) / (number + 1)
-            figure.add_scatter(
-                x=np.sqrt(edges[1:] * edges[:-1]),
-                y=hits / np.maximum(number, 1),
-                mode="lines+markers",
-                name=label,
-                line={"color": COLOURS[i % len(COLOURS)]},
-                error_y={"type": "data", "array": np.sqrt(share * (1 - share) / np.maximum(number, 1))},
-            )
+    for i, (label, threshold) in enumerate(thresholds):
+        snr, share, error = efficiency(draws, threshold)
+        colour = {"color": COLOURS[i % len(COLOURS)]}
+        figure.add_scatter(x=snr, y=share, mode="lines+markers", name=label, line=colour, error_y={"type": "data", "array": error})
     figure.update_xaxes(type="log", title="network SNR", tickvals=[4, 5, 6, 8, 10, 15, 20, 30, 50, 100])
     figure.update_yaxes(range=[0, 1.03], title="share found")
     return make_figure(
@@ -224,6 +227,21 @@ def zero_lag_figure(statistics: np.ndarray, livetime: float, background: Backgro
     )
 
 
+_CONTROLS = {
+    "responsive": True,
+    "displaylogo": False,
+    # "Share chart..." would send the figure, with results nobody has published yet, to Plotly's own servers
+    "plotlyServerURL": "",
+    "modeBarButtonsToRemove": ["sendChartToCloud", "select2d", "lasso2d"],
+}
+
+PLOT_STYLE = (
+    ".modebar-btn:focus-visible{outline:3px solid #0b5394!important}"
+    "@media (prefers-reduced-motion:reduce){.modebar,.modebar *{transition:none!important}}"
+)
+"""For who comes to a plot's buttons by the keyboard, and for who wants nothing to move."""
+
+
 def plotly_script() -> str:
     """plotly's JavaScript as one text, to be put inline."""
     from plotly.offline import get_plotlyjs
@@ -236,11 +254,12 @@ def embed(figure: Figure) -> str:
     # "</" would end the script element
     data = figure.plotly.replace("</", "<\\/")
     name = html.escape(figure.id, quote=True)
+    # a group, no image: its buttons are to be reached
     return (
-        f'<figure><div id="fig-{name}" class="plot" role="img" aria-label="{html.escape(figure.caption, quote=True)}"></div>'
+        f'<figure><div id="fig-{name}" class="plot" role="group" aria-label="{html.escape(figure.title, quote=True)}, plot"></div>'
         f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
         f"<script>(function(){{const f={data};"
-        f'Plotly.newPlot("fig-{name}",f.data,f.layout,{{responsive:true,displaylogo:false}});}})();</script>'
+        f'Plotly.newPlot("fig-{name}",f.data,f.layout,{json.dumps(_CONTROLS)});}})();</script>'
     )
 
 
@@ -254,8 +273,11 @@ class Table:
 
     def html(self) -> str:
         """The table with its title above it."""
-        head = "".join(f"<th>{html.escape(c)}</th>" for c in self.columns)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
+        head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in self.columns)
+        body = "".join(
+            f'<tr><th scope="row">{html.escape(first)}</th>' + "".join(f"<td>{html.escape(c)}</td>" for c in rest) + "</tr>"
+            for first, *rest in self.rows
+        )
         return f"<h2>{html.escape(self.title)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -268,6 +290,6 @@ def page(title: str, figures: Sequence[Figure], notes: Sequence[str] = (), table
         f"<title>{html.escape(title)}</title>"
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#222}figure{margin:0 0 2rem}"
         "table{border-collapse:collapse;font-size:.9rem}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}"
-        f"figcaption{{color:#555;font-size:.9rem}}</style><script>{plotly_script()}</script></head>"
-        f"<body><h1>{html.escape(title)}</h1>{lines}{body}</body></html>"
+        f"figcaption{{color:#555;font-size:.9rem}}{PLOT_STYLE}</style><script>{plotly_script()}</script></head>"
+        f"<body><main><h1>{html.escape(title)}</h1>{lines}{body}</main></body></html>"
     )

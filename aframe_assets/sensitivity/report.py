@@ -10,7 +10,7 @@ from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
 from aframe_assets.provenance.citations import SOFTWARE, data_sources, statement
-from aframe_assets.sensitivity.plots import COLOURS, Figure, embed, make_figure, plotly_script
+from aframe_assets.sensitivity.plots import COLOURS, PLOT_STYLE, Figure, embed, make_figure, plotly_script
 from aframe_assets.sensitivity.report_events import event_pages, page_id
 from aframe_assets.sensitivity.report_provenance import artifact_rows, graph_svg, step_rows, timeline_figure, total_text
 from aframe_assets.sensitivity.report_results import (
@@ -110,7 +110,7 @@ def render(m: Material) -> str:
 
     folder = resources.files("aframe_assets.sensitivity")
     env = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    figures = {f.id: embed(f) for f in (*m.figures, *_training_figure(m.metrics_csv), *timeline_figure(m.manifests))}
+    figures = {f.id: embed(f) for f in (*m.figures, *_training_figure(m), *timeline_figure(m.manifests))}
     for id in ("volume", "mass", "zero-lag", "background", "efficiency", "found-missed", "training", "timeline"):
         figures.setdefault(id, "")
     config, unit, found = m.config, m.candidates["far_unit"], m.candidates["candidates"]
@@ -119,7 +119,7 @@ def render(m: Material) -> str:
     shown = [c for i, c in enumerate(found) if i < SHOWN or c["matches"]]
     checks = _checks(m)
     return env.from_string((folder / "report.html.j2").read_text()).render(
-        style=(folder / "report.css").read_text(),
+        style=(folder / "report.css").read_text() + PLOT_STYLE,
         plotly=plotly_script(),
         script=(folder / "report.js").read_text(),
         package=f"aframe-dagster {m.versions.get('aframe-dagster', '')}".strip(),
@@ -204,14 +204,17 @@ def _metrics(m: Material) -> list[tuple[str, str]]:
     return [(k.replace("_", " "), f"{v:,}" if isinstance(v, int) else f"{v:.5g}") for k, v in numbers.items()]
 
 
-def _training_figure(text: str | None) -> list[Figure]:
+_JUDGED = ("valid_auroc", "valid_efficiency", "valid_correlation")
+"""Columns of metrics.csv from 0 to 1; those of single SNR bins would hide them, and stand in the table."""
+
+
+def _training_figure(m: Material) -> list[Figure]:
     """Loss and validation metrics against the epoch; nothing for imported weights."""
     from plotly.subplots import make_subplots
 
-    rows = list(csv.DictReader(io.StringIO(text or "")))
-    names = [k for k in (rows[0] if rows else {}) if "loss" in k or "valid" in k or "auroc" in k]
+    rows, t = list(csv.DictReader(io.StringIO(m.metrics_csv or ""))), m.config.model.training
     curves = {}
-    for name in names:
+    for name in ("train_loss", *_JUDGED):
         points = [(float(r.get("epoch") or i), float(r[name])) for i, r in enumerate(rows) if r.get(name) not in (None, "")]
         if points:
             curves[name] = points
@@ -221,11 +224,16 @@ def _training_figure(text: str | None) -> list[Figure]:
     for i, (name, points) in enumerate(curves.items()):
         x, y = zip(*points, strict=True)
         line = {"color": COLOURS[i % len(COLOURS)]}
-        figure.add_scatter(x=x, y=y, mode="lines+markers", name=name.replace("_", " "), line=line, secondary_y="loss" not in name)
-    figure.update_xaxes(title="epoch", **({"dtick": 1} if len(rows) <= 20 else {}))
-    figure.update_yaxes(title="loss", secondary_y=False)
-    figure.update_yaxes(title="validation metric", secondary_y=True, showgrid=False, tickmode="auto")
-    return [make_figure("training", "Training", "Training loss (left) and validation metric (right) per epoch.", figure, 360)]
+        figure.add_scatter(x=x, y=y, mode="lines+markers", name=name.replace("_", " "), line=line, secondary_y=name in _JUDGED)
+    figure.update_xaxes(title="epoch, counted from 0", **({"dtick": 1} if len(rows) <= 20 else {}))
+    figure.update_yaxes(title="training loss", secondary_y=False)
+    figure.update_yaxes(title="validation metric", secondary_y=True, showgrid=False, tickmode="auto", range=[0, 1.02])
+    caption = (
+        "Training loss (left) and validation metrics (right) of each epoch. valid auroc: partial, up to a false-positive rate of "
+        f"{t.max_fpr:g}, chance is 0.5; valid efficiency: share of validation signals found at {t.valid_far_per_hour:g} "
+        "false alarms per hour."
+    )
+    return [make_figure("training", "Training", caption, figure, 360)]
 
 
 def _warnings(m: Material) -> list[str]:

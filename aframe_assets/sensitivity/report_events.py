@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aframe_assets.sensitivity.candidates import FLAG_WINDOW
 from aframe_assets.sensitivity.summary import candidate_far_text, gps_date, p_astro_text, published_text
+from aframe_assets.strain.event_plots import AFTER, BEFORE
 
 if TYPE_CHECKING:
     from aframe_assets.sensitivity.contributions import Share
@@ -47,10 +48,11 @@ def event_pages(
                     {"name": m["name"], "catalog": m["catalog"], "offset": f"{m['offset']:+.3f}", "published": published_text(m)}
                     for m in c["matches"]
                 ],
-                "traces": _image(e.traces),
-                "traces_alt": _traces_alt(e),
-                "scans": _image(e.scans),
-                "scans_alt": "Time and frequency of excess energy in each detector, from 1 s before to 0.5 s after the time of the event.",
+                "strain": _image(e.strain),
+                "strain_alt": "Whitened strain of each detector, and below it time and frequency of its excess energy, "
+                f"from {BEFORE:g} s before to {AFTER:g} s after the time of the event.",
+                "output": _image(e.output),
+                "output_alt": _output_alt(e),
                 "shares": _shares(e, c["detection_statistic"]),
                 "qualities": [_quality(q) for q in e.qualities],
                 "vetoes": [
@@ -129,10 +131,8 @@ def _image(png: bytes | None) -> str:
     return "" if png is None else f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _traces_alt(e: Examination) -> str:
-    text = "Whitened strain of each detector from 1 s before to 0.5 s after the time of the event"
-    if e.response is None or not len(e.response.outputs):
-        return text + "."
-    return (
-        f"{text}, and the network's output, {e.response.outputs.max():.1f} at its highest and {e.response.outputs.min():.1f} at its lowest."
-    )
+def _output_alt(e: Examination) -> str:
+    if e.output is None or e.response is None:
+        return ""
+    outputs = e.response.outputs
+    return f"The network's output about the event, {outputs.max():.1f} at its highest and {outputs.min():.1f} at its lowest."

@@ -45,6 +45,7 @@ def artifact_rows(graph: Mapping[str, Node], manifests: Manifests) -> list[dict[
         if not done:
             continue
         one = done[None] if None in done else None
+        nbytes = sum(x.handle.nbytes for x in done.values())
         out.append(
             {
                 "asset": asset,
@@ -52,14 +53,15 @@ def artifact_rows(graph: Mapping[str, Node], manifests: Manifests) -> list[dict[
                 "version": next(iter(done.values())).parts.code_version,
                 "key": one.handle.key[:16] if one else "one each",
                 "sha256": one.handle.sha256[:16] if one else "one each",
-                "size": size_text(sum(x.handle.nbytes for x in done.values())),
+                "size": size_text(nbytes),
+                "nbytes": nbytes,
                 "inputs": [i for i in lineage.deps(graph[asset]) if i in manifests] if asset in graph else [],
             }
         )
     return out
 
 
-def step_rows(manifests: Manifests) -> list[dict[str, str]]:
+def step_rows(manifests: Manifests) -> list[dict[str, Any]]:
     """A row for each asset: time, processor, memory, machines."""
     out = []
     for asset, records in manifests.items():
@@ -74,6 +76,7 @@ def step_rows(manifests: Manifests) -> list[dict[str, str]]:
             {
                 "asset": asset,
                 "count": f"{len(known):,}",
+                "number": len(known),
                 "wall": duration(wall),
                 "wall_s": f"{wall:.6g}",
                 "cpu": duration(cpu) if cpu else "",

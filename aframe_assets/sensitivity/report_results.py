@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aframe_assets.segments.vetoes import vetoes_at
 from aframe_assets.sensitivity.candidates import analysed
+from aframe_assets.sensitivity.plots import UNITS
 from aframe_assets.sensitivity.summary import candidate_far_text, far_text, match_text, p_astro_text, published_text, volume_text
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def volume_row(r: Mapping[str, Any]) -> dict[str, Any]:
         "note": r["note"],
         "status": r["status"],
         # what a column is sorted by, where the text is no number
-        "far_sort": r["far"],
+        "far_sort": r["far"] / UNITS[r["far_unit"]],
+        "span_sort": r["volume_at_far_minus"] if measured else "",
         "volume_sort": r["volume"] if measured else r.get("upper_limit", ""),
         "distance_sort": r["sensitive_distance"] if measured else "",
         "found_sort": r.get("num_found", ""),
@@ -85,6 +87,7 @@ def comparator_rows(m: Material) -> list[dict[str, Any]]:
                 "volume": f"{p['volume']:.3g} ± {p['error']:.1g}",
                 "volume_sort": p["volume"],
                 "far": "the catalogue's own" if p["far_per_year"] is None else f"{p['far_per_year']:g} /yr",
+                "far_sort": "" if p["far_per_year"] is None else p["far_per_year"],
                 "ratio": f"{ours['volume'] / p['volume']:.2f}" if ours and p["far_per_year"] == 1 else "",
                 "source": f"{p['data']}; {p['source']}",
             }
@@ -105,7 +108,6 @@ def candidate_row(c: Mapping[str, Any], unit: str, far_error: float | None = Non
         far_error: relative error of the background count.
         page: anchor of the event's page, if it has one.
     """
-    p = c["p_astro_low"] if c["p_astro_is_limit"] else c["p_astro"]
     return {
         "rank": c["rank"],
         "page": page,
@@ -118,10 +120,15 @@ def candidate_row(c: Mapping[str, Any], unit: str, far_error: float | None = Non
         "fap": f"{'< ' if c['far_is_limit'] else ''}{c['false_alarm_probability']:.2g}",
         "fap_sort": c["false_alarm_probability"],
         "p_astro": p_astro_text(c),
-        "p_astro_sort": "" if p is None else p,
+        "p_astro_sort": _p_astro_sort(c),
         "flags": ", ".join(c["flags"]),
         "catalog": match_text(c),
     }
+
+
+def _p_astro_sort(c: Mapping[str, Any]) -> float | str:
+    p = c["p_astro_low"] if c["p_astro_is_limit"] else c["p_astro"]
+    return "" if p is None else p
 
 
 def livetime_rows(m: Material) -> list[dict[str, str]]:
@@ -166,7 +173,9 @@ def catalog_rows(m: Material, pages: Mapping[int, str]) -> list[dict[str, Any]]:
             "outcome": "none near it",
             "statistic": "",
             "far": "",
+            "far_sort": "",
             "p_astro": "",
+            "p_astro_sort": "",
         }
         c, x = found.get((merger.name, merger.catalog), (None, None))
         vetoed = vetoes_at(m.vetoes, merger.gps - merger.accuracy, merger.gps + merger.accuracy)
@@ -176,7 +185,9 @@ def catalog_rows(m: Material, pages: Mapping[int, str]) -> list[dict[str, Any]]:
                 "page": pages.get(c["rank"], ""),
                 "statistic": f"{c['detection_statistic']:.3f}",
                 "far": f"{_far(c, unit)} {unit.removeprefix('1')}",
+                "far_sort": c["far"],
                 "p_astro": p_astro_text(c),
+                "p_astro_sort": _p_astro_sort(c),
             }
         elif vetoed:
             row["outcome"] = "vetoed: " + ", ".join(dict.fromkeys(f"{v.ifo}:{v.category}" for v in vetoed))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aframe_assets.sensitivity.plots import COLOURS, MAX_POINTS, UNITS
+from aframe_assets.sensitivity.plots import COLOURS, MAX_POINTS, UNITS, efficiency
+from aframe_assets.sensitivity.summary import candidate_far_text, p_astro_text
 from aframe_assets.strain.plots import figure_of, png_of
 
 if TYPE_CHECKING:
     from aframe_assets.sensitivity.candidates import Candidate
     from aframe_assets.sensitivity.far import Background
     from aframe_assets.sensitivity.volume import Draws
-
-_BINS = 12
 
 
 def far_png(background: Background, unit: str) -> bytes:
@@ -43,17 +43,9 @@ def efficiency_png(draws: Draws, thresholds: Sequence[tuple[str, float]]) -> byt
     """Share of injections found by network SNR, for each (label, threshold), and found and missed ones by mass and redshift."""
     figure = figure_of(9.2, 3.6)
     left, right = figure.subplots(1, 2)
-    snr, statistic = (x[draws.accepted] for x in (draws.snr, draws.statistic))
-    if len(snr):
-        edges = np.unique(np.quantile(snr, np.linspace(0, 1, _BINS + 1)))
-        place = np.clip(np.digitize(snr, edges) - 1, 0, max(0, len(edges) - 2))
-        number = np.maximum(np.bincount(place, minlength=len(edges) - 1), 1)
-        middle = np.bincount(place, snr, minlength=len(edges) - 1) / number
-        for i, (label, threshold) in enumerate(thresholds):
-            hits = np.bincount(place, statistic >= threshold, minlength=len(edges) - 1)
-            share = (hits + 0.5) / (number + 1)
-            error = np.sqrt(share * (1 - share) / number)
-            left.errorbar(middle, hits / number, error, color=COLOURS[i % len(COLOURS)], marker=".", lw=1, label=label)
+    for i, (label, threshold) in enumerate(thresholds):
+        snr, share, error = efficiency(draws, threshold)
+        left.errorbar(snr, share, error, color=COLOURS[i % len(COLOURS)], marker=".", lw=1, label=label)
     left.set(xlabel="network SNR", ylabel="share found", ylim=(0, 1.03), title="efficiency")
     if thresholds:
         label, threshold = thresholds[0]
@@ -84,7 +76,8 @@ def zero_lag_png(statistics: np.ndarray, livetime: float, background: Background
         x, expected = background.kth_loudest(k), k * livetime / background.livetime
         spread = np.sqrt(expected + expected**2 / background.independence.count(k))
         for n in (2, 1):
-            axes.fill_between(x, np.maximum(expected - n * spread, 1e-3), expected + n * spread, color="0.5", alpha=0.25, lw=0)
+            low = np.maximum(expected - n * spread, 1e-3)
+            axes.fill_between(x, low, expected + n * spread, color="0.5", alpha=0.25, lw=0, label=f"{n} σ")
         axes.plot(x, expected, "k--", lw=0.8, label="expected of noise")
     if len(statistics):
         axes.step(np.sort(statistics)[::-1], np.arange(1, len(statistics) + 1), where="post", color=COLOURS[1], label="zero lag")
@@ -95,20 +88,17 @@ def zero_lag_png(statistics: np.ndarray, livetime: float, background: Background
     return png_of(figure)
 
 
-def candidate_table(found: Sequence[Candidate], num: int = 10) -> str:
-    """The loudest `num` candidates as a markdown table; a FAR or p_astro that is a limit is marked so."""
-    rows = ["| rank | GPS | statistic | FAR [1/yr] | p_astro | flags | catalogue |", "|---|---|---|---|---|---|---|"]
+def candidate_table(found: Sequence[Candidate], unit: str, num: int = 10) -> str:
+    """The loudest `num` candidates as a markdown table; a FAR or p_astro that is a limit is marked so.
+
+    Args:
+        unit: of FARs, '1/h' or '1/yr'.
+    """
+    rows = [f"| rank | GPS | statistic | FAR [{unit}] | p_astro | flags | catalogue |", "|---|---|---|---|---|---|---|"]
     for c in found[:num]:
+        row = asdict(c)
         rows.append(
-            f"| {c.rank} | {c.detection_time:.3f} | {c.detection_statistic:.3f} | {_limit('<', c.far_is_limit)}{c.far_per_year:.3g} | "
-            f"{_share(c)} | {', '.join(c.flags)} | {', '.join(m.name for m in c.matches)} |"
+            f"| {c.rank} | {c.detection_time:.3f} | {c.detection_statistic:.3f} | {candidate_far_text(row, unit, None)} | "
+            f"{p_astro_text(row, short=True)} | {', '.join(c.flags)} | {', '.join(m.name for m in c.matches)} |"
         )
     return "\n".join(rows)
-
-
-def _limit(sign: str, is_limit: bool) -> str:
-    return f"{sign} " if is_limit else ""
-
-
-def _share(c: Any) -> str:
-    return "" if c.p_astro is None else f"{_limit('>', c.p_astro_is_limit)}{c.p_astro:.3f}"

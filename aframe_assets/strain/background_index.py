@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aframe_assets.strain.background_file import background_name
+from aframe_assets.strain.background_file import StrainFile, background_name, parse_background_name
 
 if TYPE_CHECKING:
     from aframe_assets.store.handle import Handle
@@ -94,14 +94,19 @@ def open_chunks(job: Job, *roles: str) -> dict[str, Path]:
     return {c.partition: open_chunk(job, c) for c in index.of(*roles)}
 
 
-def holder(job: Job, time: float) -> Path:
-    """Local path of the background of the chunk that holds GPS `time`, whatever the job's inputs are.
+def strain_at(job: Job, time: float) -> StrainFile:
+    """Background of the chunk that holds GPS `time`, whatever the job's inputs are; a remote store sends only what is read of it.
 
     Raises:
         LookupError: no current chunk holds it.
+        StrainError: a damaged file.
     """
     for manifest in job.store.manifests("background").values():
         handle = manifest.handle
-        if handle is not None and handle.meta["gps_start"] <= time < handle.meta["gps_start"] + handle.meta["duration"]:
-            return job.store.open_local(handle, background_name(handle.meta["gps_start"], handle.meta["duration"]))
+        if handle is None:
+            continue
+        name = handle.files[0].name
+        start, stop = parse_background_name(name)
+        if start <= time < stop:
+            return StrainFile.open(job.store.open_ranges(handle, name), job.config.ifos)
     raise LookupError(f"no background in {job.store.url} holds GPS {time:.3f}")

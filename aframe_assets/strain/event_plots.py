@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +15,21 @@ if TYPE_CHECKING:
 
 Q_RANGE = (4.0, 64.0)
 BAND = (20.0, 500.0)
-"""Hertz, of a Q-scan."""
+"""Hertz, of a Q-scan where whitening leaves more."""
 
 LOUDEST_COLOUR = 25.0
 """Normalised energy at the end of the colour scale, as the field's Q-scans have it."""
 
 AROUND = 4.0
 """Seconds on each side of an event that its Q-scans are made of."""
+
+BEFORE, AFTER = 1.0, 0.5
+"""Seconds of it that are shown before and after the event."""
+
+SHORTEST = 2.0
+"""Seconds below which there is no Q-scan."""
+
+COLOURS = {"H1": "#d55e00", "L1": "#0072b2", "V1": "#cc79a7", "K1": "#e69f00", "G1": "#555555"}
 
 _TILES = (160, 1000)
 """Frequencies and times of a Q-scan."""
@@ -50,32 +57,9 @@ class WhitenedStretch:
         return WhitenedStretch(part, self.gps_start + first / self.sample_rate, self.sample_rate)
 
 
-def whitened_around(path: Path, ifos: Sequence[str], conditioning: Conditioning, start: float, stop: float) -> WhitenedStretch:
-    """Strain of a background file whitened from `start` to `stop` with the PSD of the time before, as the search whitens it.
-
-    At a file's beginning, where there is no such time, the stretch begins as soon as there is.
-
-    Raises:
-        StrainError: the file cannot be read.
-        ValueError: [start, stop) leaves no whitened sample in the file.
-    """
-    import torch
-
-    from aframe_assets.strain.background_file import parse_background_name, read_background
-    from aframe_assets.strain.conditioning import Whitener
-
-    c, (gps, duration) = conditioning, parse_background_name(path)
-    half = c.fduration / 2
-    first = max(gps, start - half - c.psd_length)
-    last = min(gps + duration, stop + half)
-    if last - first <= c.psd_length + c.fduration:
-        raise ValueError(
-            f"{path}: no whitened strain at GPS {start:.2f} to {stop:.2f}; the file begins at {gps:.14g}, PSDs take {c.psd_length:g} s"
-        )
-    strain = read_background(path, list(ifos), start=first, stop=last)
-    white = Whitener(c, strain.sample_rate)(torch.as_tensor(strain.stacked())).numpy()
-    begins = strain.gps_start + c.psd_length + half
-    return WhitenedStretch(dict(zip(strain.ifos, white, strict=True)), begins, strain.sample_rate)
+def band_of(conditioning: Conditioning) -> tuple[float, float]:
+    """The part of `BAND` that whitening leaves, hertz."""
+    return max(conditioning.highpass or 0.0, BAND[0]), min(conditioning.lowpass or BAND[1], BAND[1])
 
 
 def q_scan(whitened: np.ndarray, sample_rate: float, band: tuple[float, float] = BAND) -> tuple[np.ndarray, np.ndarray]:
@@ -103,33 +87,47 @@ def q_scan(whitened: np.ndarray, sample_rate: float, band: tuple[float, float] =
     return np.geomspace(band[0], high, _TILES[0]), energy.reshape(_TILES).numpy()
 
 
-def event_plot(stretch: WhitenedStretch, time: float, title: str, shown: tuple[float, float] = (1.5, 0.5)) -> bytes:
+def event_plot(
+    stretch: WhitenedStretch, time: float, title: str = "", *, centre: float | None = None, band: tuple[float, float] = BAND, dpi: int = 80
+) -> bytes:
     """Whitened strain above the Q-scan, a column for each detector.
 
     Args:
         stretch: some seconds around the event; Q-scans are of all of it.
-        time: of the event, GPS seconds; a dashed line.
+        time: detection time, GPS seconds; a dashed line.
         title: above all.
-        shown: seconds before and after `time` that are shown.
+        centre: GPS seconds that axes count from, the merger where it is known; else `time`.
+        band: of Q-scans, hertz; what whitening leaves.
+        dpi: pixels per inch; 80 are for an asset's page.
     """
-    figure = figure_of(3.4 * len(stretch.strain) + 0.6, 4.4)
+    centre = time if centre is None else centre
+    figure = figure_of(3.4 * len(stretch.strain) + 0.6, 4.4, dpi)
     panels = figure.subplots(2, len(stretch.strain), squeeze=False, sharex=True, height_ratios=(1, 1.6), sharey="row")
-    seconds, mesh = stretch.gps_start - time + np.arange(len(next(iter(stretch.strain.values())))) / stretch.sample_rate, None
-    near = (seconds >= -shown[0]) & (seconds < shown[1])
+    seconds, mesh = stretch.gps_start - centre + np.arange(len(next(iter(stretch.strain.values())))) / stretch.sample_rate, None
+    near = (seconds >= -BEFORE) & (seconds < AFTER)
     for (trace, scan), (ifo, x) in zip(panels.T, stretch.strain.items(), strict=True):
-        trace.plot(seconds[near], x[near], lw=0.5)
-        frequencies, energy = q_scan(x, stretch.sample_rate)
-        at = np.linspace(seconds[0], seconds[-1], energy.shape[1])
-        use = (at >= -shown[0]) & (at < shown[1])
-        mesh = scan.pcolormesh(at[use], frequencies, energy[:, use], vmin=0, vmax=LOUDEST_COLOUR, rasterized=True)
-        scan.set(yscale="log", xlabel=f"seconds from GPS {time:.3f}", ylim=(frequencies[0], frequencies[-1]))
-        scan.set_yticks([30, 50, 100, 200, 400], ["30", "50", "100", "200", "400"])
-        scan.minorticks_off()
-        for axes in (trace, scan):
-            axes.axvline(0, color="k" if axes is trace else "w", ls="--", lw=0.7)
+        trace.plot(seconds[near], x[near], lw=0.5, color=COLOURS.get(ifo, "#333333"))
         trace.set_title(ifo, fontsize="medium")
+        trace.grid(alpha=0.25)
+        scan.set(xlabel=f"seconds from GPS {centre:.3f}", xlim=(-BEFORE, AFTER), xticks=np.arange(-BEFORE, AFTER + 0.1, 0.5))
+        if len(x) < SHORTEST * stretch.sample_rate:
+            scan.text(0.5, 0.5, "too little strain for a Q-scan", transform=scan.transAxes, ha="center")
+            continue
+        frequencies, energy = q_scan(x, stretch.sample_rate, band)
+        at = np.linspace(seconds[0], seconds[-1], energy.shape[1])
+        use = (at >= -BEFORE) & (at < AFTER)
+        mesh = scan.pcolormesh(at[use], frequencies, energy[:, use], vmin=0, vmax=LOUDEST_COLOUR, rasterized=True)
+        scan.set(yscale="log", ylim=(frequencies[0], frequencies[-1]))
+        ticks = [f for f in (20, 30, 50, 100, 200, 500, 1000) if frequencies[0] <= f <= frequencies[-1]]
+        scan.set_yticks(ticks, [str(f) for f in ticks])
+        scan.minorticks_off()
+        scan.axvline(time - centre, color="w", ls="--", lw=0.7)
+    for trace in panels[0]:
+        trace.axvline(time - centre, color="k", ls="--", lw=0.7)
     panels[0, 0].set_ylabel("whitened strain [σ]")
     panels[1, 0].set_ylabel("frequency [Hz]")
-    figure.colorbar(mesh, ax=panels[1].tolist(), label="normalised energy", pad=0.01)
-    figure.suptitle(title, fontsize="medium")
+    if mesh is not None:
+        figure.colorbar(mesh, ax=panels[1].tolist(), label="normalised energy", pad=0.01)
+    if title:
+        figure.suptitle(title, fontsize="medium")
     return png_of(figure)

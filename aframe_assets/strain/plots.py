@@ -47,7 +47,7 @@ def whitened_plot(whitened: Mapping[str, np.ndarray], gps_start: float, sample_r
     rows = figure.subplots(len(whitened), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (ifo, x) in zip(rows, whitened.items(), strict=True):
         axes.plot(np.arange(len(x)) / sample_rate, x, lw=0.4)
-        axes.set_ylabel(ifo)
+        axes.set_ylabel(f"{ifo} [σ]")
     rows[0].set_title(title)
     rows[-1].set_xlabel(f"seconds from GPS {gps_start:.2f}")
     return png_of(figure)
@@ -57,14 +57,14 @@ def range_plot(ranges: Mapping[str, Mapping[float, float]], title: str) -> bytes
     """Inspiral range of each chunk over time.
 
     Args:
-        ranges: ifo -> GPS seconds of a chunk's middle -> Mpc.
+        ranges: ifo -> GPS seconds of a chunk's middle -> Mpc, of `aframe_assets.strain.psd.inspiral_range` at its masses.
     """
     figure = figure_of(6.4, 3.0)
     axes = figure.add_subplot()
     start = min((t for own in ranges.values() for t in own), default=0.0)
     for ifo, own in ranges.items():
         axes.plot([(t - start) / 3600 for t in own], list(own.values()), ".", label=ifo)
-    axes.set(xlabel=f"hours from GPS {start:.0f}", ylabel="inspiral range [Mpc]", title=title)
+    axes.set(xlabel=f"hours from GPS {start:.0f}", ylabel="range, 10 + 10 M☉ [Mpc]", title=title)
     axes.set_ylim(0, 1.1 * max((r for own in ranges.values() for r in own.values()), default=1))
     axes.legend(fontsize="small")
     return png_of(figure)
@@ -92,9 +92,9 @@ def timeline_plot(rows: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
     return png_of(figure)
 
 
-def figure_of(width: float, height: float) -> Figure:
-    """An empty figure for an asset's page; inches of 80 pixels."""
-    return Figure(figsize=(width, height), dpi=80, layout="constrained")
+def figure_of(width: float, height: float, dpi: int = 80) -> Figure:
+    """An empty figure; width and height in inches of `dpi` pixels, 80 for an asset's page."""
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
 def png_of(figure: Figure) -> bytes:

@@ -16,7 +16,9 @@ from aframe_assets.config_load import build_config
 from aframe_assets.sensitivity import assets as room
 from aframe_assets.sensitivity.checks import CANDIDATE_CHECKS, VOLUME_CHECKS
 from aframe_assets.sensitivity.p_astro import PAstro
+from aframe_assets.sensitivity.plots import efficiency
 from aframe_assets.sensitivity.population import Population, comoving_volume
+from aframe_assets.sensitivity.report_results import volume_row
 from aframe_assets.sensitivity.summary import caveats, rounded, text_summary
 from aframe_assets.store.job import Job
 from aframe_assets.store.plots import rendered
@@ -86,6 +88,8 @@ def test_pages_show_volume_rates_and_events(made, caplog):
     assert {"zero_lag", "loudest"} <= set(shown["candidates"]) and [r.args[0] for r in caplog.records] in ([], ["loudest_event"])
     rows = shown["candidates"]["loudest"].splitlines()
     assert len(rows) == 2 + min(10, products["candidates"].meta["num_candidates"]) and rows[2].startswith("| 1 |")
+    # nothing is as loud as the first
+    assert "| FAR [1/h] |" in rows[0] and rows[2].split("|")[4] == " < 0.03 "
     assert all(len(text) < 200_000 for page in shown.values() for text in page.values())
 
 
@@ -187,6 +191,47 @@ def test_report_works_offline_and_has_ordered_headings(made):
     for target in re.findall(r'href="#([^"]+)"', body) + re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', body):
         assert target in ids, target
     assert all(re.search(r'alt="[^"]{20,}"', image) for image in re.findall(r"<img [^>]*>", body))
+
+
+def test_no_button_of_a_plot_sends_its_data_away(made):
+    for asset, name in (("report", "report.html"), ("sensitive_volume", "sensitive_volume.html")):
+        page = made[0].read(asset, name).read_text()
+        controls = re.findall(r'Plotly\.newPlot\("fig-[^"]+",f\.data,f\.layout,(\{.*?\})\);', page)
+        assert len(controls) == page.count('Plotly.newPlot("fig-') >= 4
+        for text in controls:
+            config = json.loads(text)
+            assert config["plotlyServerURL"] == "" and "sendChartToCloud" in config["modeBarButtonsToRemove"]
+
+
+def test_columns_of_numbers_are_sorted_as_numbers(made):
+    """What a cell of a sortable table shows is a number, or it says by which number it is sorted."""
+    page = made[0].read("report", "report.html").read_text()
+    cells = 0
+    for table in re.findall(r'<table class="sortable".*?</table>', page, flags=re.S):
+        for more, text in re.findall(r'<td class="num[^"]*"([^>]*)>(.*?)</td>', table):
+            shown = re.sub("<[^>]+>", "", text).strip()
+            given = re.search(r'data-sort="([^"]*)"', more)
+            # raises where it is no number
+            float((given[1] if given else shown) or 0)
+            cells += 1
+    assert cells > 500
+
+
+def test_rates_per_hour_and_per_year_are_sorted_together():
+    row = {"mass_1": 1.0, "mass_2": 1.0, "status": "not_measurable", "note": ""}
+    hourly, yearly = (volume_row(row | {"far": far, "far_unit": unit}) for far, unit in ((1.0, "1/h"), (2.0, "1/yr")))
+    assert hourly["far_sort"] > yearly["far_sort"] > 0
+
+
+def test_efficiency_is_the_share_found_in_bins_of_equal_number():
+    from types import SimpleNamespace
+
+    snr = np.r_[np.full(60, 5.0), np.full(60, 20.0), 999.0]
+    draws = SimpleNamespace(snr=snr, statistic=np.r_[np.zeros(60), np.ones(60), 1.0], accepted=snr < 900)
+    x, share, error = efficiency(draws, 0.5)
+    assert list(x) == [5, 5, 20, 20] and list(share) == [0, 0, 1, 1] and all(0.01 < error) and all(error < 0.05)
+    none = SimpleNamespace(snr=snr, statistic=snr, accepted=snr > 9999)
+    assert [len(a) for a in efficiency(none, 1.0)] == [0, 0, 0]
 
 
 def test_summary_for_the_command_line(made):

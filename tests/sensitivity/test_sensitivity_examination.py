@@ -18,6 +18,7 @@ from aframe_assets.sensitivity.surroundings import edges, qualities, surrounding
 from aframe_assets.store.handle import KeyParts
 from aframe_assets.store.job import Job
 from aframe_assets.strain.background_file import StrainFile, background_name, write_background
+from aframe_assets.strain.plots import figure_of, png_of
 from aframe_assets.waveforms.ledger import EventSet
 
 LOUD = "1240610000-60"
@@ -137,8 +138,8 @@ def test_pages_and_what_cannot_be_shown(room, events):
     log = logging.getLogger("test")
     seen = examinations(Job(room.config, "report", None, inputs, None, room.store, room.files, room.files, log), rows)
     assert [e.rank for e in seen] == [1, 2, 3]
-    assert seen[0].traces[:4] == seen[0].scans[:4] == b"\x89PNG" and len(seen[0].traces) + len(seen[0].scans) < 200_000
-    assert not seen[0].notes and "cannot be shown" in seen[1].notes[0] and seen[1].traces is None
+    assert seen[0].strain[:4] == seen[0].output[:4] == b"\x89PNG" and len(seen[0].strain) + len(seen[0].output) < 250_000
+    assert not seen[0].notes and "cannot be shown" in seen[1].notes[0] and seen[1].strain is None
     assert "Scored again" in seen[2].notes[0]
     merger, width = seen[0].response.merger
     assert width == 0.2 and abs(merger - time) < 3
@@ -147,7 +148,34 @@ def test_pages_and_what_cannot_be_shown(room, events):
     assert "3.6 ± 1.8 /h (3 background events" in facts["False-alarm rate"] and "Merger time" in facts
     assert first["title"] == "Candidate 1: GW<1>" and (first["previous"], first["next"]) == ("", "candidate-2")
     assert [s["label"] for s in first["shares"]] == ["all of H1, L1", "H1 alone", "L1 alone", "none: noise alone"]
-    assert second["scans"] == "" and second["shares"] == [] and "Merger time" not in dict(second["facts"])
+    assert second["strain"] == second["output"] == "" and second["shares"] == [] and "Merger time" not in dict(second["facts"])
+
+
+def test_the_loudest_event_s_plot_is_of_the_strain_that_its_page_shows(room, events, monkeypatch):
+    """Of the asset's page and of the report one picture, but for its size; it reads the background without listing it as an input."""
+    from aframe_assets.sensitivity import event_plots
+    from aframe_assets.sensitivity.assets import _loudest_event
+    from aframe_assets.sensitivity.candidates import find_candidates
+    from aframe_assets.sensitivity.far import Background
+
+    drawn = []
+
+    def keep(stretch, time, title="", **how):
+        drawn.append((stretch, time, title, how["band"]))
+        return png_of(figure_of(1, 1))
+
+    monkeypatch.setattr(event_plots, "event_plot", keep)
+    quiet = Background.of(np.array([0.0, 0.1]), 7200.0)
+    loudest = find_candidates(events.detection_statistic, events.detection_time, 60.0, quiet, None)[0]
+    inputs = {a: room.handles[a] for a in ("background_index", "psd", "engine", "events")}
+    job = Job(room.config, "report", None, inputs, None, room.store, room.files, room.files, logging.getLogger("test"))
+    _loudest_event(job, loudest)
+    examinations(job, [candidate(1, loudest.detection_statistic, loudest.detection_time)])
+    (own, time, title, band), (other, *_, other_band) = drawn
+    assert (own.gps_start, time, band) == (other.gps_start, loudest.detection_time, other_band)
+    assert all(np.array_equal(own.strain[i], other.strain[i]) for i in ("H1", "L1"))
+    # nothing is as loud: a limit, in the unit of the run
+    assert title.endswith("FAR < 0.5 /h")
 
 
 def test_who_gets_a_page():

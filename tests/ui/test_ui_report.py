@@ -81,6 +81,38 @@ def test_a_candidate_has_a_page_of_its_own(report):
     assert not opened.is_visible() and report.errors == [] and report.outside == []
 
 
+@pytest.mark.parametrize("place", ["", "#candidate-1"])
+def test_rules_of_accessibility_hold(report, place):
+    """axe-core's: names, roles, contrast, landmarks, headings, tables; of the whole page and of an opened candidate."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: pip install '.[ui]'").Axe()
+    report.page.evaluate(f"location.hash = '{place}'")
+    report.page.locator(place or ".js-plotly-plot").first.wait_for()
+    found = axe.run(report.page).response["violations"]
+    assert not found, [(v["id"], v["help"], [n["html"][:200] for n in v["nodes"][:3]]) for v in found]
+
+
+def test_the_keyboard_reaches_everything_and_is_seen_where_it_is(report):
+    page, seen = report.page, []
+    page.locator(".js-plotly-plot .modebar-btn").first.wait_for()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        style = "e => { const s = getComputedStyle(e); return [e.tagName, s.outlineStyle, parseFloat(s.outlineWidth)]; }"
+        seen.append(page.locator("*:focus").evaluate(style))
+    assert all(line == "solid" and width >= 2 for _, line, width in seen), seen
+    assert {"A", "BUTTON", "DIV", "INPUT"} <= {tag for tag, *_ in seen}
+
+
+def test_no_plot_offers_to_send_its_data_away(report):
+    names = report.page.locator(".modebar-btn").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
+    assert "Reset axes" in names and not [n for n in names if "hare" in n or "loud" in n]
+
+
+def test_a_narrow_window_needs_no_scrolling_sideways(report):
+    report.page.set_viewport_size({"width": 360, "height": 800})
+    # plots follow after a moment
+    report.page.wait_for_function("document.documentElement.scrollWidth <= 360", timeout=20_000)
+
+
 def test_a_filter_says_how_many_rows_are_left(report):
     field, rows = report.page.get_by_label("Show only rows with"), report.page.locator("#candidates-table tbody tr")
     total = rows.count()
