@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -166,6 +167,9 @@ def describe(path: str | Path) -> list[FileInfo]:
         raise NoStrain(
             f"{path}: no strain in a known layout; expected GWOSC HDF5, datasets with x0 and dx or start_time and delta_t, or GWF"
         )
+    for info in infos:
+        if not (math.isfinite(info.gps_start) and math.isfinite(info.gps_stop)):
+            raise StrainError(f"{info}: expected finite GPS times in its header")
     declared = times_from_name(path)
     first, last = min(i.gps_start for i in infos), max(i.gps_stop for i in infos)
     # Frame names are in whole seconds that contain the data; a background file's name is exact.

@@ -48,8 +48,13 @@ class Inspector:
 
     def held(self, paths: Iterable[str]) -> list[tuple[Span, str]]:
         """Strain of files that are there already, with their names; files that cannot be read have none."""
-        answer = self._ask({"held": list(paths)})
-        return [] if isinstance(answer, str) else [((i, a, b), name) for (i, a, b), name in answer["held"]]
+        paths = list(paths)
+        answer = self._ask({"held": paths})
+        if isinstance(answer, str):
+            # one of them ended the process: what the others hold counts
+            each = [p for given in paths for p in _files(given)]
+            return [] if each == paths and len(each) == 1 else [found for p in each for found in self.held([p])]
+        return [((i, a, b), name) for (i, a, b), name in answer["held"]]
 
     def _ask(self, question: dict) -> dict | str:
         child = self._child = self._child or self._start()
@@ -100,19 +105,26 @@ class Inspector:
             return child.wait()
 
 
+def _files(given: str) -> list[str]:
+    """The files of an item of ``strain.files``, each written as such an item."""
+    from aframe_assets.segments.strain_headers import StrainError, find_files
+
+    try:
+        return [f"{given[:3] if given[2:3] == '=' else ''}{path}" for path in find_files([given])]
+    except StrainError:
+        return []
+
+
 def _held(paths: Sequence[str]) -> Iterator[tuple[Span, str]]:
-    from aframe_assets.segments.strain_headers import StrainError, describe, find_files
+    from aframe_assets.segments.strain_headers import describe
 
     for given in paths:
-        try:
-            found = find_files([given])
-        except StrainError:
-            continue
-        for path in found:
-            with contextlib.suppress(StrainError, OSError):
+        for item in _files(given):
+            # H1=PATH says what the file does not
+            ifo, path = (item[:2], item[3:]) if item[2:3] == "=" else ("", item)
+            with contextlib.suppress(Exception):  # a damaged header raises whatever it likes
                 for info in describe(path):
-                    # H1=PATH says what the file does not
-                    yield (info.ifo or given[:2], info.gps_start, info.gps_stop), str(path)
+                    yield (info.ifo or ifo, info.gps_start, info.gps_stop), path
 
 
 def main() -> None:

@@ -115,6 +115,8 @@ def decide(
     except StrainError as e:
         return Decision(f"no segments yet: {e}")
     table = workspace.store.complete(wanted)
+    # a clock that was set back would have them wait for the time that there was before
+    memory.tried = {k: (n, min(t, now + wait_s * 2 ** (n - 1))) for k, (n, t) in memory.tried.items()}
     if memory.asked and ended:
         _account(workspace, memory, table is not None, now, wait_s)
     if table is None:

@@ -94,6 +94,17 @@ def test_a_request_is_the_same_until_it_has_been_accounted_for(tmp_path):
         assert f.decide().wish is None
 
 
+def test_a_clock_that_is_set_back_puts_no_try_off_for_years(tmp_path):
+    f = Filled(tmp_path)
+    f.now = 1e9
+    f.decide()
+    f.decide()
+    f.now = 1000.0
+    assert "2 are tried again in 60 s" in f.decide().why
+    f.now = 1061.0
+    assert f.decide().wish is not None
+
+
 def test_one_lost_segment_leaves_the_others_their_background_where_no_index_can_be_made(tmp_path):
     f = Filled(tmp_path, {**ROLES, "601-100": "test"})
     f.make("engine")

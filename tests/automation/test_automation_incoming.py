@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from dropped_files import EXPERIMENT, LENGTH, RATE, START, Here, begin, config_of, experiment, files_of, gap, nan, truncate, volts, write
@@ -66,6 +67,18 @@ def test_a_file_is_judged_by_header_and_samples(folder, make, verdict, words):
     found = inspect(make(folder / "inbox"), config_of(folder))
     assert found.verdict == verdict and words in found.why, found
     assert (found.science == 2 * LENGTH) == (verdict == "good")
+
+
+@pytest.mark.parametrize(
+    ("x0", "words"), [(np.nan, "expected finite GPS times in its header"), ("begin", "could not convert string to float")]
+)
+def test_a_header_of_nonsense_is_no_strain(folder, x0, words):
+    experiment(folder, {})
+    path = write(folder / "inbox", 1).rename(folder / "inbox" / "odd.hdf5")
+    with h5py.File(path, "a") as file:
+        file["H1"].attrs["x0"] = x0
+    found = inspect(path, config_of(folder))
+    assert found.verdict == "bad" and words in found.why and str(path) in found.why
 
 
 def test_only_science_time_must_be_sound(folder):
@@ -430,7 +443,16 @@ def test_a_reader_that_dies_is_replaced_and_its_file_is_bad(folder, monkeypatch,
         found = reader.inspect(write(folder, 3, name="endless"))
         assert found.verdict == "bad" and "takes more than 3 s to read" in found.why
         reader._limit = 600
-        assert reader.held([str(good)]) == [(("H1", begin(1), begin(1) + 16.0), str(good)), (("L1", begin(1), begin(1) + 16.0), str(good))]
+        held = [(("H1", begin(1), begin(1) + 16.0), str(good)), (("L1", begin(1), begin(1) + 16.0), str(good))]
+        assert reader.held([str(good)]) == held
+        # what lies there already may be damaged too
+        for path in folder.glob("deadly*"):
+            path.unlink()
+        write(folder / "there", 1).rename(folder / "there" / good.name)
+        write(folder / "there", 2, name="deadly")
+        with h5py.File(folder / "there" / "odd.hdf5", "w") as file:
+            file.create_dataset("H1", data=np.zeros(8)).attrs.update(x0="begin", dx=1 / RATE)
+        assert [span for span, _ in reader.held([str(folder / "there")])] == [span for span, _ in held]
 
 
 # --- buckets -----------------------------------------------------------------------------------------
