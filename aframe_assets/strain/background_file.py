@@ -7,9 +7,8 @@ compression, in pieces of at most 131072 samples, with the attributes that gwpy 
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,17 +77,6 @@ def parse_background_name(path: str | Path) -> tuple[float, float]:
         )
     start, duration = map(float, found.groups())
     return start, start + duration
-
-
-def segments_of(paths: Iterable[str | Path]) -> list[tuple[float, float]]:
-    """(start, stop) of each path, in order; a name that tells none is skipped with a warning."""
-    out = []
-    for path in paths:
-        try:
-            out.append(parse_background_name(path))
-        except ValueError as e:
-            logging.getLogger(__name__).warning("skipped: %s", e)
-    return out
 
 
 def write_background(

@@ -84,16 +84,6 @@ def open_chunk(job: Job, chunk: Chunk) -> Path:
     return job.store.open_local(require_chunk(job, chunk), chunk.file_name)
 
 
-def open_chunks(job: Job, *roles: str) -> dict[str, Path]:
-    """Background files of `roles` (all by default) for a job that reads `background_index`: partition -> local path, by time.
-
-    Raises:
-        RuntimeError: as `require_chunk`.
-    """
-    index = BackgroundIndex.read(job.path("background_index", INDEX_FILE))
-    return {c.partition: open_chunk(job, c) for c in index.of(*roles)}
-
-
 def strain_at(job: Job, time: float) -> StrainFile:
     """Background of the chunk that holds GPS `time`, whatever the job's inputs are; a remote store sends only what is read of it.
 

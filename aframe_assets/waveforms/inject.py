@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aframe_assets.waveforms.ledger import InterferometerResponseSet
-
 
 def add_signals(
     strain: np.ndarray, start: float, sample_rate: float, waveforms: np.ndarray, times: Sequence[float] | np.ndarray, coalescence: int
@@ -38,25 +36,3 @@ def add_signals(
         if low < high:
             strain[low:high] += waveform[low - first : high - first]
     return strain
-
-
-def inject(strain: np.ndarray, start: float, responses: InterferometerResponseSet, shift: Sequence[float] | None = None) -> np.ndarray:
-    """`strain` with the signals of `responses` in each detector.
-
-    Args:
-        strain: (n_ifo, size), in the order of ``responses.ifos``; not changed.
-        start: GPS time of the first sample, of every detector's own data.
-        responses: signals, all of one slide.
-        shift: seconds to add to `injection_time` per detector, for a detector's data on their own grid; None adds
-            nothing, for data that are already slid.
-
-    Returns:
-        A copy of `strain`, float64.
-    """
-    out = np.array(strain, np.float64)
-    shift = np.zeros(len(out)) if shift is None else np.asarray(shift, float)
-    if len(responses):
-        for row, ifo, offset in zip(out, responses.ifos, shift, strict=True):
-            times = responses.injection_time + offset
-            add_signals(row, start, responses.sample_rate, responses.waveforms[ifo.lower()], times, responses.coalescence)
-    return out

@@ -13,7 +13,7 @@ from aframe_assets.store.io_managers import io_manager_for
 from aframe_assets.store.job import Job
 from aframe_assets.strain.assets import assets as strain_assets
 from aframe_assets.strain.background_file import read_background
-from aframe_assets.strain.background_index import BackgroundIndex, open_chunks
+from aframe_assets.strain.background_index import INDEX_FILE, BackgroundIndex, open_chunk
 from aframe_assets.strain.checks import most_sensitive_check
 from aframe_assets.strain.psd import Quality, Spectrum, choose_psd, inspiral_range, read_psd
 from aframe_assets.strain.simulated import simulator
@@ -79,7 +79,8 @@ def test_index_lists_roles_and_opens_files(room):
     assert {r: v["livetime"] for r, v in roles.items()} == {"train": 112, "validation": 64, "test": 160}
     assert roles["validation"]["partitions"] == [f"{T0 + 200}-64"] and handle.meta["missing"] == {}
     job = Job(room.config, "model", None, {"background_index": handle}, None, room.store, None, None, None)
-    paths = open_chunks(job, "train", "validation")
+    index = BackgroundIndex.read(job.path("background_index", INDEX_FILE))
+    paths = {c.partition: open_chunk(job, c) for c in index.of("train", "validation")}
     assert list(paths) == [f"{T0}-64", f"{T0 + 100}-48", f"{T0 + 200}-64"]
     assert all(read_background(p).ifos == ["H1", "L1"] for p in paths.values())
 
