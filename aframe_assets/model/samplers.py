@@ -323,6 +323,7 @@ class SnrCurriculum:
     decay_steps: int = 1
 
     def low(self, step: int) -> float:
+        """The smallest target SNR at optimiser step `step`."""
         if self.start is None or step >= self.decay_steps:
             return self.min_snr
         return self.start + (self.min_snr - self.start) * step / self.decay_steps

@@ -167,6 +167,7 @@ def _check_record(check: Check, blocking: Mapping[str, bool]) -> dict[str, Any]:
 
 
 def check_result(record: Mapping[str, Any]) -> dg.AssetCheckResult:
+    """A check's outcome as Dagster takes it, from its record in a manifest (`_check_record`)."""
     severity = dg.AssetCheckSeverity.ERROR if record["severity"] == "error" else dg.AssetCheckSeverity.WARN
     return dg.AssetCheckResult(
         check_name=record["name"],

@@ -69,7 +69,8 @@ def sync(source: ArtifactStore, target: ArtifactStore, options: Options = Option
     Records of failures are left behind, as are small values of runs.
 
     Raises:
-        StoreError: a store cannot be reached; source and target are the same; no asset of that name; no space for what is missing.
+        StoreError: a store cannot be reached; source and target are the same; no asset of that name; no space for what is missing, or a
+            file in its place.
     """
     if source.url == target.url:
         raise StoreError(f"{source.url}: is source and target at once")
@@ -135,6 +136,8 @@ def _require_space(target: ArtifactStore, nbytes: int) -> None:
     if not isinstance(target, LocalStore):
         return
     place = next(p for p in (target.root, *target.root.parents) if p.exists())
+    if not place.is_dir():
+        raise StoreError(f"{place}: is a file; expected a folder, or a name that is free")
     free = shutil.disk_usage(place).free
     if nbytes > free:
         raise StoreError(

@@ -147,6 +147,9 @@ def test_no_space_is_told_before_anything_is_copied(store, filled, tmp_path, mon
     with pytest.raises(StoreError, match=r"no space left for .* GB in .*small.*nothing was copied"):
         list(sync(store, target))
     assert target.assets() == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="file: is a file; expected a folder"):
+        list(sync(store, open_store(tmp_path / "file" / "store")))
 
 
 KILLED = """
