@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from importlib import metadata
@@ -70,13 +71,16 @@ def current(workspace: Workspace) -> dict[str, dict[str | None, Manifest]]:
 
     out: dict[str, dict[str | None, Manifest]] = {}
     for asset, node in workspace.graph.items():
-        try:
+        wanted = {}
+        with suppress(MissingArtifact):
             keys: list[str | None] = [*workspace.partitions()] if node.partitioned else [None]
-        except MissingArtifact:
-            continue
-        found = {p: workspace.manifest(asset, p) for p in keys if workspace.complete(asset, p) is not None}
-        if found:
-            out[asset] = {p: m for p, m in found.items() if m is not None}
+            for p in keys:
+                with suppress(MissingArtifact):
+                    wanted[p] = workspace.wanted(asset, p).parts
+        known = {p: m for p in wanted if (m := workspace.manifest(asset, p)) is not None}
+        # one listing instead of requests for each of thousands of segments
+        if there := workspace.store.complete_many(wanted.values(), known):
+            out[asset] = {p: known[p] for p in wanted if p in there}
     return out
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from aframe_assets.config_load import build_config
 from aframe_assets.provenance.citations import CC_BY, data_sources, statement
-from aframe_assets.provenance.crate import About, CrateError, write_crate
+from aframe_assets.provenance.crate import About, CrateError, current, write_crate
 from aframe_assets.segments.table import make_roles
 from aframe_assets.store import open_store
 from aframe_assets.store.workspace import Workspace
@@ -68,6 +68,11 @@ def test_a_crate_says_what_was_made_from_what(workspace, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert rocrate.ROCrate(str(target)).name == "small: a gravitational-wave search"
+
+
+def test_segments_are_looked_up_together(workspace, monkeypatch):
+    monkeypatch.setattr(type(workspace.store), "complete", lambda *_: pytest.fail("of a search on S3, that is requests for each segment"))
+    assert {a: list(records) for a, records in current(workspace).items()} == {"segments": [None], "background": ["1126259000-100"]}
 
 
 def test_a_large_artifact_is_named_and_a_zip_is_whole(workspace, tmp_path):
