@@ -5,12 +5,14 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do $$p -c '
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = ./.ci/install.sh "$(PYTHON)" $(VENV)
+# a machine that is new knows no packages; one that is offline may have them all
+APT = { apt-get update -qq || true; } && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 
 .PHONY: help settings-pages install install-dev demo test test-slow test-calibration test-ceph test-clusters test-clusters-quick test-containers test-ui test-triton test-tensorrt lint clean
 
 help:
 	@echo "make demo       install, then the whole graph on simulated data: runs/demo"
-	@echo "make test       install, then the test suite (about 20 minutes on 2 cores)"
+	@echo "make test       install, then the test suite (about 25 minutes on 2 cores)"
 	@echo "make test-slow  the tests that take longer (faults injected into whole runs)"
 	@echo "make test-calibration  are false-alarm rates what they say (6 minutes); prints the figures"
 	@echo "make test-ceph  as root: installs Ceph from Debian, and tests the store on its S3 gateway (minutes)"
@@ -49,22 +51,22 @@ test-calibration: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rP tests/sensitivity/test_sensitivity_calibration*.py
 
 test-ceph: install-dev
-	apt-get install -y -qq --no-install-recommends ceph-mon ceph-osd radosgw >/dev/null
+	$(APT) ceph-mon ceph-osd radosgw >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ceph $(BIN)/python -m pytest -rP tests/store
 
 test-clusters: install-dev
-	apt-get install -y -qq --no-install-recommends $$(sed 's/#.*//' .ci/packages) slurmdbd mariadb-server postgresql openssh-server >/dev/null
+	$(APT) $$(sed 's/#.*//' .ci/packages) slurmdbd mariadb-server postgresql openssh-server >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clusters tests/clusters
 
 test-clusters-quick: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m quick tests/clusters
 
 test-containers: install-dev
-	apt-get install -y -qq --no-install-recommends podman buildah runc catatonit fuse-overlayfs debootstrap >/dev/null
+	$(APT) podman buildah runc catatonit fuse-overlayfs debootstrap >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m containers -rP tests/containers
 
 test-ui: install-dev demo
-	command -v chromium >/dev/null || apt-get install -y -qq --no-install-recommends chromium >/dev/null
+	command -v chromium >/dev/null || { $(APT) chromium; } >/dev/null
 	$(INSTALL) ".[dev,ui]"
 	AFRAME_UI_RUN=runs/demo OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ui tests/ui
 
