@@ -234,8 +234,12 @@ def _busy(instance: dg.DagsterInstance, site: SiteConfig) -> str | None:
 
 
 def downstream_condition() -> dg.AutomationCondition:
-    """Something that it is made from has changed, and nothing of it is being made: then once, even if that fails."""
-    changed = dg.AutomationCondition.any_deps_updated().since_last_handled()
+    """Some result that it is made from has changed, and nothing of it is being made: then once, even if that fails.
+
+    (A search makes index and PSDs first, which the report reads too: of these alone a report would say that the events are out of date.)
+    """
+    results = dg.AssetSelection.assets("inference_results", *DOWNSTREAM)
+    changed = dg.AutomationCondition.any_deps_updated().allow(results).since_last_handled()
     return changed & ~dg.AutomationCondition.any_deps_in_progress() & ~dg.AutomationCondition.in_progress()
 
 

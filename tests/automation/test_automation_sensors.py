@@ -248,6 +248,10 @@ def test_downstream_follows_once_and_only_when_it_is_switched_on(tmp_path):
                 instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=partition))
         result = dg.evaluate_automation_conditions(defs, instance)
         assert result.total_requested == 0
+        for asset in ("background_index", "psd"):  # made at the beginning of a search, which goes on
+            instance.report_runless_asset_event(dg.AssetMaterialization(asset))
+        result = dg.evaluate_automation_conditions(defs, instance, cursor=result.cursor)
+        assert result.total_requested == 0
         instance.report_runless_asset_event(dg.AssetMaterialization("inference_results", partition="3-4"))
         result = dg.evaluate_automation_conditions(defs, instance, cursor=result.cursor)
         asked = {a for a in graph if result.get_num_requested(dg.AssetKey(a))}
