@@ -185,23 +185,30 @@ class S3Store(ArtifactStore):
         from boto3.s3.transfer import TransferConfig
 
         config = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=_PARALLEL)
-        there = self._head(path)
-        # an object that carries this hash and size came from an earlier publish of the same bytes
-        if not _is(there, entry):
+        there = self._holding(path, entry)
+        if there is None:
             failed = None
             try:
                 with self.connection.errors("upload"):
-                    extra = {"Metadata": {"sha256": entry.sha256}}
-                    self.client.upload_file(str(file), self.bucket, self._key(path), ExtraArgs=extra, Config=config)
+                    self.client.upload_file(str(file), self.bucket, self._key(path), Config=config)
             except StoreError as error:
                 failed = error
             # an upload that was completed, with its answer lost, is repeated and then refused; what lies there counts
             with suppress(StoreError) if failed else nullcontext():
-                there = self._head(path)
-            if not (_is(there, entry) if failed else there and there["ContentLength"] == entry.nbytes):
+                there = self._holding(path, entry) if failed else self._head(path)
+            if there is None or there["ContentLength"] != entry.nbytes:
                 words = f"{self.uri(path)} is not there, or not whole, right after its upload"
                 raise failed or StoreError(f"{words}; run the same command again")
         return entry.model_copy(update={"etag": there["ETag"].strip('"')})
+
+    def _holding(self, path: str, entry: FileEntry) -> dict[str, Any] | None:
+        """The head of an object that is the file of `entry`, as an earlier publish of the same bytes leaves it: it is read to know that."""
+        there = self._head(path)
+        if there is None or there["ContentLength"] != entry.nbytes:
+            return None
+        with suppress(ArtifactGone):
+            return there if self._sha256(path) == entry.sha256 else None
+        return None
 
     def _versions(self, folder: str) -> dict[str, float]:
         out: dict[str, float] = {}
@@ -327,8 +334,3 @@ class S3Store(ArtifactStore):
 def _age(now: datetime, then: datetime) -> float:
     """Seconds. An answer's time is in whole seconds, that of an object in thousandths: a new one would seem to come from the future."""
     return max(0.0, (now - then).total_seconds())
-
-
-def _is(there: Mapping[str, Any] | None, entry: FileEntry) -> bool:
-    """Whether an object is the file of `entry`, as far as its head tells."""
-    return there is not None and there["ContentLength"] == entry.nbytes and there.get("Metadata", {}).get("sha256") == entry.sha256
