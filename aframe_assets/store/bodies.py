@@ -22,8 +22,9 @@ from aframe_assets.config import Config
 from aframe_assets.partitions import register
 from aframe_assets.store import open_store, plots
 from aframe_assets.store.alone import alone
+from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.errors import StoreError
-from aframe_assets.store.handle import Handle
+from aframe_assets.store.handle import Handle, KeyParts
 from aframe_assets.store.io_managers import address
 from aframe_assets.store.job import Check, Declared, Job, MakeRoom, Product
 from aframe_assets.store.unfinished import Unfinished
@@ -84,6 +85,21 @@ def making_room(config: Config) -> Iterator[None]:
     except MakeRoom as e:
         tell_user(str(e))
         raise dg.RetryRequested(max_retries=config.execution.training.max_restarts, seconds_to_wait=1) from e
+
+
+@contextmanager
+def failure_kept(store: ArtifactStore, parts: KeyParts) -> Iterator[None]:
+    """Keeps the reason of a failure, for `aframe status` and `retry`, unless an artifact of earlier settings would lose its record."""
+    try:
+        yield
+    except MakeRoom:
+        raise
+    except Exception as e:
+        with suppress(StoreError, OSError):  # the store may be what fails
+            before = store.manifest(parts.asset, parts.partition)
+            if before is None or before.handle is None:
+                store.record_failure(parts, f"{type(e).__name__}: {e}")
+        raise
 
 
 def observer(context: Any, asset: str) -> Callable[[Mapping[str, Any], Mapping[str, str]], None]:
@@ -233,7 +249,7 @@ def plain_asset(
         handle = workspace.store.complete(wanted.parts)
         made = handle is None
         if made:
-            with making_room(config):
+            with making_room(config), failure_kept(workspace.store, wanted.parts):
                 handle, shown = produce(workspace, wanted, make, blocking, context.run_id, context.log, observe=observer(context, name))
         else:
             shown = plots.kept(workspace.store, handle)

@@ -10,7 +10,18 @@ import dagster as dg
 from aframe_assets import lineage
 from aframe_assets.config import Config
 from aframe_assets.partitions import SEGMENTS
-from aframe_assets.store.bodies import GLUE, Make, check_result, described, metadata_of, produce, refused, tell_user, wanted_or_refuse
+from aframe_assets.store.bodies import (
+    GLUE,
+    Make,
+    check_result,
+    described,
+    failure_kept,
+    metadata_of,
+    produce,
+    refused,
+    tell_user,
+    wanted_or_refuse,
+)
 from aframe_assets.store.handle import Handle, KeyParts
 from aframe_assets.store.job import Declared, Job, Product
 from aframe_assets.store.plots import kept
@@ -270,7 +281,8 @@ def pieced_asset(
         for p in keys:
             part = Wanted(parts_of(wanted.parts, p), wanted.inputs, wanted.row)
             if workspace.store.complete(part.parts) is None:
-                produce(workspace, part, lambda job, p=p: make_piece(job, p), blocking, context.run_id, context.log)
+                with failure_kept(workspace.store, wanted.parts):
+                    produce(workspace, part, lambda job, p=p: make_piece(job, p), blocking, context.run_id, context.log)
         return keys
 
     def collect_all(context, made):
@@ -282,7 +294,8 @@ def pieced_asset(
             found = [workspace.store.complete(parts_of(wanted.parts, p)) for p in pieces]
             if None in found:
                 raise dg.Failure(description=f"{name}: piece {found.index(None) + 1} of {len(found)} was not made; run again")
-            handle, shown = produce(workspace, wanted, lambda job: merge(job, found), blocking, context.run_id, context.log)
+            with failure_kept(workspace.store, wanted.parts):
+                handle, shown = produce(workspace, wanted, lambda job: merge(job, found), blocking, context.run_id, context.log)
         else:
             shown = kept(workspace.store, handle)
         failed = [c for c in workspace.store.manifest(name).checks if c["blocking"] and not c["passed"]]

@@ -9,7 +9,7 @@ import dagster as dg
 
 from aframe_assets import lineage
 from aframe_assets.config import Config
-from aframe_assets.store.bodies import GLUE, making_room, metadata_of, produce, tell_user, wanted_or_refuse
+from aframe_assets.store.bodies import GLUE, failure_kept, making_room, metadata_of, produce, tell_user, wanted_or_refuse
 from aframe_assets.store.errors import StoreError
 from aframe_assets.store.fanout import check_of_whole, graph_asset
 from aframe_assets.store.job import Declared, Job, Product
@@ -147,9 +147,10 @@ def rounds_asset(
         workspace, wanted, handle = open_wanted(context)
         made = handle is None
         if made:
-            handle, shown = refusing(
-                lambda: produce(workspace, wanted, lambda job: finish(job, records), blocking, context.run_id, context.log)
-            )
+            with failure_kept(workspace.store, wanted.parts):
+                handle, shown = refusing(
+                    lambda: produce(workspace, wanted, lambda job: finish(job, records), blocking, context.run_id, context.log)
+                )
         else:
             shown = kept(workspace.store, handle)
         # of trials that were published by a step that was killed before it could take its report back

@@ -48,10 +48,14 @@ class Toy:
         return Product(self._file(job, f"{job.partition} {job.seed()}"), {}, checks, {"spectrum": lambda: job.partition.encode()})
 
     def index(self, job):
+        if job.asset in self.bad:
+            raise MemoryError("of 3 GB")
         keys = sorted(job.inputs["background"])
         return Product(self._file(job, " ".join(keys)), {"count": len(keys)}, plots={"range": lambda: b"a plot"}, markdown={"list": "|a|"})
 
     def shard(self, job, index):
+        if f"shard {index}" in self.bad:
+            raise ValueError("no waveform of mass 0")
         return Product(self._file(job, str(index)), {})
 
     def merge(self, job, shards):
@@ -153,6 +157,20 @@ def test_a_bad_segment_is_left_out_above_the_accepted_fraction(toy):
     toy.bad = {"1200-100"}
     assert toy.run(execution={"min_segment_fraction": 0.8, "segments_per_step": 2}).success
     assert toy.store().manifest("background_index").handle.meta["count"] == 4
+
+
+def test_why_what_is_made_once_failed_is_kept_but_not_in_the_place_of_an_earlier_one(toy):
+    toy.bad = {"background_index", "shard 1"}
+    assert not toy.run(raise_on_error=False).success
+    for asset, said in {"background_index": "MemoryError: of 3 GB", "training_waveforms": "ValueError: no waveform of mass 0"}.items():
+        manifest = toy.store().manifest(asset)
+        assert (manifest.status, manifest.error, manifest.handle) == ("failed", said, None)
+    toy.bad = set()
+    assert toy.run().success
+    before = toy.store().manifest("background_index")
+    toy.bad = {"background_index"}
+    assert not toy.run(raise_on_error=False, seed=7).success
+    assert toy.store().manifest("background_index") == before, "with the old settings it is still there"
 
 
 def test_a_failed_blocking_check_stops_what_follows(toy):
