@@ -59,11 +59,15 @@ def verify_store(store: ArtifactStore, assets: Collection[str], partitions: Coll
             if not partitions or partition in partitions:
                 words = f"{store.uri(folder_of(asset, partition))}.json cannot be read as a manifest, so it counts as never made"
                 yield Verified(asset, partition, (words,), 0)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        pool = ThreadPoolExecutor(_AT_ONCE)
+        try:
             found = pool.map(lambda one, asset=asset: _read(store, asset, *one), todo)
             for (partition, manifest), (problems, stays) in zip(todo, found, strict=True):
                 condemned = bool(problems) and stays and mark and condemn(store, asset, partition, manifest, problems)
                 yield Verified(asset, partition, tuple(problems), manifest.handle.nbytes, condemned)
+        finally:
+            # whoever stops it, or an error, does not wait for terabytes
+            pool.shutdown(cancel_futures=True)
 
 
 def _read(store: ArtifactStore, asset: str, partition: str | None, manifest: Manifest) -> tuple[list[str], bool]:
