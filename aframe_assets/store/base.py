@@ -107,7 +107,6 @@ class ArtifactStore(Storage):
         sha256 = content_sha256(entries)
         folder = f"{where}/{parts.key[:16]}-{sha256[:8]}"
         before = self._manifest(where)
-        self._clear_damaged(before, folder)
         for _ in range(3):
             placed = self._place(folder, tree, entries)
             handle = Handle(
@@ -164,14 +163,6 @@ class ArtifactStore(Storage):
             if self._exchange(path, data, now.mark):
                 return manifest
         raise StoreError(f"{self.uri(path)} is being changed all the time by other jobs; run the same command again")
-
-    def _clear_damaged(self, before: Manifest | None, folder: str) -> None:
-        """Before files are put into `folder`: removes what is there if it is not as `before` says.
-
-        An object whose bytes were changed and whose label was not would be taken for one that is here already.
-        """
-        if before and before.handle and self._folder(before.handle) == folder and self._damage(before.handle):
-            self._remove(folder)
 
     def _provenance(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
         filled = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), **(given or {})}

@@ -183,7 +183,6 @@ def _copy(source: ArtifactStore, target: ArtifactStore, manifest: Manifest, opti
             if found != entry.sha256:
                 address = f"{source.uri(folder)}/{entry.name}"
                 raise ArtifactGone(f"{address} has another sha256 than recorded ({found[:12]}, expected {entry.sha256[:12]})")
-        target._clear_damaged(before, folder)
         placed = target._place(folder, files, entries)
     copy = handle.model_copy(update={"uri": target.uri(folder), "files": tuple(placed)})
     provenance = {**manifest.provenance, "copied_from": source.url}

@@ -30,9 +30,9 @@ def make():
 
 @pytest.fixture
 def damage():
-    """Change a stored file behind the store's back; on S3 the object may keep the `label` that says what was uploaded."""
+    """Change a stored file behind the store's back."""
 
-    def replace(store, handle, name: str, data: bytes | None, label: str | None = None) -> None:
+    def replace(store, handle, name: str, data: bytes | None) -> None:
         path = store._folder(handle) + "/" + name
         if hasattr(store, "root"):
             target = Path(store.root / path)
@@ -42,7 +42,6 @@ def damage():
         elif data is None:
             store.client.delete_object(Bucket=store.bucket, Key=store._key(path))
         else:
-            metadata = {"sha256": label} if label else {}
-            store.client.put_object(Bucket=store.bucket, Key=store._key(path), Body=data, Metadata=metadata)
+            store.client.put_object(Bucket=store.bucket, Key=store._key(path), Body=data)
 
     return replace
