@@ -54,6 +54,14 @@ def show_plan(workspace: Workspace, console: Console, until: str | None, segment
         count = (str(len(state.why)) if state.partitions else "all") if state.partitioned else ""
         table.add_row(state.name, count, _reasons(state))
     console.print(table)
+    if again := [s.name for s in todo if any(why.startswith("waits") and _there(workspace, s.name, p) for p, why in s.why.items())]:
+        line = f"made before, and kept unless what they wait for comes out otherwise: {', '.join(again)}"
+        console.print(line, style="dim", soft_wrap=True)
+
+
+def _there(workspace: Workspace, asset: str, partition: str | None) -> bool:
+    manifest = workspace.manifest(asset, partition)
+    return manifest is not None and manifest.status == "ok"
 
 
 def _of_segments(workspace: Workspace, todo: Sequence[AssetState], segments: Sequence[str]) -> list[AssetState]:

@@ -134,6 +134,8 @@ def test_who_takes_training_data_away_or_brings_more_is_told_what_it_costs(run):
     store.publish(KeyParts(asset="model", code_version="4"), {"x": run / "x"}, {})
     assert f"training data change ({TRAIN}): {words}" in look("retire", run, "--segments", TRAIN, "--reason", "x", "--dry-run")[1]
     assert TRAIN in listed(run)
+    plan = CliRunner().invoke(app, ["plan", str(run)]).output
+    assert plan.endswith("made before, and kept unless what they wait for comes out otherwise: model\n")
     assert words not in look("retire", run, "--segments", TEST, "--reason", "x")[1]
     experiment(run, [*FIXED, [1240600200, 1240600264], [1240600300, 1240600364]], min_valid_duration=16)
     assert f"training data change (1240600300-64): {words}" in look("sync", run, "--dry-run")[1]
