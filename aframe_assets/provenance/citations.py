@@ -45,20 +45,31 @@ _OPEN_3 = Source(
     "R. Abbott et al. (LIGO Scientific, Virgo and KAGRA Collaborations), Astrophys. J. Suppl. 267, 29 (2023)",
     kind="paper",
 )
-_OPEN_4 = Source(
+_OPEN_4A = Source(
     "https://arxiv.org/abs/2508.18079",
     "Open data from O4a",
     "A. G. Abac et al. (LIGO Scientific, Virgo and KAGRA Collaborations), arXiv:2508.18079 (2025)",
     kind="paper",
 )
-_RUNS = (
-    (1126051217, 1137254417, "O1", "https://doi.org/10.7935/K57P9W1D", _OPEN_12),
-    (1164556817, 1187733618, "O2", "https://doi.org/10.7935/CA75-FM95", _OPEN_12),
-    (1238166018, 1253977218, "O3a", "https://doi.org/10.7935/nfnt-hm34", _OPEN_3),
-    (1256655618, 1269363618, "O3b", "https://doi.org/10.7935/pr1e-j706", _OPEN_3),
-    (1368975618, 1389456018, "O4a", "https://gwosc.org/O4/O4a/", _OPEN_4),
+_OPEN_4B = Source(
+    "https://arxiv.org/abs/2605.27090",
+    "Open data from O4b",
+    "LIGO Scientific, Virgo and KAGRA Collaborations, arXiv:2605.27090 (2026)",
+    kind="paper",
 )
-"""GPS start and stop of observing runs, their data set and the paper that describes it."""
+_RUNS = (
+    (1126051217, 1137254417, "O1", "https://gwosc.org/O1/", _OPEN_12),
+    (1164556817, 1187733618, "O2", "https://gwosc.org/O2/", _OPEN_12),
+    (1238166018, 1253977218, "O3a", "https://gwosc.org/O3/O3a/", _OPEN_3),
+    (1256655618, 1269363618, "O3b", "https://gwosc.org/O3/O3b/", _OPEN_3),
+    # these two releases begin before their runs, with times that single analyses used
+    (1368195220, 1389456018, "O4a", "https://gwosc.org/O4/O4a/", _OPEN_4A),
+    (1396417050, 1422118818, "O4b", "https://gwosc.org/O4/O4b/", _OPEN_4B),
+)
+"""GPS start and stop of releases of observing runs, the page where GWOSC describes each, and the paper it asks to cite.
+
+The pages show the DOIs of data sets too; they are not repeated here, where nobody could check them against the page.
+"""
 
 SOFTWARE = (
     Source(

@@ -48,9 +48,9 @@ def test_a_crate_says_what_was_made_from_what(workspace, tmp_path):
     root = found["./"]
     assert root["conformsTo"] == {"@id": "https://w3id.org/ro/wfrun/process/0.5"} and root["license"] == {"@id": CC_BY}
     assert ids(root["author"]) == {"https://orcid.org/0000-0002-1825-0097"}
-    assert ids(root["isBasedOn"]) == {"https://doi.org/10.7935/K57P9W1D"}
+    assert ids(root["isBasedOn"]) == {"https://gwosc.org/O1/"}
     action = found["#make-background"]
-    assert ids(action["object"]) == {"segments/", "experiment.json", "https://doi.org/10.7935/K57P9W1D"}
+    assert ids(action["object"]) == {"segments/", "experiment.json", "https://gwosc.org/O1/"}
     assert ids(action["result"]) == {"background/"} and action["startTime"] < action["endTime"]
     assert found["#background-wall_time"]["value"] == "60"
     assert ids(root["mentions"]) == {"#make-segments", "#make-background"}
@@ -113,6 +113,9 @@ def test_data_are_credited_by_when_they_were_taken():
     assert "simulated" in statement(build_config({"preset": "demo"}), [])
     names = [s.name for s in data_sources(source("gwosc"), [o3a, o1, o4a])]
     assert names[::2] == ["Strain of observing run O1", "Strain of observing run O3a", "Strain of observing run O4a"]
+    # GW230518_125908 lies before the run and in its release
+    early = data_sources(source("gwosc"), [(1368449000, 1368449100), (1400000000, 1400000100)])
+    assert [s.id for s in early[::2]] == ["https://gwosc.org/O4/O4a/", "https://gwosc.org/O4/O4b/"]
     two = data_sources(source("gwosc"), [o3a, (1257000000, 1257000100)])
     assert [s.kind for s in two] == ["data", "paper", "data"], "O3a and O3b share a paper"
     both = data_sources(source("gwosc"), [o1, other])
