@@ -85,9 +85,9 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             # Errors of our own classes are written for users; anything else is a defect and keeps its trace.
             text = str(e)
             if not type(e).__module__.startswith(("aframe_assets", "aframe_ops")):
-                if not isinstance(e, OSError) or e.errno not in _OF_A_PLACE:
+                if not isinstance(e, OSError) or e.errno not in _OF_A_PLACE or e.filename is None:
                     raise
-                text = f"{e.filename or 'a file'}: {e.strerror}; change that, or name another place, then run the same command again"
+                text = f"{e.filename}: {e.strerror}; change that, or name another place, then run the same command again"
             for line in text.splitlines():
                 typer.echo(f"aframe: {line}", err=True)
             raise typer.Exit(USAGE if isinstance(e, ConfigError) else FAILED) from None
