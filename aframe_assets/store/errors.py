@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|AWS_ACCESS_KEY_ID|CREDENTIAL", re.IGNORECASE)
+_SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|AWS_ACCESS_KEY_ID|API_?KEY|CREDENTIAL", re.IGNORECASE)
 
 
 class StoreError(RuntimeError):

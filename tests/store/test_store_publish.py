@@ -189,7 +189,8 @@ def test_failures_are_recorded_without_secrets(store, make, monkeypatch):
     secret = os.environ.get("AWS_SECRET_ACCESS_KEY", "s3cr3t-Zq81-never-shown")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     parts = make(rate=1)
-    store.record_failure(parts, f"ValueError: GPS 1126259446: 12 NaN (tok-123456789, {secret})")
+    monkeypatch.setenv("WANDB_API_KEY", "wandb-123456789")
+    store.record_failure(parts, f"ValueError: GPS 1126259446: 12 NaN (tok-123456789, wandb-123456789, {secret})")
     found = store.manifest("background", "1126259446-32")
     assert found.status == "failed" and found.handle is None and "12 NaN" in found.error
     assert store.complete(parts) is None and store.manifests("background")["1126259446-32"].status == "failed"
@@ -200,7 +201,7 @@ def test_failures_are_recorded_without_secrets(store, make, monkeypatch):
     for name in ("background/1126259446-32.json", "background/_index.json"):
         store.manifests("background")
         text = store._read(name).decode()
-        assert "tok-123456789" not in text and secret not in text
+        assert "tok-123456789" not in text and "wandb-123456789" not in text and secret not in text
 
 
 def test_workdir_survives_and_is_dropped(store, make):
