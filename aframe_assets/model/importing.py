@@ -131,8 +131,10 @@ def weights_identity(weights: str, asset: str = "model") -> dict[str, str]:
     Raises:
         WeightsError: as `find_bundle`.
     """
+    from aframe_assets.store.files import file_sha256
+
     if is_weight_file(weights):
-        content = hashlib.sha256(Path(weights).expanduser().read_bytes()).hexdigest()
+        content = file_sha256(Path(weights).expanduser())
         return {"key": content, "sha256": content}
     path, is_bundle = _folder(weights, asset)
     if not is_bundle:
@@ -142,9 +144,9 @@ def weights_identity(weights: str, asset: str = "model") -> dict[str, str]:
         file = path / name
         if not file.is_file():
             raise WeightsError(f"{KEYS[asset][0]} = {weights}: {file} not found; the bundle is incomplete, copy it again")
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_sha256(file)))
     if (path / BACKGROUND_SCORES).is_file():
-        digest.update(hashlib.sha256((path / BACKGROUND_SCORES).read_bytes()).digest())
+        digest.update(bytes.fromhex(file_sha256(path / BACKGROUND_SCORES)))
     return {"key": digest.hexdigest(), "sha256": digest.hexdigest()}
 
 

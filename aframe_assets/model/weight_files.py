@@ -8,7 +8,6 @@ fill the memory: what is read of it is never larger than it is.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import zipfile
@@ -26,6 +25,7 @@ from torch import Tensor
 from aframe_assets.model.bundle import mismatch, save_bundle
 from aframe_assets.model.importing import WeightsError
 from aframe_assets.model.networks import Sky, build_network
+from aframe_assets.store.files import file_sha256
 
 if TYPE_CHECKING:
     from aframe_assets.config import Config
@@ -352,5 +352,5 @@ def bundle_of_file(path: Path | str, config: Config, folder: Path, key: str = "m
     """
     file = read_weight_file(path, key)
     network = network_of_file(file, config, key)
-    source = {"file": file.path.name, "kind": file.kind, "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()}
+    source = {"file": file.path.name, "kind": file.kind, "sha256": file_sha256(file.path)}
     return save_bundle(folder, network, config, metrics={}, provenance={"imported_from": source | {"settings": file.settings}})
