@@ -47,9 +47,9 @@ class Table:
     @classmethod
     def of(cls, manifest: Manifest | None) -> Table:
         """That of a stored `segments`; empty without one, or with one that a check holds back."""
-        if manifest is None or manifest.handle is None or (manifest.blocked and "kept" not in manifest.handle.meta):
+        meta = manifest.decided if manifest else None
+        if meta is None or (manifest.blocked and "kept" not in meta):
             return cls({})
-        meta = manifest.handle.meta
         kept = meta.get("kept", meta)
         return cls(kept["rows"], kept.get("plan"), kept.get("retired", {}), kept.get("made_with", manifest.parts.config))
 

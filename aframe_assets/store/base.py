@@ -143,7 +143,9 @@ class ArtifactStore(Storage):
         if self.complete(parts) is not None:
             return
         error = redact(error, self._secrets())
-        manifest = Manifest(parts=parts, status="failed", error=error, provenance=self._provenance(None))
+        before = self.manifest(parts.asset, parts.partition)
+        left = before.left if before else None
+        manifest = Manifest(parts=parts, status="failed", error=error, left=left, provenance=self._provenance(None))
         self._settle(folder_of(parts.asset, parts.partition), manifest, keep=True)
 
     def forget(self, asset: str, partition: str | None = None) -> None:

@@ -193,6 +193,7 @@ class Manifest(BaseModel):
         handle: the artifact; None after a failure.
         parts: what its key was made of.
         error: text of the failure.
+        left: `meta` of an artifact that was taken out of use: what was decided in it, as which segments are retired, still counts.
         checks: outcomes, dicts with at least name, passed, severity ('error' | 'warn') and blocking.
         provenance: created, host, run_id, wall_s, cpu_s, max_rss_mb, versions.
     """
@@ -203,8 +204,14 @@ class Manifest(BaseModel):
     parts: KeyParts
     status: Literal["ok", "failed"]
     error: str | None = None
+    left: dict[str, Any] | None = None
     checks: list[dict[str, Any]] = Field(default_factory=list)
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def decided(self) -> dict[str, Any] | None:
+        """The artifact's `meta`, or that of the one before this failure."""
+        return self.handle.meta if self.handle is not None else self.left
 
     @property
     def blocked(self) -> list[str]:

@@ -89,18 +89,24 @@ def unreadable(store: ArtifactStore, asset: str, records: Collection[str | None]
 
 def problems_of(store: ArtifactStore, asset: str, partition: str | None, manifest: Manifest) -> list[str]:
     """What is wrong with an artifact, in words: its record, or its bytes."""
-    handle, parts = manifest.handle, manifest.parts
-    if handle is None:
+    if manifest.handle is None:
         return []
-    address = store.uri(f"{folder_of(asset, partition)}.json")
-    if {(parts.asset, parts.partition), (handle.asset, handle.partition)} != {(asset, partition)}:
-        return [f"{address} is the manifest of {handle.label}: swapped"]
-    if handle.key != parts.key or handle.sha256 != content_sha256(handle.files):
-        return [f"{address} contradicts itself: damaged"]
+    if wrong := _wrong_record(asset, partition, manifest):
+        return [f"{store.uri(folder_of(asset, partition))}.json {wrong}"]
     try:
-        return store.verify(handle)
+        return store.verify(manifest.handle)
     except (ArtifactGone, FileNotFoundError) as e:  # while it was being read
         return [str(e)]
+
+
+def _wrong_record(asset: str, partition: str | None, manifest: Manifest) -> str | None:
+    """What is wrong with the record of an artifact, in words."""
+    handle, parts = manifest.handle, manifest.parts
+    if {(parts.asset, parts.partition), (handle.asset, handle.partition)} != {(asset, partition)}:
+        return f"is the manifest of {handle.label}: swapped"
+    if handle.key != parts.key or handle.sha256 != content_sha256(handle.files):
+        return "contradicts itself: damaged"
+    return None
 
 
 def condemn(store: ArtifactStore, asset: str, partition: str | None, manifest: Manifest, problems: Collection[str]) -> bool:
@@ -115,7 +121,7 @@ def condemn(store: ArtifactStore, asset: str, partition: str | None, manifest: M
 
 
 def retire(store: ArtifactStore, asset: str, partition: str | None, error: str, only: Manifest | None = None) -> bool:
-    """Puts a failure in the place of an artifact and removes its files.
+    """Puts a failure in the place of an artifact and removes its files. Its `meta` and checks stay, for what was decided in it.
 
     Args:
         error: what the failure says.
@@ -133,7 +139,8 @@ def retire(store: ArtifactStore, asset: str, partition: str | None, error: str, 
     if current is None or current.handle is None or (only and only.handle and only.handle.identity != current.handle.identity):
         return False
     parts = current.parts.model_copy(update={"asset": asset, "partition": partition})
-    failed = Manifest(parts=parts, status="failed", error=error, provenance=store._provenance(None))
+    left = None if _wrong_record(asset, partition, current) else current.handle.meta
+    failed = Manifest(parts=parts, status="failed", error=error, left=left, checks=current.checks, provenance=store._provenance(None))
     if not store._exchange(f"{where}.json", failed.dumps().encode(), now.mark):
         return False
     try:

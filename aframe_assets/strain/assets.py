@@ -222,7 +222,7 @@ def _digest(*spectra: dict[str, Spectrum]) -> str:
 
 def _previous_choices(job: Job) -> dict[str, Any]:
     manifest = job.store.manifest("psd")
-    return manifest.handle.meta["roles"] if manifest is not None and manifest.handle is not None else {}
+    return ((manifest.decided if manifest else None) or {}).get("roles", {})
 
 
 def _first_seconds(background: Background, config: Config) -> Background:

@@ -13,6 +13,7 @@ from aframe_assets.segments.frozen import Table, plan_identity, planned_rows
 from aframe_assets.store import open_store
 from aframe_assets.store.handle import KeyParts
 from aframe_assets.store.job import Job
+from aframe_assets.store.verifying import verify_store
 from aframe_assets.store.workspace import Workspace
 from aframe_assets.waveforms.injections import plan, share
 
@@ -62,6 +63,39 @@ class History:
 @pytest.fixture
 def history(tmp_path):
     return History(tmp_path)
+
+
+def test_what_was_decided_outlives_the_damage_of_its_file(history):
+    """A flipped bit in a small file must not bring retired segments back, nor cut the search anew."""
+    config = experiment([*TRAIN, *TEST])
+    history.make(config)
+    store = history.store
+    before = Table.of(store.manifest("segments"))
+    lost = sorted(before.rows)[0]
+    table = before.without(config, [lost], "glitches", "2026-01-01")
+    parts = Workspace(config, store).wanted("segments").parts
+    with store.scratch() as folder:
+        handle = store.publish(parts, table.write(folder), table.meta(), keep=False)
+    decided = Table.of(store.manifest("segments"))
+    assert lost in decided.retired
+
+    file = store.root / store._folder(handle) / handle.files[0].name
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    (found,) = verify_store(store, ["segments"])
+    assert found.condemned and Table.of(store.manifest("segments")) == decided
+    store.record_failure(parts, "no answer from the server")
+    assert store.manifest("segments").error == "no answer from the server" and Table.of(store.manifest("segments")) == decided
+    assert lost in history.make(config)["retired"]
+
+
+def test_a_manifest_that_is_not_believed_decides_nothing(history):
+    history.make(experiment([*TRAIN, *TEST]))
+    history.put("psd", {"roles": {}})
+    store = history.store
+    store._write("segments/_.json", store._read("psd/_.json"))
+    (found,) = verify_store(store, ["segments"])
+    assert found.condemned and Table.of(store.manifest("segments")) == Table({})
 
 
 def roles(meta):
