@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from aframe_assets.store.files import WRITE_BYTES
 from aframe_assets.store.handle import check_name
 
 MAX_MEMBERS = 1_000_000
-_BLOCK = 1 << 20
 
 _DAMAGED = (
     tarfile.TarError,
@@ -64,7 +64,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> Path:
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with stream, target.open("xb") as out:
-                    while block := stream.read(_BLOCK):
+                    while block := stream.read(WRITE_BYTES):
                         left -= len(block)
                         if left < 0:
                             raise ArchiveError(f"{archive}: has more than {max_bytes / 1e9:g} GB in it, and is not unpacked")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from aframe_assets.store.files import WRITE_BYTES
+
 RANGE_BYTES = 8 << 20
 PARALLEL = 10
 AHEAD = 16
@@ -43,8 +45,8 @@ def save(nbytes: int, fetch: Fetch, target: Path) -> str:
         for part in in_order(nbytes, fetch):
             digest.update(part)
             left = memoryview(part)
-            while left:  # one call writes at most 2 GB, and less where the disk is about to be full
-                left = left[stream.write(left) :]
+            while left:  # less is written where the disk is about to be full
+                left = left[stream.write(left[:WRITE_BYTES]) :]
     return digest.hexdigest()
 
 
