@@ -125,7 +125,7 @@ def write_crate(workspace: Workspace, target: Path, about: About | None = None) 
     root["conformsTo"] = named(PROFILE, "CreativeWork", name="Process Run Crate", version=PROFILE.rsplit("/", 1)[1])
     authors = [named(orcid or f"#{name.replace(' ', '-')}", "Person", name=name) for name, orcid in about.authors.items()]
     if authors:
-        root["author"] = authors
+        root["author"] = _one(authors)
     root["datePublished"] = max(
         (m.provenance["created"] for x in manifests.values() for m in x.values() if m.provenance.get("created")), default=""
     ) or datetime.now().astimezone().isoformat(timespec="seconds")
@@ -135,7 +135,7 @@ def write_crate(workspace: Workspace, target: Path, about: About | None = None) 
     root["citation"] = [sources[s.id] for s in [*data, *SOFTWARE] if s.kind != "data"]
     strain = [sources[s.id] for s in data if s.kind == "data"]
     if strain:
-        root["isBasedOn"] = strain
+        root["isBasedOn"] = _one(strain)
     software = named("#" + PACKAGE, "SoftwareApplication", name=PACKAGE, **_versions())
     experiment = crate.add_file(
         io.StringIO(json.dumps(config.model_dump(mode="json"), indent=1)),
@@ -153,6 +153,11 @@ def write_crate(workspace: Workspace, target: Path, about: About | None = None) 
     root["mentions"] = actions
     _write(crate, target)
     return target
+
+
+def _one(values: list[Any]) -> Any:
+    """A value that is alone stands without a list, as RO-Crate asks."""
+    return values[0] if len(values) == 1 else values
 
 
 def _write(crate: Any, target: Path) -> None:
@@ -192,7 +197,7 @@ def _artifact(crate: Any, workspace: Workspace, asset: str, records: Mapping[str
         "name": asset,
         "description": f"{len(handles):,} artifacts, one for each stretch of data" if None not in records else f"The artifact {asset}",
         "contentSize": str(size),
-        "identifier": [h.key for h in handles][:1] if None in records else [],
+        "identifier": handles[0].key if None in records else "",
     }
     if not copied:
         properties["description"] += f"; too large for the crate, in the store at {_common(h.uri for h in handles)}"
@@ -213,7 +218,7 @@ def _artifact(crate: Any, workspace: Workspace, asset: str, records: Mapping[str
     about = {"name": f"Manifests of {asset}", "encodingFormat": "application/json"}
     about["description"] = "Key and its parts, sha256 of every file, checks, when, where and at what cost"
     parts.append(crate.add_file(io.StringIO(text), f"manifests/{asset}.json", properties=about))
-    folder["hasPart"] = parts
+    folder["hasPart"] = _one(parts)
     return folder
 
 
@@ -232,7 +237,8 @@ def _action(named: Any, asset: str, records: Mapping[str | None, Manifest], soft
     known = [m.provenance for m in records.values()]
     stops = [datetime.fromisoformat(p["created"]) for p in known if p.get("created")]
     starts = [datetime.fromisoformat(p["created"]) - timedelta(seconds=float(p.get("wall_s", 0))) for p in known if p.get("created")]
-    times = {"startTime": min(starts).isoformat(), "endTime": max(stops).isoformat()} if stops else {}
+    # to the second, as the profile has them
+    times = {"startTime": min(starts).isoformat(timespec="seconds"), "endTime": max(stops).isoformat(timespec="seconds")} if stops else {}
     cost = {
         "wall_time": (sum(p.get("wall_s", 0) for p in known), "SEC"),
         "cpu_time": (sum(p.get("cpu_s", 0) for p in known), "SEC"),
@@ -247,8 +253,9 @@ def _action(named: Any, asset: str, records: Mapping[str | None, Manifest], soft
         f"#make-{asset}",
         "CreateAction",
         name=f"Making of {asset}",
+        description=f"The steps that made the asset {asset}, of all its stretches of data together",
         instrument=software,
-        object=read,
+        object=_one(read),
         result=made,
         actionStatus="http://schema.org/CompletedActionStatus",
         **({"resourceUsage": usage} if usage else {}),

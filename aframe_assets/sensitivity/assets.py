@@ -162,7 +162,7 @@ def make_report(job: Job) -> Product:
     from aframe_assets.sensitivity.event_files import GRACEDB, LIGOLW, gracedb_events, write_gracedb, write_ligolw
     from aframe_assets.sensitivity.examination import chosen, examinations
     from aframe_assets.sensitivity.plots import Figure
-    from aframe_assets.sensitivity.report import Material, render
+    from aframe_assets.sensitivity.report import PACKAGES, Material, render, versions
 
     config, graph = job.config, lineage.graph(job.config)
     rows = job.handle("segments").meta["rows"]
@@ -200,6 +200,7 @@ def make_report(job: Job) -> Product:
     mergers = {e.rank: e.response.merger[0] for e in seen if e.response and e.response.merger}
     events = gracedb_events(found, config.ifos, mergers)
     program = {"name": config.name, "preset": config.preset, "seed": config.seed, "events": job.handle("events").key}
+    program["version"] = versions().get(PACKAGES[0])
     files = {
         "report.html": path,
         GRACEDB: write_gracedb(job.scratch / GRACEDB, events),

@@ -78,14 +78,15 @@ def write_ligolw(path: Path, events: Sequence[Mapping[str, Any]], program: Mappi
     Args:
         path: .xml or .xml.gz.
         events: of `gracedb_events`.
-        program: settings to record, as text: name -> value.
+        program: settings to record, as text: name -> value; ``version`` is the program's.
     """
     from igwn_ligolw import ligolw, lsctables, utils
 
     document = ligolw.Document()
     top = document.appendChild(ligolw.LIGO_LW())
     ifos = sorted({i for e in events for i in e["instruments"].split(",")})
-    process = document.register_process(PIPELINE, {k: str(v) for k, v in program.items()}, instruments=ifos)
+    settings, version = {k: str(v) for k, v in program.items() if k != "version"}, program.get("version")
+    process = document.register_process(PIPELINE, settings, version=version, instruments=ifos)
     slides, definers, coincs, maps, inspirals, singles = (
         top.appendChild(kind.new(columns=columns))
         for kind, columns in (

@@ -19,7 +19,7 @@ def test_files_are_copied_whole(tiny_run, tmp_path):
     lines = (tmp_path / "results" / "candidates.csv").read_text().splitlines()
     assert len(events) == len(lines) - 1 > 0
     page = (tmp_path / "results" / "report.html").read_text()
-    assert page.count('<article class="event"') == 2 and "Q-scans" in page and page.count("<img src=") == 4
+    assert page.count('<article class="event"') == 2 and "Q-scan" in page and page.count("<img src=") == 4
     # what the user has is the user's to change
     (tmp_path / "results" / "report.html").write_text("mine")
     tiny_run.aframe("export", str(tiny_run.path), "--to", str(tmp_path / "results"), "--format", "report")

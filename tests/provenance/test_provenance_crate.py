@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 import zipfile
 
@@ -52,7 +53,10 @@ def test_a_crate_says_what_was_made_from_what(workspace, tmp_path):
     action = found["#make-background"]
     assert ids(action["object"]) == {"segments/", "experiment.json", "https://gwosc.org/O1/"}
     assert ids(action["result"]) == {"background/"} and action["startTime"] < action["endTime"]
+    # as rocrate-validator asks of an ISO 8601 time
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", action["startTime"]) and action["description"]
     assert found["#background-wall_time"]["value"] == "60"
+    assert not [(k, v) for e in found.values() for k, v in e.items() if isinstance(v, list) and len(v) == 1], "alone, yet in a list"
     assert ids(root["mentions"]) == {"#make-segments", "#make-background"}
     file = "background/1126259000-100/background.hdf5"
     assert found[file]["sha256"] == hashlib.sha256((target / file).read_bytes()).hexdigest()

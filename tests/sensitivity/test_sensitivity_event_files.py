@@ -38,7 +38,7 @@ def test_json_has_the_shape_of_gracedb(events, tmp_path):
 
 @pytest.mark.parametrize("name", ["c.xml", "c.xml.gz"])
 def test_ligolw_is_read_by_ligolw_and_gwpy(events, tmp_path, name):
-    path = write_ligolw(tmp_path / name, events, {"preset": "demo", "seed": 1122})
+    path = write_ligolw(tmp_path / name, events, {"preset": "demo", "seed": 1122, "version": "0.1.0"})
     document = utils.load_filename(str(path))
     coincs, inspirals, singles, maps, definers = (
         t.get_table(document)
@@ -57,6 +57,7 @@ def test_ligolw_is_read_by_ligolw_and_gwpy(events, tmp_path, name):
     of_first = {m.event_id for m in maps if m.coinc_event_id == coincs[0].coinc_event_id}
     assert sorted(s.ifo for s in singles if s.event_id in of_first) == ["H1", "L1"] and len(singles) == 6
     assert len(definers) == 1 and {c.coinc_def_id for c in coincs} == {definers[0].coinc_def_id}
+    assert [(p.program, p.version) for p in lsctables.ProcessTable.get_table(document)] == [("aframe", "0.1.0")]
     table = EventTable.read(str(path), format="ligolw", tablename="coinc_inspiral")
     assert list(table["combined_far"]) == [1e-8, 2.5e-4, 1e-3]
 
