@@ -187,11 +187,12 @@ def test_no_secret_in_any_object(remote, make, bucket):
 def test_secret_of_a_profile_is_blotted_out_too(s3_server, bucket, make, tmp_path, monkeypatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    (tmp_path / "credentials").write_text("[lab]\naws_access_key_id = AKIAPROFILE1\naws_secret_access_key = profile-secret-77\n")
+    key, secret = s3_server["AWS_ACCESS_KEY_ID"], s3_server["AWS_SECRET_ACCESS_KEY"]  # a real server knows no others
+    (tmp_path / "credentials").write_text(f"[lab]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_PROFILE", "lab")
     store = open_store(f"s3://{bucket[1]}/run", cache_dir=tmp_path)
-    store.record_failure(make(), "failed with profile-secret-77")
+    store.record_failure(make(), f"failed with {secret}")
     assert store.manifest("background", "1126259446-32").error == "failed with ***"
 
 
