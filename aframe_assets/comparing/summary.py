@@ -76,7 +76,7 @@ def differences_table(table: Mapping[str, Any]) -> Table:
         ]
         for d in sorted(table["differences"], key=lambda d: -abs(d["sigma"]))
     ]
-    names = ("model", "less", "in", "false alarms", "difference", "", "p", "found by one alone")
+    names = ("model", "less", "in", "false alarms", "difference", "significance", "p", "found by one alone")
     return Table("Differences", names, rows)
 
 

@@ -28,10 +28,13 @@ def statistics_plot(background: np.ndarray, zero_lag: np.ndarray, foreground: np
     for i, x in enumerate(np.sort(zero_lag)[::-1][:20]):
         left.axvline(x, color="0.6", lw=0.6, label="zero lag, 20 loudest" if i == 0 else None)
     left.set_xlabel("detection statistic")
-    left.set_ylabel("background events as loud, 1/h")
+    left.set_ylabel("background events as loud [1/h]")
     if len(heard):
         right = left.twinx()
         right.hist(heard, bins=40, color="C1", alpha=0.4)
+        # the curve is drawn above the bars
+        left.set_zorder(right.get_zorder() + 1)
+        left.patch.set_visible(False)
         right.set_ylabel(f"injections ({len(heard)} of {len(foreground)} with an event)", color="C1")
     if left.get_legend_handles_labels()[0]:
         left.legend(loc="upper right", fontsize="small")

@@ -46,7 +46,9 @@ def verify_all(run: RunDirectory, console: Console, assets: Iterable[str], segme
     if as_json:
         typer.echo(json.dumps({"store": store.url, "verified": count, "nbytes": nbytes, "damaged": [asdict(f) for f in bad]}, indent=1))
         return not bad
-    console.print(f"{count} artifacts, {size(nbytes)}: {f'{len(bad)} damaged' if bad else 'every file is as recorded'}")
+    console.print(
+        f"{count:,} artifact{'' if count == 1 else 's'}, {size(nbytes)}: {f'{len(bad)} damaged' if bad else 'every file is as recorded'}"
+    )
     if any(f.condemned for f in bad):
         console.print("what is damaged counts as failed now; `aframe run` makes it again")
     return not bad

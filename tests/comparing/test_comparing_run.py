@@ -70,7 +70,7 @@ def test_three_models_and_two_that_are_not(searched):
     assert found["num_left_out"] + found["num_injections"] == 30
     assert len(found["differences"]) == 3 * len(found["quantities"])
     page = open(found["page"]).read()
-    assert all(f"<td>{name}</td>" in page for name in ("run", "changed", "longer", "missing", "overflows"))
+    assert all(f'<th scope="row">{name}</th>' in page for name in ("run", "changed", "longer", "missing", "overflows"))
 
     # the run's own model, searched again, gives the run's own events
     workspace = run.workspace()
