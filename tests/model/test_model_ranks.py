@@ -92,7 +92,7 @@ def test_the_error_of_the_rank_that_failed_is_told(how, error, words):
         assert "in rank 1 of 2 (cpu)" in str(e.value.__cause__) and "in fails" in str(e.value.__cause__)
 
 
-def test_ranks_end_with_a_caller_that_is_killed(tmp_path):
+def test_ranks_end_with_a_caller_that_is_killed(tmp_path, tmp_path_factory):
     script = f"""
 import logging, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -100,7 +100,8 @@ from aframe_assets.model.launching import launch
 from test_model_ranks import waits
 launch(waits, ("cpu", "cpu"), {{"folder": {str(tmp_path)!r}}}, log=logging.getLogger())
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    # what is killed leaves its private folder
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "TMPDIR": str(tmp_path_factory.mktemp("tmp"))}
     caller = subprocess.Popen([sys.executable, "-c", script], env=environment)
     deadline = time.monotonic() + 240
     while len(pids := [int(p.read_text() or 0) for p in tmp_path.iterdir()]) < 2 or 0 in pids:

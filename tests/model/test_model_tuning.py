@@ -281,7 +281,7 @@ def test_six_trials_are_killed_and_go_on_without_repeating_finished_ones(publish
     file = tmp_path / "config.json"
     file.write_text(resolved_text(config))
     root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "DAGSTER_HOME": ""}
+    environment = os.environ | {"PYTHONPATH": str(root), "DAGSTER_HOME": "", "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", SCRIPT, str(file), url, str(Path(__file__).parent)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300

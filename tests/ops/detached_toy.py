@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,9 @@ class Play(Scheduler):
             kept = {name: os.environ[name] for name in ("PATH", "HOME")}
             os.environ.clear()
             os.environ.update(kept)
+            # a container's own ends with it
+            tempfile.tempdir = str(NOTES / "tmp")
+            os.makedirs(tempfile.tempdir, exist_ok=True)
             os.chdir(folder)
             sys.argv = ["job", spec]
             main()
