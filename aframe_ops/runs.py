@@ -106,6 +106,8 @@ def reap(
         starting = not reached and time.time() - record.update_timestamp.timestamp() < STARTUP_S
         if starting or life(folder):
             alive.append(run.run_id)
+        elif (now := instance.get_run_by_id(run.run_id)) is None or now.status not in _ACTIVE:
+            continue  # it has ended since it was listed, and only then let go of its lock
         elif leave(run.run_id):
             left.append(run.run_id)
         else:

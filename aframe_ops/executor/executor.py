@@ -129,7 +129,7 @@ class RoutingExecutor(StepDelegatingExecutor):
             try:
                 self._step_handler.close()
             finally:
-                os.close(lock)
+                _executed.append(lock)
 
     def _claims(self, run: dg.DagsterRun) -> Claims | None:
         return None if self._config is None else Claims(self._site, self._config, run.run_id)
@@ -165,9 +165,15 @@ def _tell(event: dg.DagsterEvent, files: RunFiles) -> None:
 
 LOCK_NAME = "alive.lock"
 
+_executed: list[int] = []
+"""Locks of runs that this process has executed. Their last events are written when the executor has returned, and whoever found the
+lock free before would take the run for dead; so they are held until the process ends, or executes another run."""
+
 
 def hold_lock(folder: Path) -> int:
     """Locks ``folder/alive.lock`` for as long as this process, or any that inherits the descriptor, lives."""
+    while _executed:
+        os.close(_executed.pop())
     fd = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
