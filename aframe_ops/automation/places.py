@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,7 +142,13 @@ def _copied(pieces: Iterable[bytes], target: Path) -> str:
 
 def _connection(place: str) -> tuple[Connection, str]:
     bucket, _, key = place.removeprefix("s3://").partition("/")
-    return Connection(place, bucket), key
+    return _connected(bucket, tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))), key
+
+
+@lru_cache(maxsize=8)
+def _connected(bucket: str, settings: tuple[tuple[str, str], ...]) -> Connection:
+    # a client takes a tenth of a second to make, and there may be hundreds of files
+    return Connection(f"s3://{bucket}", bucket)
 
 
 def _objects(place: str) -> Iterator[Drop]:
