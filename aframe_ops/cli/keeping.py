@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -9,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -20,6 +22,9 @@ from aframe_assets.store.verifying import verify_store
 from aframe_ops.cli.progress import duration, size
 from aframe_ops.cli.running import only_one, open_instance
 from aframe_ops.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 
 def verify_all(run: RunDirectory, console: Console, assets: Iterable[str], segments: Iterable[str], *, mark: bool, as_json: bool) -> bool:
@@ -67,8 +72,14 @@ def prune(run: RunDirectory, console: Console, *, yes: bool, older_than: float, 
     """
     store = run.workspace().store
     found = [x for part in getattr(store, "parts", (store,)) for x in find_leftovers(part, older_than)]
-    if runs_days is not None:
-        found += _old_runs(run, runs_days * 86400.0)
+    with contextlib.ExitStack() as stack:
+        if runs_days is not None:
+            run.activate()
+            found += _old_runs(run, stack.enter_context(open_instance(run)), runs_days * 86400.0)
+        _prune(run, found, console, yes=yes, as_json=as_json)
+
+
+def _prune(run: RunDirectory, found: list[Leftover], console: Console, *, yes: bool, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([{"why": x.why, "address": x.address, "nbytes": x.nbytes, "age_s": round(x.age_s)} for x in found], indent=1))
     else:
@@ -114,26 +125,23 @@ def _show(found: list[Leftover], console: Console) -> None:
             console.print(f"  and {len(those) - 20} more; --json lists all")
 
 
-def _old_runs(run: RunDirectory, older_s: float) -> list[Leftover]:
+def _old_runs(run: RunDirectory, instance: DagsterInstance, older_s: float) -> list[Leftover]:
     """Runs that ended so many seconds ago: Dagster's records of them and the output of their steps. No artifact is of a run."""
     from dagster import DagsterRunStatus, RunsFilter
 
     ended = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
-    run.activate()
     out = []
-    with open_instance(run) as instance:
-        for record in instance.get_run_records(RunsFilter(statuses=ended)):
-            age = time.time() - (record.end_time or record.update_timestamp.timestamp())
-            if age < older_s:
-                continue
-            run_id = record.dagster_run.run_id
-            logs = run.path / "logs" / run_id
-            nbytes = sum(p.stat().st_size for p in logs.rglob("*") if p.is_file()) if logs.is_dir() else 0
+    for record in instance.get_run_records(RunsFilter(statuses=ended)):
+        age = time.time() - (record.end_time or record.update_timestamp.timestamp())
+        if age < older_s:
+            continue
+        run_id = record.dagster_run.run_id
+        logs = run.path / "logs" / run_id
+        nbytes = sum(p.stat().st_size for p in logs.rglob("*") if p.is_file()) if logs.is_dir() else 0
 
-            def remove(run_id: str = run_id) -> None:
-                with open_instance(run) as instance:
-                    instance.delete_run(run_id)
-                shutil.rmtree(run.path / "logs" / run_id, ignore_errors=True)
+        def remove(run_id: str = run_id) -> None:
+            instance.delete_run(run_id)
+            shutil.rmtree(run.path / "logs" / run_id, ignore_errors=True)
 
-            out.append(Leftover("a run that ended: Dagster's record and its logs", f"run {run_id}", nbytes, age, remove))
+        out.append(Leftover("a run that ended: Dagster's record and its logs", f"run {run_id}", nbytes, age, remove))
     return out

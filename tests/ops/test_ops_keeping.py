@@ -9,7 +9,9 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from aframe_ops.cli import keeping
 from aframe_ops.cli.main import app
+from aframe_ops.cli.running import open_instance
 from aframe_ops.run_directory import RunDirectory
 
 
@@ -91,8 +93,11 @@ def test_records_of_old_runs_go_and_results_stay(run, monkeypatch):
     for name in ("DAGSTER_MODULE_NAME", "AFRAME_CONFIG"):
         monkeypatch.setenv(name, "")
     assert "nothing is left over" in aframe("prune", run, "--runs", "1")[1]
+    opened = []
+    monkeypatch.setattr(keeping, "open_instance", lambda place: opened.append(place) or open_instance(place))
     code, out, _ = aframe("prune", run, "--runs", "0", "--yes")
     assert code == 0 and found.run_id in out and going.run_id not in out
+    assert len(opened) == 1, "not for each of thousands of runs"
     with DagsterInstance.from_config(str(run / "dagster_home")) as instance:
         assert [r.run_id for r in instance.get_runs()] == [going.run_id]
     assert [p.name for p in (run / "logs").iterdir()] == [going.run_id]
