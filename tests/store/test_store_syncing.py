@@ -227,6 +227,7 @@ def test_the_command_moves_a_run_to_another_store(bucket, make, tmp_path, monkey
         ((address, "run", "--switch"), "is none"),
         (("run", "ftp://host/x"), "ftp:// is not known"),
         (("run", "run"), "source and target"),
+        (("rum", address), "rum: no such folder"),
     ):
         done = CliRunner().invoke(app, ["sync", *words])
         assert done.exit_code in (1, 2) and said in done.output, done.output
