@@ -50,7 +50,7 @@ def sync_stores(source: str, target: str, options: Options, console: Console, *,
         ConfigError: an address that is none, or `switch` where it has no meaning.
         StoreError: a store that cannot be reached; no asset of that name; no space.
     """
-    if "://" not in source and not Path(source).is_dir():
+    if "://" not in source and not Path(source).expanduser().is_dir():
         # a name that is misspelt would be a store with nothing in it
         raise ConfigError(f"{source}: no such folder; expected a run directory, or the address of a store")
     run = _switchable(source, target, options) if switch else None
