@@ -316,7 +316,7 @@ class ArtifactStore(Storage):
             return bad
         folder = self._folder(handle)
         return [
-            f"{self.uri(f'{folder}/{e.name}')} has another sha256 than recorded: damaged; remove the artifact's manifest and make it again"
+            f"{self.uri(f'{folder}/{e.name}')} has another sha256 than recorded"
             for e in handle.files
             if self._sha256(f"{folder}/{e.name}") != e.sha256
         ]

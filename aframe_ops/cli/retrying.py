@@ -44,11 +44,17 @@ def retry(
             for asset, partitions in todo.items():
                 for partition in partitions:
                     retire(workspace.store, asset, partition, "to be made again, as asked for by `aframe retry --again`")
-    for asset, partitions in todo.items():
-        keys = [p for p in partitions if p is not None]
-        console.print(f"{asset}: {f'{len(keys)} segments' if keys else 'again'}")
-        # what has failed had all its inputs; of them an asset may miss others, as a model those of the test data
-        run_all(run, console, until=asset, alone=True, segments=[",".join(keys)] if keys else [], verbose=verbose)
+    tried: set[tuple[str, str | None]] = set()
+    while todo:
+        for asset, partitions in todo.items():
+            keys = [p for p in partitions if p is not None]
+            console.print(f"{asset}: {f'{len(keys)} segments' if keys else 'again'}")
+            # what has failed had all its inputs; of them an asset may miss others, as a model those of the test data
+            run_all(run, console, until=asset, alone=True, segments=[",".join(keys)] if keys else [], verbose=verbose)
+            tried |= {(asset, p) for p in partitions}
+        # what failed as well may have waited for these
+        found = _chosen(run.workspace(), assets, segments, again=False)
+        todo = {asset: left for asset, those in found.items() if (left := [p for p in those if (asset, p) not in tried])}
 
 
 def _chosen(workspace: Workspace, assets: Collection[str], segments: Collection[str], again: bool) -> dict[str, list[str | None]]:

@@ -66,6 +66,23 @@ def test_what_failed_and_nothing_else(tmp_path, asked):
         assert code == 2 and message in err
 
 
+def test_what_failed_behind_a_failure_is_made_too(tmp_path, monkeypatch):
+    run, _ = initialise(tmp_path / "run", "demo", overrides={}, store=None, profile="local", database=None)
+    planner.fill(run.workspace(), 6)
+    store, asked = run.workspace().store, []
+    whole = {asset: store._read(f"{asset}/_.json") for asset in ("segments", "psd")}
+    for asset in whole:
+        store._remove(f"{asset}/_.json")
+        store.record_failure(Manifest.loads(whole[asset]).parts, "killed: out of memory")
+
+    def made(run, out, *, until, alone, segments, verbose) -> None:
+        asked.append(until)
+        store._write(f"{until}/_.json", whole[until])
+
+    monkeypatch.setattr(running, "run_all", made)
+    assert aframe("retry", run.path)[0] == 0 and asked == ["segments", "psd"], "psd waited for segments"
+
+
 def test_what_others_still_miss_is_not_made_with_it(tmp_path, monkeypatch):
     calls = []
 
