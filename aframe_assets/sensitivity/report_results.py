@@ -61,7 +61,7 @@ def volume_row(r: Mapping[str, Any]) -> dict[str, Any]:
         "vt": f"{r['vt']:.3g}" if measured else "",
         "samples": f"{r['effective_samples']:.1f}" if "effective_samples" in r else "",
         "found": f"{r['num_found']:,}" if "num_found" in r else "",
-        "note": r["note"],
+        "note": r["note"].replace("Gpc^3", "Gpc³"),
         "status": r["status"],
         # what a column is sorted by, where the text is no number
         "far_sort": r["far"] / UNITS[r["far_unit"]],
