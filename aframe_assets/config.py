@@ -169,6 +169,8 @@ class Injections(Section):
 
 
 class Engine(Section):
+    """What runs the network of a search, and how exactly it has to."""
+
     platform: Literal["auto", "torch", "aotinductor", "onnxruntime", "openvino", "tensorrt"] = Field(
         default="auto", description="what runs the network; 'auto' measures all that are installed, once, when the engine is built"
     )

@@ -163,6 +163,8 @@ class Tune(Section):
 
 
 class Model(Section):
+    """The network of a search: taken from elsewhere, or trained, and how."""
+
     weights: str | None = Field(
         default=None,
         min_length=1,
