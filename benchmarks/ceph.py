@@ -164,13 +164,14 @@ class Ceph:
 
 @contextlib.contextmanager
 def running() -> Iterator[Ceph]:
-    """A server that is stopped and removed at the end.
+    """A server that is stopped and removed at the end, also when this process is asked to end.
 
     Raises:
         RuntimeError: it is not installed.
     """
     if reason := missing():
         raise RuntimeError(reason)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="aframe-ceph-") as folder:
         ceph = Ceph(Path(folder))
         try:
@@ -178,6 +179,7 @@ def running() -> Iterator[Ceph]:
             yield ceph
         finally:
             ceph.stop()
+            signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -121,11 +122,13 @@ def _empty(folder: Path) -> Path:
 
 def _put_all(store: S3Store, body: dict[str, bytes]) -> None:
     """Many small objects, by addresses that are signed once: the client's own work would take most of the time."""
-    names, workers = sorted(body), 8
+    names, workers, stopped = sorted(body), 8, threading.Event()
 
     def put(mine: list[str]) -> None:
         connection = None
         for name in mine:
+            if stopped.is_set():
+                return
             url = urlsplit(store.client.generate_presigned_url("put_object", Params={"Bucket": store.bucket, "Key": store._key(name)}))
             connection = connection or http.client.HTTPConnection(url.hostname, url.port, timeout=60)
             connection.request("PUT", quote(url.path, safe="/%") + "?" + url.query, body[name])
@@ -135,7 +138,10 @@ def _put_all(store: S3Store, body: dict[str, bytes]) -> None:
                 raise SystemExit(f"{name}: the server answered {answer.status}")
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(put, [names[i::workers] for i in range(workers)]))
+        try:
+            list(pool.map(put, [names[i::workers] for i in range(workers)]))
+        finally:
+            stopped.set()  # Ctrl-C would wait for all of them
 
 
 def main() -> None:
