@@ -200,7 +200,7 @@ def _named_time(path: Path) -> str:
 def whole_rate(spacing: float, what: str) -> float:
     """Samples per second of a spacing in seconds. Raises StrainError unless it is a whole number."""
     rate = 1 / spacing if spacing > 0 else 0.0
-    if rate < 1 or abs(rate - round(rate)) > 1e-6 * rate:
+    if rate < 1 or math.isinf(rate) or abs(rate - round(rate)) > 1e-6 * rate:
         raise StrainError(f"{what}: a spacing of {spacing!r} s is {rate:g} Hz; expected a whole number of samples per second")
     return float(round(rate))
 

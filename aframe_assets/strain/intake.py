@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _BLOCK = 256
 """Seconds that are read at a time."""
 
+_MOST_HZ = 131072.0
+"""A header may claim any rate, and a block of so many samples is held in memory; strain comes at 20 kHz at most."""
+
 Span = tuple[str, float, float]
 """Detector, GPS start and stop."""
 
@@ -48,9 +51,9 @@ class Finding:
 def inspect(path: str | Path, config: Config) -> Finding:
     """Reads a strain file as the search will, and says whether it can be used.
 
-    A file is bad if it cannot be opened, contradicts its name, has samples at a rate below ``sample_rate``, or if its science time
-    has NaN, a gap of 0.25 s or more, or a standard deviation that is none of strain. It is unused if it holds no detector of the
-    experiment, no science time, or time that is not searched: what lies in training time is never taken by itself.
+    A file is bad if it cannot be opened, contradicts its name, has samples at a rate below ``sample_rate`` or above 131072 Hz, or if its
+    science time has NaN, a gap of 0.25 s or more, or a standard deviation that is none of strain. It is unused if it holds no detector of
+    the experiment, no science time, or time that is not searched: what lies in training time is never taken by itself.
     """
     try:
         infos = describe(path)
@@ -68,6 +71,8 @@ def inspect(path: str | Path, config: Config) -> Finding:
         for info in own:
             if info.sample_rate < config.sample_rate:
                 raise StrainError(f"{info}: {info.sample_rate:g} Hz; expected at least sample_rate {config.sample_rate:g} Hz")
+            if info.sample_rate > _MOST_HZ:
+                raise StrainError(f"{info}: {info.sample_rate:g} Hz; expected at most {_MOST_HZ:.0f} Hz")
             for start, stop in science_segments([info], config.strain.min_dq)[info.ifo]:
                 _require_strain(info, float(start), float(stop), config.strain.min_dq)
                 science += float(stop) - float(start)

@@ -70,13 +70,22 @@ def test_a_file_is_judged_by_header_and_samples(folder, make, verdict, words):
 
 
 @pytest.mark.parametrize(
-    ("x0", "words"), [(np.nan, "expected finite GPS times in its header"), ("begin", "could not convert string to float")]
+    ("header", "value", "words"),
+    [
+        ("x0", np.nan, "expected finite GPS times in its header"),
+        ("x0", "begin", "could not convert string to float"),
+        ("dx", 1 / 4e6, "4e+06 Hz; expected at most 131072 Hz"),
+        ("dx", 1e-320, "is inf Hz; expected a whole number of samples per second"),
+        ("dx", 0.0, "is 0 Hz; expected a whole number of samples per second"),
+        ("dx", -1 / 4096, "is 0 Hz; expected a whole number of samples per second"),
+        ("dx", np.nan, "expected a whole number of samples per second"),
+    ],
 )
-def test_a_header_of_nonsense_is_no_strain(folder, x0, words):
+def test_a_header_of_nonsense_is_no_strain(folder, header, value, words):
     experiment(folder, {})
     path = write(folder / "inbox", 1).rename(folder / "inbox" / "odd.hdf5")
     with h5py.File(path, "a") as file:
-        file["H1"].attrs["x0"] = x0
+        file["H1"].attrs[header] = value
     found = inspect(path, config_of(folder))
     assert found.verdict == "bad" and words in found.why and str(path) in found.why
 
