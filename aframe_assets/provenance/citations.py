@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -71,6 +72,9 @@ _RUNS = (
 The pages show the DOIs of data sets too; they are not repeated here, where nobody could check them against the page.
 """
 
+_OPEN_CHANNEL = re.compile(r"(^|:)(GW|L)OSC-")
+"""Channels of GWOSC's frames, as H1:GWOSC-4KHZ_R1_STRAIN and, of O1 and O2, H1:LOSC-STRAIN."""
+
 SOFTWARE = (
     Source(
         "https://doi.org/10.1103/PhysRevD.111.042010",
@@ -95,11 +99,15 @@ def data_sources(config: Config, spans: Iterable[tuple[float, float]]) -> list[S
         spans: GPS [start, stop) of all stretches, training too.
 
     Returns:
-        nothing for simulated noise. Real data outside of the known observing runs are credited to GWOSC, or, of detector frames, to
-        the collaborations, whose rules hold for them.
+        nothing for simulated noise. Real data outside of the known observing runs are credited to GWOSC. Of detector frames only
+        GWOSC's channels are known to be public, whenever they were taken: internal ones may be calibrated or cleaned otherwise, and the
+        rules of the collaborations hold for them.
     """
     if config.strain.source == "simulated":
         return []
+    if config.strain.source == "frames" and not all(_OPEN_CHANNEL.search(name) for name in config.strain.channels.values()):
+        cite = "Detector frames; the collaborations' own rules on data and authorship hold for them"
+        return [Source("https://www.ligo.org/", "Strain that is not known to be public", cite)]
     spans = list(spans)
     out: list[Source] = []
     known = []
@@ -110,12 +118,8 @@ def data_sources(config: Config, spans: Iterable[tuple[float, float]]) -> list[S
             cite = f"LIGO Scientific, Virgo and KAGRA Collaborations, {name} data release, {address}"
             out += [Source(address, f"Strain of observing run {name}", cite, CC_BY), paper]
     if any(s not in known for s in spans):
-        if config.strain.source == "frames":
-            cite = "Detector frames; the collaborations' own rules on data and authorship hold for them"
-            out.append(Source("https://www.ligo.org/", "Strain that is not known to be public", cite))
-        else:
-            cite = "Gravitational Wave Open Science Center, https://gwosc.org"
-            out.append(Source("https://gwosc.org/", "Strain outside of the observing runs known here", cite, CC_BY))
+        cite = "Gravitational Wave Open Science Center, https://gwosc.org"
+        out.append(Source("https://gwosc.org/", "Strain outside of the observing runs known here", cite, CC_BY))
     return list({s.id: s for s in out}.values())
 
 

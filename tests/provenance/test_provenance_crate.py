@@ -106,8 +106,8 @@ def test_refusals(workspace, tmp_path):
         write_crate(Workspace(workspace.config, open_store(tmp_path / "empty")), tmp_path / "none")
 
 
-def source(name):
-    channels = {"channels": {"H1": "GDS-CALIB_STRAIN", "L1": "GDS-CALIB_STRAIN"}} if name == "frames" else {}
+def source(name, channel="GDS-CALIB_STRAIN"):
+    channels = {"channels": {"H1": channel, "L1": channel}} if name == "frames" else {}
     return build_config({"preset": "o3", "strain": {"source": name, **channels}})
 
 
@@ -126,3 +126,8 @@ def test_data_are_credited_by_when_they_were_taken():
     assert both[-1].id == "https://gwosc.org/" and "CC BY 4.0" in statement(source("gwosc"), both)
     private = data_sources(source("frames"), [other])
     assert private[0].licence == "" and "not known to be public" in statement(source("frames"), private)
+    # the same times are published by another channel: that says nothing of this one
+    inside = data_sources(source("frames"), [o3a])
+    assert [s.licence for s in inside] == [""] and "not known to be public" in statement(source("frames"), inside)
+    for channel in ("GWOSC-4KHZ_R1_STRAIN", "H1:GWOSC-16KHZ_R1_STRAIN", "H1:LOSC-STRAIN"):
+        assert data_sources(source("frames", channel), [o3a]) == data_sources(source("gwosc"), [o3a])
