@@ -56,12 +56,12 @@ class About:
 
     Attributes:
         authors: name -> ORCID as an address, or '' without one.
-        licence: address of the licence under which the crate is given away.
+        licence: address of the licence under which the crate is given away; empty for CC BY 4.0, as that of open strain.
         copied: bytes up to which an artifact is copied; None for all of them.
     """
 
     authors: Mapping[str, str] = field(default_factory=dict)
-    licence: str = CC_BY
+    licence: str = ""
     copied: int | None = COPIED
 
 
@@ -109,6 +109,13 @@ def write_crate(workspace: Workspace, target: Path, about: About | None = None) 
     if not manifests:
         raise CrateError("nothing of this run is complete; make it with `aframe run` first")
     config = workspace.config
+    data = data_sources(config, [(r["gps_start"], r["gps_stop"]) for r in workspace.rows().values()])
+    if not about.licence and any(s.kind == "data" and not s.licence for s in data):
+        raise CrateError(
+            "strain.source: frames: this strain is not known to be public, so the crate has no licence by itself; "
+            "ask the collaborations whose data it is, then name the licence's address with --license"
+        )
+    licence = about.licence or CC_BY
     crate = ROCrate(version=VERSION)
     crate.metadata.extra_contexts.append(TERMS)
 
@@ -121,7 +128,7 @@ def write_crate(workspace: Workspace, target: Path, about: About | None = None) 
         f"Artifacts and provenance of a search for compact binary mergers in data of {', '.join(config.ifos)} "
         f"(preset {config.preset}, seed {config.seed}), made with {PACKAGE}."
     )
-    crate.license = named(about.licence, "CreativeWork", name="Licence of this crate", url=about.licence)
+    crate.license = named(licence, "CreativeWork", name="Licence of this crate", url=licence)
     root["conformsTo"] = named(PROFILE, "CreativeWork", name="Process Run Crate", version=PROFILE.rsplit("/", 1)[1])
     authors = [named(orcid or f"#{name.replace(' ', '-')}", "Person", name=name) for name, orcid in about.authors.items()]
     if authors:
@@ -129,8 +136,6 @@ def write_crate(workspace: Workspace, target: Path, about: About | None = None) 
     root["datePublished"] = max(
         (m.provenance["created"] for x in manifests.values() for m in x.values() if m.provenance.get("created")), default=""
     ) or datetime.now().astimezone().isoformat(timespec="seconds")
-    rows = workspace.rows().values()
-    data = data_sources(config, [(r["gps_start"], r["gps_stop"]) for r in rows])
     sources = {s.id: _add_source(named, s) for s in [*data, *SOFTWARE]}
     root["citation"] = [sources[s.id] for s in [*data, *SOFTWARE] if s.kind != "data"]
     strain = [sources[s.id] for s in data if s.kind == "data"]

@@ -85,7 +85,7 @@ def export_crate(
         workspace: of the run.
         target: folder or .zip to make.
         authors: 'Name' or 'Name <ORCID>'.
-        licence: address; None for CC BY 4.0.
+        licence: address; None for CC BY 4.0, where the strain is public.
         everything: copy large artifacts too.
         console: to say what was written.
 
@@ -93,7 +93,6 @@ def export_crate(
         ConfigError: an author that cannot be read, or a package that is not installed.
         CrateError: see `aframe_assets.provenance.crate.write_crate`.
     """
-    from aframe_assets.provenance.citations import CC_BY
     from aframe_assets.provenance.crate import COPIED, About, write_crate
 
     named = {}
@@ -103,7 +102,7 @@ def export_crate(
             raise ConfigError(f"--author '{text}': expected a name, or a name and an ORCID as 'A. Person <0000-0002-1825-0097>'")
         named[found["name"]] = f"https://orcid.org/{found['orcid']}" if found["orcid"] else ""
     try:
-        write_crate(workspace, target, About(named, licence or CC_BY, None if everything else COPIED))
+        write_crate(workspace, target, About(named, licence or "", None if everything else COPIED))
     except ModuleNotFoundError as e:
         raise ConfigError(f"an RO-Crate needs the Python package {e.name}, which is not installed; run `make install` again") from None
     console.print(f"{target}: ro-crate-metadata.json describes it", soft_wrap=True)

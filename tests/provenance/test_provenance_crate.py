@@ -23,7 +23,11 @@ ROWS = {"1126259000-100": {"gps_start": 1126259000, "gps_stop": 1126259100, "rol
 @pytest.fixture
 def workspace(tmp_path):
     """Segments and a stretch of background of O1, published."""
-    config = build_config({"preset": "o3", "name": "small", "strain": {"source": "gwosc"}})
+    return published(tmp_path, {"source": "gwosc"})
+
+
+def published(tmp_path, strain):
+    config = build_config({"preset": "o3", "name": "small", "strain": strain})
     store = open_store(tmp_path / "store")
     made = {"segments": ("segments.csv", "key,start\n", None), "background": ("background.hdf5", "x" * 1000, "1126259000-100")}
     for asset, (name, text, partition) in made.items():
@@ -104,6 +108,16 @@ def test_refusals(workspace, tmp_path):
     assert not (tmp_path / "bad").exists() and not list(tmp_path.glob(".*bad"))
     with pytest.raises(CrateError, match="nothing of this run is complete"):
         write_crate(Workspace(workspace.config, open_store(tmp_path / "empty")), tmp_path / "none")
+
+
+def test_data_that_are_not_known_to_be_public_get_no_licence_by_themselves(tmp_path):
+    pytest.importorskip("rocrate.rocrate", reason="rocrate is not installed; `make install-dev` installs it")
+    workspace = published(tmp_path, {"source": "frames", "channels": {"H1": "GDS-CALIB_STRAIN", "L1": "GDS-CALIB_STRAIN"}})
+    with pytest.raises(CrateError, match=r"not known to be public.*--license"):
+        write_crate(workspace, tmp_path / "crate")
+    target = write_crate(workspace, tmp_path / "crate", About(licence="https://dcc.ligo.org/internal"))
+    root = graph((target / "ro-crate-metadata.json").read_text())["./"]
+    assert root["license"] == {"@id": "https://dcc.ligo.org/internal"} and root["isBasedOn"] == {"@id": "https://www.ligo.org/"}
 
 
 def source(name, channel="GDS-CALIB_STRAIN"):
