@@ -264,8 +264,11 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--slides {a.slides}: expected 1 to {int(a.seconds / SHIFT) - 1} in {a.seconds:g} s of strain; --rounds at least 1")
     torch.set_num_threads(1)
     size = Size(tuple(int(n) for n in a.layers.split(",")), a.width)
-    costs = measure([Method(name, size, a.seconds, batch=a.batch) for name in METHODS], slides, a.rounds)
+    methods = [Method(name, size, a.seconds, batch=a.batch) for name in METHODS]
+    costs = measure(methods, slides, a.rounds)
     result = result_of(costs)
+    arithmetic = operations(methods, slides, result["cascade_kept"])
+    result["operations"] = {name: {str(n): count for n, count in counts.items()} for name, counts in arithmetic.items()}
     show(
         f"Slides of {a.seconds:g} s of H1 and L1 at 2048 Hz, 4 Hz, layers {a.layers}, width {a.width}, one thread",
         ["", "slides", "CPU s", "s per CPU s", "clustering", "spread", "times less", "wanted"],

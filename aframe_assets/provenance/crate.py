@@ -96,7 +96,8 @@ def write_crate(workspace: Workspace, target: Path, about: About | None = None) 
         `target`.
 
     Raises:
-        CrateError: `target` is there already, nothing of the run is complete, or a file is not what its manifest says.
+        CrateError: `target` is there already, nothing of the run is complete, a file is not what its manifest says, or strain is not
+            known to be public and no licence was named.
         ModuleNotFoundError: rocrate is not installed.
     """
     from rocrate.model.contextentity import ContextEntity

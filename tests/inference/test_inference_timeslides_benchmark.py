@@ -98,6 +98,9 @@ def test_json_has_all_ratios_in_one_line(capsys):
     result = json.loads(lines[0])
     for name in ("ratio", "streaming", "cascade"):
         assert set(result[name]) == {"1", "20"} and all(r > 0 for r in result[name].values())
+    counted = result["operations"]
+    assert counted["windowed"]["20"] == pytest.approx(20 * counted["windowed"]["1"])
+    assert counted["direct"]["1"] < counted["cascade"]["1"] < counted["direct"]["1"] + counted["streaming"]["1"]
     assert 0 < result["clustering_share"]["20"] < 1
     assert result["multiplied_up"] == {"windowed": [20], "streaming": [20], "cascade": [], "direct": []}
     # one slide was run and twenty were not

@@ -57,7 +57,7 @@ class RunDirectory:
     def command(self, *args: str) -> list[str]:
         return [sys.executable, "-m", "aframe_ops.cli.main", *args]
 
-    def aframe(self, *args: str, check: bool = True, timeout: float = 500) -> subprocess.CompletedProcess:
+    def aframe(self, *args: str, check: bool = True, timeout: float = 1500) -> subprocess.CompletedProcess:
         done = subprocess.run(self.command(*args), capture_output=True, text=True, env=self.env, cwd=self.path.parent, timeout=timeout)
         if check and done.returncode:
             raise AssertionError(f"aframe {' '.join(args)} ended {done.returncode}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}")
