@@ -70,8 +70,9 @@ Segments = Annotated[
 def console(stderr: bool = False) -> Console:
     """A console that does not break lines of a file or pipe; on stderr it stays there while a run sends its own stderr to a file."""
     where = sys.stderr if stderr else None
-    made = Console(file=where, highlight=False)
-    return made if made.is_terminal else Console(file=where, highlight=False, width=200)
+    # names of folders and segments hold brackets, which rich's markup would take for styles
+    made = Console(file=where, highlight=False, markup=False)
+    return made if made.is_terminal else Console(file=where, highlight=False, markup=False, width=200)
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from aframe_assets.comparing.models import Asked, ComparisonError, expand, keep_bundle, read_model, step_name
@@ -107,7 +106,7 @@ def _show(run: RunDirectory, workspace: Workspace, out: Console, as_json: bool) 
         for name in found.columns:
             shown.add_column(name)
         for row in found.rows:
-            shown.add_row(*map(escape, row))
+            shown.add_row(*row)
         out.print(shown)
     for line in notes(table):
         out.print(line, soft_wrap=True, markup=False)

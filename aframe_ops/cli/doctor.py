@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from aframe_assets.config_load import ConfigError
 from aframe_ops.cli.doctor_database import LOOPBACK, check_database
@@ -46,7 +46,7 @@ def examine(directory: Path | None, console: Console, *, as_json: bool = False, 
         found.append(Finding(level, blotted(text, hidden), check))
         if not as_json:
             mark, style = _MARKS[level]
-            console.print(f"[{style}]{mark}[/{style}] {escape(found[-1].text)}", soft_wrap=True)
+            console.print(Text.assemble((mark, style), " ", found[-1].text), soft_wrap=True)
     good = all(f.level != "error" for f in found)
     if as_json:
         console.file.write(json.dumps({"ok": good, "findings": [f._asdict() for f in found]}, indent=1) + "\n")

@@ -46,6 +46,17 @@ def test_files_of_a_new_run_directory(tmp_path):
     assert site.store_url == str(run / "store") and site.executor.backend == "local"
 
 
+def test_a_folder_that_reads_like_a_style_is_named_as_it_is(tmp_path):
+    run = tmp_path / "O4 [red]x[/red] [bold]"
+    made = call("init", run, "--preset", "demo")
+    assert made.exit_code == 0 and made.output.count("O4 [red]x[/red] [bold]") == 2, made.output
+    for command in ("status", "plan"):
+        told = call(command, run)
+        assert told.exit_code == 0, told.output
+    examined = call("doctor", run)
+    assert "[red]x[/red]" in examined.output, examined.output
+
+
 def test_the_environment_works_from_anywhere_with_spaces_and_quotes_in_the_path(tmp_path):
     run = tmp_path / "my run's $HOME dir"
     call("init", run, "--preset", "demo")
