@@ -14,6 +14,10 @@ class StoreError(RuntimeError):
     """The store cannot do what was asked; the message says where and what to do."""
 
 
+class AccessDenied(StoreError):
+    """The user may not do this there; other things perhaps."""
+
+
 class ArtifactGone(StoreError, LookupError):
     """An artifact, or a file of it, is not in the store."""
 

@@ -5,6 +5,7 @@ Nothing that a manifest names is ever among it, whatever its key: results of ear
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -24,6 +25,8 @@ from aframe_assets.store.verifying import unreadable
 if TYPE_CHECKING:
     from aframe_assets.store.base import ArtifactStore
     from aframe_assets.store.handle import Manifest
+
+log = logging.getLogger(__name__)
 
 YOUNG_S = 3600.0
 """What was written so recently may belong to a writer at work."""
@@ -54,16 +57,17 @@ class Leftover:
     remove: Callable[[], None]
 
 
-def find_leftovers(store: ArtifactStore, young_s: float = YOUNG_S) -> list[Leftover]:
+def find_leftovers(store: ArtifactStore, young_s: float = YOUNG_S, say: Callable[[str], object] = log.warning) -> list[Leftover]:
     """Everything in `store`, and in this machine's folder of work in progress for it, that no manifest needs.
 
     Args:
         young_s: what was written more recently is left out, but for what a process of this host has left that is gone.
+        say: is told what the user has no right to look at.
 
     Raises:
         StoreError: the store cannot be read.
     """
-    groups, files = _grouped(store._everything())
+    groups, files = _grouped(store._everything(say))
     manifests = {asset: store.manifests(asset) for asset in sorted({where.split("/")[0] for where, _ in groups} | _assets(files))}
     # of a later version of this project, or damaged: what it names may be needed
     unread = {folder_of(asset, p) for asset, records in manifests.items() for p in unreadable(store, asset, records)}

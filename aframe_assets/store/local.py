@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -210,7 +210,7 @@ class LocalStore(ArtifactStore):
         except FileNotFoundError:
             return {}
 
-    def _everything(self) -> Iterator[Lying]:
+    def _everything(self, say: Callable[[str], object]) -> Iterator[Lying]:
         now = time.time()
         for base, folders, names in os.walk(self.root):
             inside = os.path.relpath(base, self.root)

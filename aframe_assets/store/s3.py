@@ -8,7 +8,7 @@ first use.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from datetime import datetime
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from aframe_assets.store.base import ArtifactStore
 from aframe_assets.store.cache import Cache, CacheError
-from aframe_assets.store.errors import ArtifactGone, StoreError
+from aframe_assets.store.errors import AccessDenied, ArtifactGone, StoreError
 from aframe_assets.store.handle import FileEntry, Handle
 from aframe_assets.store.layout import Listed, Lying, Marked, Stat
 from aframe_assets.store.node import NodeDisk
@@ -250,14 +250,18 @@ class S3Store(ArtifactStore):
             return [part for page in pages for part in page.get("Parts", [])]
         return []
 
-    def _everything(self) -> Iterator[Lying]:
+    def _everything(self, say: Callable[[str], object]) -> Iterator[Lying]:
         prefix = self._key("")
         with self.connection.errors("list"):
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
                 now = server_time(page)
                 for found in page.get("Contents", []):
                     yield Lying(self._path(found["Key"]), found["Size"], _age(now, found["LastModified"]))
-        yield from self._uploads(prefix)
+        try:
+            yield from self._uploads(prefix)
+        except AccessDenied:
+            rights = "s3:ListBucketMultipartUploads and s3:ListMultipartUploadParts"
+            say(f"uploads that were cut off are left out, for want of the rights {rights} on the bucket {self.bucket!r}")
 
     def _abort(self, upload: Lying) -> None:
         from botocore.exceptions import ClientError

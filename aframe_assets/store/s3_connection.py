@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from aframe_assets.store.errors import StoreError
+from aframe_assets.store.errors import AccessDenied, StoreError
 
 GONE = {"NoSuchKey", "404", "NotFound"}
 CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409", "OperationAborted"}
@@ -156,7 +156,7 @@ class Connection:
         except boto.ClientError as error:
             if code_of(error) in let:
                 raise
-            raise StoreError(_explain(place, error)) from None
+            raise (AccessDenied if code_of(error) in _DENIED else StoreError)(_explain(place, error)) from None
         except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.ProfileNotFound) as error:
             raise StoreError(
                 f"{place}: no usable credentials ({type(error).__name__}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "

@@ -5,7 +5,7 @@ Address: the one of the rest, ``#training=`` and that of the training part, as `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from aframe_assets import lineage
@@ -85,9 +85,9 @@ class SplitStore(ArtifactStore):
     def _folders(self) -> list[str]:
         return sorted({name for part in self.parts for name in part._folders() if self.part(name) is part})
 
-    def _everything(self) -> Iterator[Lying]:
+    def _everything(self, say: Callable[[str], object]) -> Iterator[Lying]:
         for part in self.parts:
-            yield from (found for found in part._everything() if self.part(found.path) is part)
+            yield from (found for found in part._everything(say) if self.part(found.path) is part)
 
     def _abort(self, upload: Lying) -> None:
         self.part(upload.path)._abort(upload)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from aframe_assets.store.handle import FileEntry, Handle
@@ -64,8 +64,11 @@ class Storage(ABC):
     def _versions(self, folder: str) -> dict[str, float]:
         """Version folders in `folder` and their age in seconds."""
 
-    def _everything(self) -> Iterator[Lying]:
-        """All that lies in the store, hidden and unfinished things too; folders with nothing in them, as ``NAME/``."""
+    def _everything(self, say: Callable[[str], object]) -> Iterator[Lying]:
+        """All that lies in the store, hidden and unfinished things too; folders with nothing in them, as ``NAME/``.
+
+        What the user has no right to look at is left out, and named to `say`.
+        """
         raise NotImplementedError
 
     def _abort(self, upload: Lying) -> None:

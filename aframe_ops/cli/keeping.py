@@ -71,7 +71,11 @@ def prune(run: RunDirectory, console: Console, *, yes: bool, older_than: float, 
         StoreError: the store cannot be read.
     """
     store = run.workspace().store
-    found = [x for part in getattr(store, "parts", (store,)) for x in find_leftovers(part, older_than)]
+
+    def say(text: str) -> None:
+        typer.echo(text, err=as_json)
+
+    found = [x for part in getattr(store, "parts", (store,)) for x in find_leftovers(part, older_than, say)]
     with contextlib.ExitStack() as stack:
         if runs_days is not None:
             run.activate()

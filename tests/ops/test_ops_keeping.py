@@ -9,6 +9,7 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from aframe_assets.store.local import LocalStore
 from aframe_ops.cli import keeping
 from aframe_ops.cli.main import app
 from aframe_ops.cli.running import open_instance
@@ -71,6 +72,18 @@ def test_prune_shows_first_and_keeps_what_a_manifest_names(run):
     assert code == 2 and "another `aframe run` is running here" in err and orphan.exists()
     assert aframe("prune", run, "--older-than", "0", "--yes")[0] == 0 and not orphan.exists()
     assert aframe("verify", run)[1].startswith("2 artifacts")
+
+
+def test_prune_says_what_it_could_not_look_at(run, monkeypatch):
+    everything = LocalStore._everything
+
+    def without_uploads(self, say):
+        yield from everything(self, say)
+        say("no right to list uploads")
+
+    monkeypatch.setattr(LocalStore, "_everything", without_uploads)
+    assert aframe("prune", run) == (0, "no right to list uploads\nnothing is left over\n", "")
+    assert aframe("prune", run, "--json") == (0, "[]\n", "no right to list uploads\n")
 
 
 def test_records_of_old_runs_go_and_results_stay(run, monkeypatch):

@@ -19,6 +19,7 @@ REFUSALS = {
     "503": (503, "SlowDown"),
     "429": (429, "TooManyRequests"),
     "501": (501, "NotImplemented"),
+    "denied": (403, "AccessDenied"),
     "skewed": (403, "RequestTimeTooSkewed"),
     "full": (507, "InsufficientStorage"),
 }

@@ -10,6 +10,7 @@ import pytest
 from s3_proxy import SKEW_S
 
 from aframe_assets.store import StoreError, open_store, s3, s3_connection, s3_transfer
+from aframe_assets.store.leftovers import find_leftovers
 from aframe_assets.store.opening import require_writable
 from aframe_assets.store.ranges import StoredFile
 from aframe_assets.store.unfinished import Unfinished
@@ -47,6 +48,31 @@ def test_a_user_who_may_not_list_uploads_publishes_and_keeps_work_in_progress(re
         (tmp_path / "a.ckpt").write_bytes(bytes([step]))
         unfinished.keep({"a.ckpt": tmp_path / "a.ckpt"}, {"step": step})
     assert unfinished.find().meta == {"step": 3} and len(remote._versions("model_unfinished/_")) == 2
+
+
+@pytest.mark.parametrize("right", ["uploads&", "uploadId"])
+def test_what_is_left_over_is_found_without_the_right_to_list_uploads_or_their_parts(remote, proxy, make, data, right):
+    handle = put(remote, make(), data)
+    orphan = f"background/1-1/{'0' * 16}-{'1' * 8}"
+    remote._write(f"{orphan}/a", b"orphan")
+    remote.client.create_multipart_upload(Bucket=remote.bucket, Key=remote._key(f"{orphan}/b"))
+    said = []
+    assert len(find_leftovers(remote, 0, said.append)) == 2 and said == []
+    refused = proxy.fault("denied", 99, "GET", right)
+    (found,) = find_leftovers(remote, 0, said.append)
+    assert refused.met == 1 and found.address == remote.uri(orphan)
+    (line,) = said
+    assert "uploads" in line and "s3:ListBucketMultipartUploads" in line and "\n" not in line
+    found.remove()
+    assert remote._read(f"{orphan}/a") is None and remote.verify(handle) == []
+    proxy.fault("denied", 1, "GET", "list-type")
+    with pytest.raises(StoreError, match="access denied"):
+        find_leftovers(remote, 0, said.append)
+    refused.times = 0
+    proxy.fault("501", 1, "GET", right)
+    with pytest.raises(StoreError, match="does not know this request"):
+        find_leftovers(remote, 0, said.append)
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "429", "drop", "lost"])

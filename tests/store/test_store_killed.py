@@ -32,7 +32,7 @@ def killed_publishes(store, cache: Path, rounds: int) -> dict[str, float]:
 
 def lying_below(store, folder: str) -> set[str]:
     """Paths of all that takes space, hidden and unfinished things too; an empty folder, where the next version goes, takes none."""
-    return {x.path for x in store._everything() if x.path.startswith(f"{folder}/") and not x.path.endswith("/")}
+    return {x.path for x in store._everything(print) if x.path.startswith(f"{folder}/") and not x.path.endswith("/")}
 
 
 @pytest.mark.timeout(1800)
