@@ -16,8 +16,11 @@ from aframe_assets.store.workspace import MissingArtifact, Workspace
 from aframe_ops.selecting import FAILED, MISSING, select
 
 if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
     from aframe_ops.run_directory import RunDirectory
     from aframe_ops.segment_changes import Change
+    from aframe_ops.site import SiteConfig
 
 
 RETIRED = "aframe segments list --retired"
@@ -81,11 +84,25 @@ def sync_segments(run: RunDirectory, console: Console, *, recut: bool, remove: b
             _tell(console, workspace, segment_changes.sync(workspace, dry_run=True, recut=recut), "would be")
             return
         with only_one(run), open_instance(run) as instance:
+            _require_no_run(instance, site)
             change = segment_changes.sync(workspace, instance, recut=recut, remove=remove)
             _tell(console, workspace, change, "")
             if rechoose_psd:
                 there = segment_changes.rechoose_psd(workspace)
                 console.print("reference PSDs: the next run chooses anew" if there else "reference PSDs: none was chosen yet")
+
+
+def _require_no_run(instance: DagsterInstance, site: SiteConfig) -> None:
+    """Raises SegmentsRefused if a run of Dagster's, which holds no lock of the directory, works on the table as it is."""
+    from aframe_ops.automation.sensors import reads_files
+    from aframe_ops.leases_reaping import GoingOn
+    from aframe_ops.runs import reap
+    from aframe_ops.segment_changes import SegmentsRefused
+
+    # with the lock held, what `aframe run` has left is dead, however young
+    reap(instance, site, locked=True, leave=GoingOn(site))
+    if words := reads_files(instance, site):
+        raise SegmentsRefused(f"segments stay as they are: {words}; wait for its end, or stop it on its page in `dagster dev`")
 
 
 def _tell(console: Console, workspace: Workspace, change: Change, mood: str) -> None:
@@ -118,6 +135,8 @@ def retire_segments(run: RunDirectory, console: Console, segments: Sequence[str]
 
     run.activate()
     with run.pinned() as (config, site), only_one(run), open_instance(run) as instance:
+        if not dry_run:
+            _require_no_run(instance, site)
         workspace = run.workspace(config, site)
         try:
             rows = _retired(workspace) if restore else workspace.rows()

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dagster import AssetKey, DagsterInstance
+from dagster import AssetKey, DagsterInstance, DagsterRunStatus
+from dagster import job as dagster_job
 from typer.testing import CliRunner
 
 from aframe_assets.partitions import SEGMENTS
 from aframe_ops.cli.main import app
 from aframe_ops.run_directory import RunDirectory
+from aframe_ops.runs import DRIVER_TAG
 
 FIXED = [[1240600000, 1240600064], [1240600100, 1240600164], [1240610000, 1240610064], [1240610100, 1240610164]]
 LATE = [1240610200, 1240610264]
@@ -154,6 +156,31 @@ def test_psds_are_chosen_anew_when_asked_for(run):
     assert store.manifest("psd") is not None
     assert "chooses anew" in look("sync", run, "--rechoose-psd")[1] and store.manifest("psd") is None
     assert "none was chosen yet" in look("sync", run, "--rechoose-psd")[1]
+
+
+def test_the_table_does_not_change_under_a_run_that_goes_on(run):
+    """As one of Dagster's daemon, which holds no lock of the directory; a killed `aframe run` is none."""
+
+    @dagster_job
+    def search():
+        pass
+
+    assert look("sync", run)[0] == 0
+    assert look("retire", run, "--segments", SECOND, "--reason", "x")[0] == 0
+    before = listed(run)
+    with DagsterInstance.from_config(str(run / "dagster_home")) as instance:
+        going = instance.create_run_for_job(search, status=DagsterRunStatus.STARTED)
+        instance.create_run_for_job(search, status=DagsterRunStatus.STARTED, tags={DRIVER_TAG: "run"})
+        retire, restore = ("retire", run, "--segments", TEST, "--reason", "x"), ("retire", run, "--restore", "--segments", SECOND)
+        for words in (("sync", run), ("sync", run, "--rechoose-psd"), retire, restore):
+            code, output = look(*words)
+            assert code == 1 and f"run {going.run_id[:8]} is started; wait for its end" in output, output
+        assert "Traceback" not in output and listed(run) == partitions(run) == before
+        assert look("sync", run, "--dry-run")[0] == look(*restore, "--dry-run")[0] == 0
+        instance.report_run_canceled(going)
+    experiment(run, [*FIXED, LATE])
+    assert look("sync", run)[0] == look(*restore)[0] == 0
+    assert sorted(listed(run)) == sorted([*before, SECOND, NEW])
 
 
 def test_only_the_chosen_segments_are_made_and_none_twice(run):
