@@ -59,14 +59,15 @@ def only_one(run: RunDirectory) -> Iterator[None]:
     """Holds the run directory's lock.
 
     Raises:
-        ConfigError: another `aframe run` has it.
+        ConfigError: another command, as `aframe run` or `aframe segments sync`, has it.
     """
     lock = FileLock(run.path / RUN_LOCK)
     try:
         # A killed predecessor gives it up at once; this wait covers one that is just ending.
         lock.acquire(timeout=5)
     except Timeout:
-        raise ConfigError(f"{run.path}: another `aframe run` is running here; wait for it, or stop it with Ctrl-C there") from None
+        words = "`aframe run`, or a command like it, is at work here; wait for it, or stop it with Ctrl-C there"
+        raise ConfigError(f"{run.path}: {words}") from None
     try:
         yield
     finally:

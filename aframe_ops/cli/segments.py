@@ -70,7 +70,7 @@ def sync_segments(run: RunDirectory, console: Console, *, recut: bool, remove: b
 
     Raises:
         SegmentsRefused: nothing was changed, and why.
-        ConfigError: another run is running here.
+        ConfigError: another command is at work here.
     """
     from aframe_ops import segment_changes
     from aframe_ops.cli.running import only_one, open_instance
@@ -128,7 +128,7 @@ def retire_segments(run: RunDirectory, console: Console, segments: Sequence[str]
 
     Raises:
         SegmentsRefused: nothing was changed, and why.
-        ConfigError: no such segments, or another run is running here.
+        ConfigError: no such segments, or another command is at work here.
     """
     from aframe_ops import segment_changes
     from aframe_ops.cli.running import only_one, open_instance

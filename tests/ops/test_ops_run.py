@@ -221,7 +221,7 @@ def test_two_at_once_are_refused(tmp_path):
     run = make(tmp_path / "run")
     with FileLock(run / ".run.lock"):
         result = aframe("run", run, "--until", "segments")
-    assert result.returncode == 2 and "another `aframe run` is running here" in result.stderr
+    assert result.returncode == 2 and "`aframe run`, or a command like it, is at work here" in result.stderr
 
 
 def test_a_store_that_cannot_be_written_is_told_before_anything_runs(tmp_path):
