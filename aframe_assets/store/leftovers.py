@@ -154,12 +154,16 @@ def _finished(store: ArtifactStore, groups: dict, manifests: dict, young_s: floa
             age = min((one.age_s for one in lying), default=young_s)
             if age >= young_s:
                 nbytes = sum(one.nbytes for one in lying)
-                yield Leftover("work in progress of what is finished", store.uri(where), nbytes, age, partial(_remove_place, store, where))
+                remove = partial(_remove_place, store, where, record.parts.key)
+                yield Leftover("work in progress of what is finished", store.uri(where), nbytes, age, remove)
 
 
-def _remove_place(store: ArtifactStore, where: str) -> None:
-    store._remove(f"{where}.json")
-    store._remove(where)
+def _remove_place(store: ArtifactStore, where: str, key: str) -> None:
+    """Work with other settings may have begun there since it was looked at."""
+    now = store._manifest(where)
+    if now is not None and now.parts.key == key:
+        store._remove(f"{where}.json")
+        store._remove(where)
 
 
 def _work(store: ArtifactStore, manifests: dict, young_s: float) -> Iterator[Leftover]:

@@ -264,6 +264,18 @@ def test_a_version_that_was_published_after_it_was_found_stays(store, make):
     assert store.complete(parts).identity == handle.identity and store.verify(handle) == []
 
 
+def test_work_in_progress_of_other_settings_that_began_after_it_was_found_stays(store, make):
+    with store.scratch() as folder:
+        (folder / "ckpt").write_text("weights")
+        Unfinished(store, make("model", None)).keep({"ckpt": folder / "ckpt"}, {})
+        put(store, make("model", None), a="model")
+        (found,) = find_leftovers(store, 0)
+        begun = Unfinished(store, make("model", None, rate=2))
+        begun.keep({"ckpt": folder / "ckpt"}, {"step": 3})
+    found.remove()
+    assert begun.find().meta == {"step": 3}
+
+
 def test_checkpoints_go_once_the_artifact_is_there(store, make):
     work = store.workdir(make("model", None))
     (work / "last.ckpt").write_text("weights")
