@@ -13,6 +13,7 @@ import yaml
 
 from aframe_assets.config_load import load_config
 from aframe_assets.strain.intake import inspect
+from aframe_ops.automation.incoming import Incoming
 from aframe_ops.automation.inspector import _held
 from aframe_ops.site import SiteConfig, load_site
 
@@ -138,3 +139,14 @@ class Here:
 
     def held(self, paths):
         return list(_held(list(paths)))
+
+
+def incoming(folder: Path, **automation) -> tuple[Incoming, Here]:
+    options = {"watch": ["inbox"], "settle_seconds": 10, "quiet_seconds": 100, "max_wait_seconds": 1000} | automation
+    site = experiment(folder, options)
+    config = config_of(folder)
+    return Incoming(config, site), Here(config)
+
+
+def verdicts(inc: Incoming) -> dict[str, str]:
+    return {Path(e.file).name: e.verdict for e in inc.ledger.read()}
