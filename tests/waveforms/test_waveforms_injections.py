@@ -8,7 +8,7 @@ import pytest
 from aframe_assets.config_load import build_config
 from aframe_assets.segments.catalog import catalog, catalog_times
 from aframe_assets.segments.geometry import SlideGeometry
-from aframe_assets.waveforms.inject import add_signals, inject
+from aframe_assets.waveforms.inject import add_signals
 from aframe_assets.waveforms.injections import plan, share, slide_times
 from aframe_assets.waveforms.ledger import InterferometerResponseSet
 
@@ -146,6 +146,15 @@ def test_catalogues_from_files(tmp_path, shared_data):
         catalog(str(path))
     with pytest.raises(FileNotFoundError, match="packaged"):
         catalog(str(tmp_path / "absent.csv"))
+
+
+def inject(strain, start, responses, shift=(0.0, 0.0)):
+    """A copy of `strain` with the signals of `responses`, `shift` seconds later in each detector's own data."""
+    out = np.array(strain, np.float64)
+    for row, ifo, offset in zip(out, responses.ifos, shift, strict=True):
+        times = responses.injection_time + offset
+        add_signals(row, start, responses.sample_rate, responses.waveforms[ifo.lower()], times, responses.coalescence)
+    return out
 
 
 def constant_signals(times, rate=128, duration=4.0, right_pad=2.0, shift=(0.0, 0.0)):
