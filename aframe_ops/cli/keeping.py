@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from aframe_assets.config_load import ConfigError
 from aframe_assets.store.leftovers import Leftover, find_leftovers
@@ -120,7 +121,7 @@ def _show(found: list[Leftover], console: Console) -> None:
         console.print("nothing is left over")
         return
     for why, those in by_why.items():
-        console.print(f"[bold]{why}[/bold]: {len(those)}, {size(sum(x.nbytes for x in those))}")
+        console.print(Text.assemble((why, "bold"), f": {len(those)}, {size(sum(x.nbytes for x in those))}"))
         table = Table(box=None, pad_edge=False, show_header=False)
         for one in those[:20]:
             table.add_row(f"  {one.address}", size(one.nbytes), f"{duration(one.age_s)} old")

@@ -10,6 +10,7 @@ from dataclasses import replace
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from aframe_assets.config import Config
 from aframe_assets.config_load import ConfigError, config_hash, resolved_text
@@ -97,7 +98,7 @@ def show_status(workspace: Workspace, console: Console, *, why: bool, as_json: b
     if why:
         table.add_column("why not")
     for s in states.values():
-        mark = "[green]✓[/green]" if s.done else "[yellow]◐[/yellow]" if s.complete else "[dim]·[/dim]"
+        mark = Text("✓", "green") if s.done else Text("◐", "yellow") if s.complete else Text("·", "dim")
         count = f"{len(s.complete)}/{len(s.partitions) if s.partitions else '?'}" if s.partitioned else "yes" if s.done else "no"
         row = [mark, s.name, count, size(s.nbytes) if s.complete else "", duration(s.wall_s) if s.complete else ""]
         table.add_row(*row, *([_reasons(s)] if why else []))

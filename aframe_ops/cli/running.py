@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.text import Text
 
 from aframe_assets.config_load import ConfigError, config_hash
 from aframe_ops.cli.devices import with_devices
@@ -303,7 +304,7 @@ def _one_run(
     from aframe_ops.runs import dagster_line, execute
 
     require_writable(workspace.store)
-    console.print(f"[bold]{len(names)} to make[/bold]: {', '.join(names)}", soft_wrap=True)
+    console.print(Text.assemble((f"{len(names)} to make", "bold"), f": {', '.join(names)}"), soft_wrap=True)
     console.print(f"$ {dagster_line(names, keys)}", style="dim", soft_wrap=True, highlight=False)
     logs = run.path / "logs"
     logs.mkdir(exist_ok=True)
