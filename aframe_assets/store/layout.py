@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from aframe_assets.store.handle import check_word
@@ -24,13 +25,13 @@ class Stat(NamedTuple):
 class Lying(NamedTuple):
     """Something in the store: its path, size in bytes, and seconds since it was last written.
 
-    `upload` names an upload to S3 that was begun and not ended, of which nothing can be read.
+    `abort` is there for an upload to S3 that was begun and not ended, of which nothing can be read: it gives back the space.
     """
 
     path: str
     nbytes: int
     age_s: float
-    upload: str | None = None
+    abort: Callable[[], object] | None = None
 
 
 class Marked(NamedTuple):

@@ -95,13 +95,13 @@ def _grouped(lying: Iterable[Lying]) -> tuple[dict[tuple[str, str], list[Lying]]
 
 def _versions(store: ArtifactStore, groups: dict, manifests: dict, young_s: float) -> Iterator[Leftover]:
     for (where, version), lying in groups.items():
-        uploads = [one for one in lying if one.upload]
+        uploads = [one for one in lying if one.abort]
         for one in uploads:
             if one.age_s >= young_s:
-                yield Leftover("an upload that was cut off", store.uri(one.path), one.nbytes, one.age_s, partial(store._abort, one))
+                yield Leftover("an upload that was cut off", store.uri(one.path), one.nbytes, one.age_s, one.abort)
         # an upload that goes on is that of a writer, who needs what he has put there before
         age = min(one.age_s for one in lying)
-        lying = [one for one in lying if not one.upload]
+        lying = [one for one in lying if not one.abort]
         if not lying:
             continue
         nbytes, path = sum(one.nbytes for one in lying), f"{where}/{version}"

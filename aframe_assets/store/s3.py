@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -228,7 +229,7 @@ class S3Store(ArtifactStore):
         with suppress(StoreError):  # who may write a bucket may not be allowed to list its uploads
             for found in self._uploads(self._key(f"{folder}/")):
                 if found.age_s > _ABANDONED_S:
-                    self._abort(found)
+                    found.abort()
 
     def _uploads(self, prefix: str) -> Iterator[Lying]:
         """Uploads that were begun and not ended; their age is that of their last part: a large file takes hours."""
@@ -240,7 +241,7 @@ class S3Store(ArtifactStore):
                     parts = self._parts(found["Key"], found["UploadId"])
                     last = max([found["Initiated"], *(part["LastModified"] for part in parts)])
                     nbytes = sum(part["Size"] for part in parts)
-                    yield Lying(self._path(found["Key"]), nbytes, _age(now, last), found["UploadId"])
+                    yield Lying(self._path(found["Key"]), nbytes, _age(now, last), partial(self._abort, found["Key"], found["UploadId"]))
 
     def _parts(self, key: str, upload: str) -> list[dict[str, Any]]:
         from botocore.exceptions import ClientError
@@ -263,11 +264,11 @@ class S3Store(ArtifactStore):
             rights = "s3:ListBucketMultipartUploads and s3:ListMultipartUploadParts"
             say(f"uploads that were cut off are left out, for want of the rights {rights} on the bucket {self.bucket!r}")
 
-    def _abort(self, upload: Lying) -> None:
+    def _abort(self, key: str, upload: str) -> None:
         from botocore.exceptions import ClientError
 
         with suppress(ClientError), self.connection.errors("abort an upload", {"NoSuchUpload"}):  # another worker was first
-            self.client.abort_multipart_upload(Bucket=self.bucket, Key=self._key(upload.path), UploadId=upload.upload)
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload)
 
     def _remove(self, path: str) -> None:
         keys = [o["Key"] for o in self._pages(path)] + [self._key(path)]

@@ -89,9 +89,6 @@ class SplitStore(ArtifactStore):
         for part in self.parts:
             yield from (found for found in part._everything(say) if self.part(found.path) is part)
 
-    def _abort(self, upload: Lying) -> None:
-        self.part(upload.path)._abort(upload)
-
     def _stat(self, path: str) -> Stat | None:
         return self.part(path)._stat(path)
 

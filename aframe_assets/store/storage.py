@@ -64,16 +64,12 @@ class Storage(ABC):
     def _versions(self, folder: str) -> dict[str, float]:
         """Version folders in `folder` and their age in seconds."""
 
+    @abstractmethod
     def _everything(self, say: Callable[[str], object]) -> Iterator[Lying]:
         """All that lies in the store, hidden and unfinished things too; folders with nothing in them, as ``NAME/``.
 
         What the user has no right to look at is left out, and named to `say`.
         """
-        raise NotImplementedError
-
-    def _abort(self, upload: Lying) -> None:
-        """Gives back the space of an upload that was not ended."""
-        raise NotImplementedError
 
     @abstractmethod
     def _remove(self, path: str) -> None:

@@ -12,13 +12,15 @@ from aframe_ops.serving.probe import write_sum
 SITE = "executor: {cores: 2, memory_gb: 4}\n"
 
 
-def make_toy(path: Path) -> Toy:
-    return Toy(path, Path(__file__).with_name("toy_definitions.py"), SITE)
+def make_toy(path: Path, definitions: str = "toy_definitions.py", site: str = SITE) -> Toy:
+    return Toy(path, Path(__file__).with_name(definitions), site)
 
 
 @pytest.fixture
-def toy(tmp_path) -> Toy:
-    made = make_toy(tmp_path)
+def toy(request, tmp_path) -> Toy:
+    """``pytest.mark.toy(definitions, site)`` asks for another graph and site file than the usual ones."""
+    marked = request.node.get_closest_marker("toy")
+    made = make_toy(tmp_path, *(marked.args if marked else ()))
     yield made
     made.close()
 

@@ -13,7 +13,8 @@ from aframe_ops import leases_watch
 from aframe_ops.executor.base import Attempt
 from aframe_ops.leases import Answer, Asked, Claims
 
-SITE = "executor: {poll_seconds: 0.3}\n"
+TOY = ("lease_toy.py", "executor: {poll_seconds: 0.3}\n")
+"""The graph, and the site file."""
 
 
 def await_(condition, timeout=60.0):

@@ -16,7 +16,7 @@ from toy_run import Toy
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lease_play import Play
-from leased import SITE, activate, ask, await_, sleeper, step, store_of
+from leased import TOY, activate, ask, await_, sleeper, step, store_of
 
 from aframe_assets.config_load import load_config
 from aframe_assets.store.leases import Leases
@@ -26,12 +26,7 @@ from aframe_ops.executor.base import Attempt
 from aframe_ops.leases import Asked, Claims
 from aframe_ops.site import load_site
 
-
-@pytest.fixture
-def toy(tmp_path):
-    made = Toy(tmp_path, Path(__file__).with_name("lease_toy.py"), SITE)
-    yield made
-    made.close()
+pytestmark = pytest.mark.toy(*TOY)
 
 
 def read_until(process: subprocess.Popen, words: str) -> str:

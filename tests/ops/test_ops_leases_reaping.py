@@ -19,7 +19,7 @@ from toy_run import Toy
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lease_play import Play
-from leased import SITE, activate, ask, await_, sleeper, store_of
+from leased import TOY, activate, ask, await_, sleeper, store_of
 
 from aframe_assets.config_load import load_config
 from aframe_assets.store.errors import StoreError
@@ -34,12 +34,7 @@ from aframe_ops.run_directory import RunDirectory
 from aframe_ops.runs import reap
 from aframe_ops.site import load_site
 
-
-@pytest.fixture
-def toy(tmp_path):
-    made = Toy(tmp_path, Path(__file__).with_name("lease_toy.py"), SITE)
-    yield made
-    made.close()
+pytestmark = pytest.mark.toy(*TOY)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import logging
 
@@ -61,12 +62,20 @@ def test_what_is_kept_is_read_back_for_the_same_artifact_only(tmp_path):
     assert kept(store, later) == {}
 
 
-def test_plots_that_cannot_be_kept_harm_nothing(tmp_path):
-    class Full:
-        def publish(self, *_, **__):
-            raise OSError(28, "No space left on device")
+def test_plots_that_cannot_be_kept_harm_nothing(tmp_path, monkeypatch):
+    store, parts = open_store(tmp_path / "store"), KeyParts(asset="events", code_version="1")
+    file = tmp_path / "x"
+    file.write_text("x")
+    handle = store.publish(parts, {"x": file})
+    asked = []
 
-    keep(Full(), KeyParts(asset="events", code_version="1"), {"a": "b"}, tmp_path / "page")
+    def full(*_, **__):
+        asked.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "publish", full)
+    keep(store, parts, {"a": "b"}, tmp_path / "page")
+    assert asked and kept(store, handle) == {} and store.manifest("events", None).handle == handle
 
 
 def test_plots_whose_bytes_are_gone_are_not_shown(tmp_path):

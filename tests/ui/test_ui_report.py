@@ -111,6 +111,8 @@ def test_a_narrow_window_needs_no_scrolling_sideways(report):
     report.page.set_viewport_size({"width": 360, "height": 800})
     # plots follow after a moment
     report.page.wait_for_function("document.documentElement.scrollWidth <= 360", timeout=20_000)
+    report.page.evaluate("window.scrollTo(1000, 0)")
+    assert report.page.evaluate("window.scrollX") == 0
 
 
 def test_a_filter_says_how_many_rows_are_left(report):
