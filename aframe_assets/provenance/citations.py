@@ -108,16 +108,16 @@ def data_sources(config: Config, spans: Iterable[tuple[float, float]]) -> list[S
     if config.strain.source == "frames" and not all(_OPEN_CHANNEL.search(name) for name in config.strain.channels.values()):
         cite = "Detector frames; the collaborations' own rules on data and authorship hold for them"
         return [Source("https://www.ligo.org/", "Strain that is not known to be public", cite)]
-    spans = list(spans)
+    spans = set(spans)
     out: list[Source] = []
-    known = []
+    known: set[tuple[float, float]] = set()
     for start, stop, name, address, paper in _RUNS:
-        inside = [s for s in spans if s[0] < stop and s[1] > start]
-        known += [s for s in inside if s not in known]
+        inside = {s for s in spans if s[0] < stop and s[1] > start}
+        known |= inside
         if inside:
             cite = f"LIGO Scientific, Virgo and KAGRA Collaborations, {name} data release, {address}"
             out += [Source(address, f"Strain of observing run {name}", cite, CC_BY), paper]
-    if any(s not in known for s in spans):
+    if spans - known:
         cite = "Gravitational Wave Open Science Center, https://gwosc.org"
         out.append(Source("https://gwosc.org/", "Strain outside of the observing runs known here", cite, CC_BY))
     return list({s.id: s for s in out}.values())

@@ -84,7 +84,7 @@ def _look(asked: Sequence[Asked], config: Config, store: ArtifactStore, out: Con
             folder = read_model(model.weights, config)
         except ComparisonError as e:
             broken[model.name] = str(e)
-            out.print(f"✗ {model.name}: {e}", style="red", soft_wrap=True, markup=False)
+            out.print(f"✗ {model.name}: {e}", style="red", soft_wrap=True)
             continue
         good.append((model.name, keep_bundle(store, folder)))
     return good, broken
@@ -109,5 +109,5 @@ def _show(run: RunDirectory, workspace: Workspace, out: Console, as_json: bool) 
             shown.add_row(*row)
         out.print(shown)
     for line in notes(table):
-        out.print(line, soft_wrap=True, markup=False)
+        out.print(line, soft_wrap=True)
     out.print(f"page: {page}", soft_wrap=True)

@@ -83,14 +83,14 @@ def build_images(options: Options, console: Console) -> bool:
     console.print(_summary(builds, engine))
     for build in builds:
         for note in build.notes():
-            console.print(f"{build.request.name}: {note}", soft_wrap=True, markup=False)
+            console.print(f"{build.request.name}: {note}", soft_wrap=True)
         if build.phase == "failed":
-            console.print(f"{build.request.name}: {build.error}; {build.last_line()}", soft_wrap=True, markup=False)
+            console.print(f"{build.request.name}: {build.error}; {build.last_line()}", soft_wrap=True)
         if build.phase in GOOD and options.dev:
             console.print(f"run {build.request.name}: {shlex.join(engine.run(build.request.reference, tree))} aframe ...", soft_wrap=True)
     failed = [build.request.name for build in builds if build.phase not in GOOD]
     if failed:
-        console.print(f"again: {options.command_line(failed)}", soft_wrap=True, markup=False)
+        console.print(f"again: {options.command_line(failed)}", soft_wrap=True)
     return not failed
 
 
@@ -105,10 +105,10 @@ def check_images(options: Options, console: Console) -> bool:
         for name in names:
             reference = engine.reference(name, asked.tag)
             why = images.changed(engine.labels(reference), images.inputs(context, name, asked, engine.kind))
-            console.print(f"{reference}: {why or 'up to date'}", soft_wrap=True, markup=False)
+            console.print(f"{reference}: {why or 'up to date'}", soft_wrap=True)
             stale += [name] if why else []
     if stale:
-        console.print(f"build: {options.command_line(stale)}", soft_wrap=True, markup=False)
+        console.print(f"build: {options.command_line(stale)}", soft_wrap=True)
     return not stale
 
 
@@ -166,7 +166,7 @@ def _teller(console: Console):
     def tell(build: Build) -> None:
         if not console.is_terminal:
             why = f" ({build.why})" if build.phase == "building" else ""
-            console.print(f"{build.request.name}: {build.phase}{why}", soft_wrap=True, markup=False)
+            console.print(f"{build.request.name}: {build.phase}{why}", soft_wrap=True)
 
     return tell
 

@@ -47,7 +47,7 @@ def show_incoming(run: RunDirectory, console: Console, *, look: bool, verdict: s
         except Timeout:
             raise ConfigError("the sensor is looking at the watched places just now; try again in a moment") from None
         troubles = found.troubles
-        console.print(str(found), style="dim", markup=False, soft_wrap=True)
+        console.print(str(found), style="dim", soft_wrap=True)
     entries = [(incoming.whereabouts(e), e) for e in incoming.ledger.read()]
     chosen = [(where, e) for where, e in entries if verdict in (None, where)]
     if as_json:

@@ -48,7 +48,7 @@ def verify_all(run: RunDirectory, console: Console, assets: Iterable[str], segme
         if found.problems:
             bad.append(found)
             if not as_json:
-                console.print(f"{found.label}: {'; '.join(found.problems)}", style="red", soft_wrap=True, markup=False, highlight=False)
+                console.print(f"{found.label}: {'; '.join(found.problems)}", style="red", soft_wrap=True)
     if as_json:
         typer.echo(json.dumps({"store": store.url, "verified": count, "nbytes": nbytes, "damaged": [asdict(f) for f in bad]}, indent=1))
         return not bad
@@ -110,7 +110,7 @@ def adopt_files(run: RunDirectory, console: Console, asset: str, files: Sequence
         taken = adopt(workspace, asset, files, sums)
     for path, handle in taken.items():
         words = "was complete already" if there.get(handle.partition) == handle else f"is {handle.label}, {size(handle.nbytes)}"
-        console.print(f"{path}: {words}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"{path}: {words}", soft_wrap=True)
 
 
 def _show(found: list[Leftover], console: Console) -> None:

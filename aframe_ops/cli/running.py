@@ -36,7 +36,7 @@ class _Printed:
         self._console = console
 
     def write(self, text: str) -> int:
-        self._console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, end="", soft_wrap=True)
         return len(text)
 
     def flush(self) -> None:
@@ -171,11 +171,11 @@ def _run_missing(
         console.print(f"experiment {config.name} ({config.preset}, {config_hash(config)}) in {run.path}")
         for key in unknown_routes(site.executor.routes, workspace.graph):
             fits = f"executor.routes.{key} of site.yaml fits no asset of this experiment: {', '.join(workspace.graph)}"
-            console.print(fits, style="yellow", soft_wrap=True, markup=False, highlight=False)
+            console.print(fits, style="yellow", soft_wrap=True)
         if site.kubernetes.pinned:
             from aframe_ops.executor.kubernetes_code import described
 
-            console.print(f"pods run {described(site)}", soft_wrap=True, highlight=False)
+            console.print(f"pods run {described(site)}", soft_wrap=True)
         if workspace.complete("segments") is None:
             worked = True
             _one_run(run, workspace, instance, console, ["segments"], None, verbose, again)
@@ -305,7 +305,7 @@ def _one_run(
 
     require_writable(workspace.store)
     console.print(Text.assemble((f"{len(names)} to make", "bold"), f": {', '.join(names)}"), soft_wrap=True)
-    console.print(f"$ {dagster_line(names, keys)}", style="dim", soft_wrap=True, highlight=False)
+    console.print(f"$ {dagster_line(names, keys)}", style="dim", soft_wrap=True)
     logs = run.path / "logs"
     logs.mkdir(exist_ok=True)
     success, interrupted, broken = False, False, ""
@@ -340,7 +340,7 @@ def _one_run(
 
 def _report_failure(console: Console, progress, logs: Path, run: RunDirectory, broken: str, again: str | None) -> None:
     if broken and not progress.failed:
-        console.print(f"the run broke off: {broken}; output of every step: {logs}", style="red", markup=False)
+        console.print(f"the run broke off: {broken}; output of every step: {logs}", style="red")
     elif progress.failed:
         console.print(f"{len(progress.failed)} step{'s' * (len(progress.failed) > 1)} failed; output of every step: {logs}", style="red")
     else:

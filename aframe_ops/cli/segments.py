@@ -115,7 +115,7 @@ def _tell(console: Console, workspace: Workspace, change: Change, mood: str) -> 
         if rows:
             console.print(f"{mood} {word}:".strip())
             for partition, row in rows.items():
-                console.print(f"  {partition}  {row['role']}", highlight=False)
+                console.print(f"  {partition}  {row['role']}")
     if change.late:
         console.print("slides and injections stay planned for the first test segments; `aframe segments sync --recut` plans anew")
     for line in trains_again(workspace, {**change.added, **change.removed, **change.changed}):
@@ -146,7 +146,7 @@ def retire_segments(run: RunDirectory, console: Console, segments: Sequence[str]
         if not chosen:
             raise ConfigError(f"--segments {' --segments '.join(segments)}: there is none now")
         for partition in chosen:
-            console.print(f"  {partition}  {rows[partition]['role']}", highlight=False)
+            console.print(f"  {partition}  {rows[partition]['role']}")
         change = segment_changes.restore if restore else partial(segment_changes.retire, reason=" ".join(reason.split()))
         for line in change(workspace, instance, chosen, dry_run=dry_run):
             console.print(line, style="yellow", soft_wrap=True)

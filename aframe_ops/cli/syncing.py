@@ -95,7 +95,7 @@ def _show(found: list[Outcome], bad: list[Outcome], console: Console) -> None:
     console.print(table)
     for o in bad[:SHOWN]:
         name = o.asset if o.partition is None else f"{o.asset}[{o.partition}]"
-        console.print(f"{name} {o.state}: {o.why}", soft_wrap=True, markup=False)
+        console.print(f"{name} {o.state}: {o.why}", soft_wrap=True)
     if len(bad) > SHOWN:
         console.print(f"and {len(bad) - SHOWN} more; --json names all")
     if any(o.state == "differs" for o in bad):

@@ -26,7 +26,7 @@ def make_wheelhouse(
     target = Target(python or here.python, platform or here.platform)
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(text, soft_wrap=True)
 
     found = build(folder, target, extras=extras, only=only, torch=torch, tell=say)
     for line in summary(found):
